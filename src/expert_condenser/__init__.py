@@ -1,0 +1,21 @@
+"""expert-condenser: fine-tune Mixture-of-Experts language models and keep their long-tailed experts."""
+
+from expert_condenser.architectures import register
+from expert_condenser.attach import attach, detach, set_condensers
+from expert_condenser.bias import update_bias
+from expert_condenser.models import moe_layers
+from expert_condenser.routing import RoutingConfig, route
+from expert_condenser.selection import select_condensers
+
+__all__ = [
+    "RoutingConfig",
+    "attach",
+    "detach",
+    "moe_layers",
+    "route",
+    "select_condensers",
+    "set_condensers",
+    "update_bias",
+]
+
+register()

@@ -1,0 +1,119 @@
+"""Own model types: checkpoints that stock transformers refuses instead of routing without the bias.
+
+`OlmoeForCausalLM` with a policy becomes a `CondenserOlmoeForCausalLM` of type `condenser_olmoe`. The
+config types are registered with the Auto classes when `expert_condenser` is imported; a model class is
+made when the first config of its type is.
+"""
+
+from dataclasses import asdict
+from functools import cache
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+from expert_condenser.errors import CheckpointError
+from expert_condenser.models import FAMILIES, MODEL_TYPE_PREFIX, decoder_of, moe_layers
+from expert_condenser.router import ModelState, set_policy
+from expert_condenser.routing import RoutingConfig
+
+ROUTER_TENSORS = ("selection_bias", "condenser_ids")
+
+
+class CondenserModel:
+    """Mixed into a family's CausalLM class: builds its routers with the policy that the config names."""
+
+    _keep_in_fp32_modules_strict: ClassVar[set[str]] = {"selection_bias"}
+
+    def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(config, *args, **kwargs)
+        install_policy(self, RoutingConfig(**config.condenser["routing"]))  # type: ignore[arg-type]
+        for layer, count in zip(moe_layers(self), config.condenser["condensers_per_layer"], strict=True):  # type: ignore[arg-type]
+            layer.router.condenser_ids = layer.router.condenser_ids.new_zeros(count)
+
+    @classmethod
+    def from_pretrained(cls, path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers, and strict: raises `CheckpointError` where a router tensor or a weight is missing."""
+        with_info = kwargs.pop("output_loading_info", False)
+        model, info = super().from_pretrained(path, *args, output_loading_info=True, **kwargs)  # type: ignore[misc]
+        problems = {key: sorted(map(str, info[key])) for key in ("missing_keys", "unexpected_keys", "mismatched_keys")}
+        if any(problems.values()):
+            found = "; ".join(f"{key.replace('_', ' ')}: {', '.join(names[:4])}" for key, names in problems.items() if names)
+            raise CheckpointError(
+                f"{path} is not a whole checkpoint of {cls.__name__}: {found}. Nothing is filled in: save it again, "
+                "or start from the base model."
+            )
+        return (model, info) if with_info else model
+
+
+def install_policy(model: nn.Module, policy: RoutingConfig | None) -> None:
+    """Give every router of `model` the policy, and the hooks on its decoder."""
+    layers = moe_layers(model)
+    state = ModelState(decoder_of(model, layers))
+    for layer in layers:
+        set_policy(layer.router, layer.family, state, policy)
+
+
+@cache
+def own_config_class(model_type: str) -> Any:
+    """The config class of `condenser_<model_type>`, registered with `AutoConfig`."""
+    base = CONFIG_MAPPING[model_type]
+
+    def __post_init__(self: Any, **kwargs: Any) -> None:
+        self.condenser = kwargs.pop("condenser", None)
+        base.__post_init__(self, **kwargs)
+        own_model_class(model_type)
+
+    name = f"Condenser{base.__name__}"
+    body = {"model_type": MODEL_TYPE_PREFIX + model_type, "__post_init__": __post_init__, "__module__": __name__}
+    return type(name, (base,), body)
+
+
+@cache
+def own_model_class(model_type: str) -> Any:
+    """The CausalLM class of `condenser_<model_type>`, registered with `AutoModelForCausalLM`."""
+    config_class = own_config_class(model_type)
+    base = MODEL_FOR_CAUSAL_LM_MAPPING[CONFIG_MAPPING[model_type]]
+    body = {"config_class": config_class, "__module__": __name__, "base_class": base}
+    model_class = type(f"Condenser{base.__name__}", (CondenserModel, base), body)
+    AutoModelForCausalLM.register(config_class, model_class)
+    return model_class
+
+
+def adopt(model: Any, policy: RoutingConfig) -> None:
+    """Make a family's CausalLM one of our own type, in place, so that it is saved as what it is."""
+    model_type = model.config.model_type
+    model.__class__ = own_model_class(model_type)
+    model.config.__class__ = own_config_class(model_type)
+    model.config.condenser = {"routing": asdict(policy), "condensers_per_layer": [0] * len(moe_layers(model))}
+
+
+def release(model: Any) -> None:
+    """Undo `adopt`."""
+    del model.config.condenser
+    model.config.__class__ = type(model.config).__mro__[1]
+    model.__class__ = type(model).base_class
+
+
+def register() -> None:
+    """Make the own config types known to transformers (done when `expert_condenser` is imported)."""
+    for model_type in FAMILIES:
+        own = MODEL_TYPE_PREFIX + model_type
+        AutoConfig.register(own, own_config_class(model_type))
+        mapping = get_checkpoint_conversion_mapping(model_type)
+        if mapping is not None:
+            register_checkpoint_conversion_mapping(own, mapping)
+
+
+def condensers_of(model: nn.Module) -> dict[int, list[int]]:
+    """The condensers of every layer, `{layer index: expert ids}`."""
+    return {index: layer.router.condenser_ids.tolist() for index, layer in enumerate(moe_layers(model))}
+
+
+def selection_biases(model: nn.Module) -> torch.Tensor:
+    """The selection bias of every layer, `(L, E)` float32, on the CPU."""
+    return torch.stack([layer.router.selection_bias.detach().cpu() for layer in moe_layers(model)])

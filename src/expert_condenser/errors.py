@@ -1,0 +1,25 @@
+"""The errors a user can cause. Each message states the rule, what was got, and what to do."""
+
+
+class ExpertCondenserError(ValueError):
+    """Base of all errors below: the command line prints the message alone, without a traceback."""
+
+
+class RoutingError(ExpertCondenserError):
+    """A routing option, a bias or a set of condensers that breaks a rule of the method."""
+
+
+class UnsupportedModelError(ExpertCondenserError):
+    """A model without MoE layers, or of a family whose routing this library does not know."""
+
+
+class CheckpointError(ExpertCondenserError):
+    """A checkpoint that is incomplete, damaged, or of another run."""
+
+
+class DataError(ExpertCondenserError):
+    """A data set that is missing, empty, or of an unknown format."""
+
+
+class TrainingError(ExpertCondenserError):
+    """A training option that breaks a rule, or a run that must stop (a loss that is not finite)."""

@@ -1,0 +1,236 @@
+"""Which experts a token gets, and with which weights (paper, section 3 and Eq. 2).
+
+Pure functions on tensors; the bias and the condensers are arguments. Shape letters: `T` tokens,
+`E` routed experts, `K` experts per token, `R` condensers, `S` slots (columns) of the result.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int, Num
+from torch import Tensor
+
+from expert_condenser.errors import RoutingError
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How a model family turns router logits into gate weights; the method leaves all of this as it is."""
+
+    function: Literal["softmax", "topk_softmax"] = "softmax"
+    """`softmax` over all experts, or over the chosen logits only (`topk_softmax`: gpt-oss)."""
+    normalize: bool = False
+    """Divide the chosen scores by their sum (`norm_topk_prob`)."""
+    scale: float = 1.0
+    """Multiply the weights at the end (`routed_scaling_factor`)."""
+    num_groups: int = 1
+    """Groups of neighbouring experts in group-limited routing (`n_group`)."""
+    groups_kept: int = 1
+    """Groups a token may choose from (`topk_group`); a group is ranked by its best expert."""
+    sorted_slots: bool = True
+    """Whether the family asks `torch.topk` for sorted columns; it decides their order, nothing else."""
+    weights_in_float32: bool = False
+    """Weights stay float32 instead of being cast to the dtype of the logits."""
+
+
+@dataclass(frozen=True)
+class RoutingConfig:
+    """The method's switches. A preset fills every switch that is left at None.
+
+    `paper`: the bias chooses and does not weigh, condensers take R of the K slots, usage is a count.
+    `reference`: the authors' release, for parity only: the bias chooses and weighs, the condensers are
+    appended to the K chosen experts even where they duplicate one, usage is the soft mass.
+    """
+
+    preset: Literal["paper", "reference"] = "paper"
+    num_condensers: int | Sequence[int] | None = None
+    """R of every layer, or one R per layer; None leaves the number to `set_condensers`."""
+    bias_space: Literal["logit", "score"] | None = None
+    """What the bias is added to before the choice: the logits, or the family's scores."""
+    bias_in_weights: bool | None = None
+    """Whether the gate weights see the bias too (needs `bias_space="logit"`)."""
+    budget: Literal["shared", "additive"] | None = None
+    """`shared`: K slots, R of them the condensers'. `additive`: K + R slots."""
+    duplicates: bool | None = None
+    """Additive budget only: whether a condenser may also take one of the K slots, and then counts twice."""
+    usage: Literal["count", "mass"] | None = None
+    """What the bias rule sees: tokens that chose an expert, or the sum of its probability over tokens."""
+    bias_center: Literal["none", "mean"] | None = None
+    """`mean` subtracts the mean of the bias after every update."""
+    bias_clip: float | None = None
+    """Keep the bias in [-clip, clip]; 0.5 emulates the saturation of the authors' bf16 bias."""
+
+    def __post_init__(self) -> None:
+        """Fill in the preset; raise `RoutingError` on values or combinations that have no meaning."""
+        if self.preset not in PRESETS:
+            raise RoutingError(f"preset is one of {', '.join(PRESETS)}; got {self.preset!r}")
+        for name, value in PRESETS[self.preset].items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        if self.num_condensers is not None and not isinstance(self.num_condensers, int):
+            object.__setattr__(self, "num_condensers", tuple(self.num_condensers))
+        for name, allowed in _ALLOWED.items():
+            if getattr(self, name) not in allowed:
+                raise RoutingError(f"{name} is one of {', '.join(map(str, allowed))}; got {getattr(self, name)!r}")
+        if self.bias_in_weights and self.bias_space != "logit":
+            raise RoutingError("bias_in_weights weighs by softmax(logits + bias): it needs bias_space='logit'")
+        if self.duplicates and self.budget != "additive":
+            raise RoutingError("duplicates appends the condensers to the K chosen experts: it needs budget='additive'")
+        if self.bias_clip is not None and self.bias_clip <= 0:
+            raise RoutingError(f"bias_clip is a positive bound on |bias|; got {self.bias_clip}")
+
+
+PRESETS: dict[str, dict[str, str | bool]] = {
+    "paper": {
+        "bias_space": "logit",
+        "bias_in_weights": False,
+        "budget": "shared",
+        "duplicates": False,
+        "usage": "count",
+        "bias_center": "none",
+    },
+    "reference": {
+        "bias_space": "logit",
+        "bias_in_weights": True,
+        "budget": "additive",
+        "duplicates": True,
+        "usage": "mass",
+        "bias_center": "none",
+    },
+}
+_ALLOWED: dict[str, tuple[object, ...]] = {
+    "bias_space": ("logit", "score"),
+    "bias_in_weights": (True, False),
+    "budget": ("shared", "additive"),
+    "duplicates": (True, False),
+    "usage": ("count", "mass"),
+    "bias_center": ("none", "mean"),
+}
+PAPER = RoutingConfig()
+
+
+def route(
+    logits: Float[Tensor, "T E"],
+    bias: Float[Tensor, " E"],
+    condensers: Int[Tensor, " R"],
+    *,
+    top_k: int,
+    scoring: Scoring = Scoring(),
+    config: RoutingConfig = PAPER,
+    indices: Int[Tensor, "T S"] | None = None,
+) -> tuple[Float[Tensor, "T S"], Int[Tensor, "T S"]]:
+    """Choose with the bias, weigh without it (preset `paper`; section 1 of docs/method.md).
+
+        y(x) = sum_{i in routed} s_i E_i(x) + sum_{c in C} s_c E_c(x)
+
+    Returns `(weights, indices)`; `S` is K under the shared budget and K + R under the additive one.
+    No gradient flows through the choice. `indices` given: that choice is weighed again instead of
+    being made (the recomputation of gradient checkpointing). A bias of zero leaves every bit of the
+    family's own routing as it is. Raises `RoutingError` where R does not fit (`check_condensers`).
+    """
+    check_condensers(len(condensers), logits.shape[-1], top_k, config)
+    if indices is None:
+        indices = choose_experts(logits.detach(), bias, condensers, top_k=top_k, scoring=scoring, config=config)
+    weighed = logits + bias.to(logits.dtype) if config.bias_in_weights else logits
+    return gate_weights(weighed, indices, scoring), indices
+
+
+def check_condensers(num_condensers: int, num_experts: int, top_k: int, config: RoutingConfig) -> None:
+    """Raise `RoutingError` unless R <= K-1 (shared budget) and R < E."""
+    if config.budget == "shared" and num_condensers >= top_k:
+        raise RoutingError(
+            f"the shared budget of K = {top_k} experts per token needs R <= {top_k - 1} condensers, so that at least "
+            f"one expert is still chosen; got R = {num_condensers}. Lower R or use budget='additive'."
+        )
+    if num_condensers >= num_experts:
+        raise RoutingError(f"a layer of {num_experts} experts has at most {num_experts - 1} condensers; got {num_condensers}")
+
+
+def choose_experts(
+    logits: Float[Tensor, "T E"],
+    bias: Float[Tensor, " E"],
+    condensers: Int[Tensor, " R"],
+    *,
+    top_k: int,
+    scoring: Scoring = Scoring(),
+    config: RoutingConfig = PAPER,
+) -> Int[Tensor, "T S"]:
+    """The experts of every token, without gradient.
+
+    Shared budget: a condenser is an expert whose bias is +infinity. Additive: the K largest among the
+    other experts (among all experts with `duplicates`), then the R condensers in their order.
+    """
+    ranks = biased_ranks(logits, bias, scoring, config)
+    others = ranks.index_fill(-1, condensers, -torch.inf) if len(condensers) else ranks
+    if scoring.num_groups > 1:
+        ranks = ranks.masked_fill(~group_mask(others, scoring), -torch.inf)
+        others = ranks.index_fill(-1, condensers, -torch.inf) if len(condensers) else ranks
+    if config.budget == "shared":
+        ranks = ranks.index_fill(-1, condensers, torch.inf) if len(condensers) else ranks
+        return torch.topk(ranks, top_k, dim=-1, sorted=scoring.sorted_slots).indices
+    candidates = ranks if config.duplicates else others
+    routed = torch.topk(candidates, top_k, dim=-1, sorted=scoring.sorted_slots).indices
+    return torch.cat([routed, condensers.expand(len(routed), -1)], dim=-1)
+
+
+def biased_ranks(
+    logits: Float[Tensor, "T E"], bias: Float[Tensor, " E"], scoring: Scoring, config: RoutingConfig = PAPER
+) -> Float[Tensor, "T E"]:
+    """`rank_i = z_i + beta_i`, or `s_i + beta_i` in score space.
+
+    A family that chooses by its logits (`topk_softmax`) has no other score space. While the bias is zero the ranks are the family's own scores, so that even ties fall as they do there.
+    """
+    native = logits.float() if scoring.function == "topk_softmax" else expert_scores(logits)
+    biased = (logits.float() if config.bias_space == "logit" else native) + bias
+    return torch.where((bias == 0).all(), native, biased)
+
+
+def group_mask(ranks: Float[Tensor, "T E"], scoring: Scoring) -> Bool[Tensor, "T E"]:
+    """True for the experts of the `groups_kept` groups with the best expert."""
+    num_tokens, num_experts = ranks.shape
+    group_size = num_experts // scoring.num_groups
+    best = ranks.view(num_tokens, scoring.num_groups, group_size).amax(dim=-1)
+    kept = torch.topk(best, scoring.groups_kept, dim=-1, sorted=False).indices
+    mask = torch.zeros_like(best, dtype=torch.bool).scatter_(1, kept, True)
+    return mask.repeat_interleave(group_size, dim=-1)
+
+
+def expert_scores(logits: Float[Tensor, "T E"]) -> Float[Tensor, "T E"]:
+    """`s = softmax(z)` over all experts, in float32 as in every supported family."""
+    return torch.softmax(logits, dim=-1, dtype=torch.float32)
+
+
+def gate_weights(
+    logits: Float[Tensor, "T E"], indices: Int[Tensor, "T S"], scoring: Scoring = Scoring()
+) -> Float[Tensor, "T S"]:
+    """The weights of the chosen experts, after the family's own post-processing over all of them."""
+    if scoring.function == "topk_softmax":
+        return torch.softmax(logits.gather(-1, indices), dim=-1, dtype=logits.dtype) * scoring.scale
+    weights = expert_scores(logits).gather(-1, indices)
+    if scoring.normalize:
+        weights = weights / weights.sum(dim=-1, keepdim=True)
+    if scoring.scale != 1.0:
+        weights = weights * scoring.scale
+    return weights if scoring.weights_in_float32 else weights.to(logits.dtype)
+
+
+def count_usage(
+    indices: Int[Tensor, "T S"], num_experts: int, token_mask: Num[Tensor, " T"] | None = None
+) -> Int[Tensor, " E"]:
+    """`u_i` = slots of expert i over the tokens where `token_mask` is not 0 (all where it is None); int64."""
+    real = torch.ones_like(indices) if token_mask is None else (token_mask != 0).long()[:, None].expand_as(indices)
+    counts = torch.zeros(num_experts, dtype=torch.int64, device=indices.device)
+    return counts.scatter_add_(0, indices.reshape(-1), real.reshape(-1))
+
+
+def mass_usage(logits: Float[Tensor, "T E"], token_mask: Num[Tensor, " T"] | None = None) -> Float[Tensor, " E"]:
+    """`u_i = sum_t softmax(z_t)_i` over the tokens where `token_mask` is not 0; float64.
+
+    With `bias_in_weights` the caller passes `z + beta`, the logits that weigh.
+    """
+    probabilities = expert_scores(logits.detach()).double()
+    if token_mask is not None:
+        probabilities = probabilities * (token_mask != 0)[:, None]
+    return probabilities.sum(dim=0)

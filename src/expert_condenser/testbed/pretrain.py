@@ -1,0 +1,147 @@
+"""Pretrain the testbed's base model: `condenser testbed pretrain --output_dir DIR`.
+
+A small OLMoE learns a Zipf-weighted mixture of procedural tasks with the ordinary load-balancing
+loss. Every batch is a pure function of its step, so a killed run goes on where its last checkpoint was.
+"""
+
+import json
+import math
+import os
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from transformers import OlmoeConfig, OlmoeForCausalLM, PreTrainedTokenizerFast
+
+from expert_condenser.testbed.families import FAMILIES, draw, frequencies, items
+from expert_condenser.testbed.tokenizer import VOCABULARY_SIZE, train_tokenizer
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """The recipe of the embedded base model; tokens seen = steps x rows x row_length."""
+
+    steps: int = 2800
+    rows: int = 32
+    row_length: int = 256
+    learning_rate: float = 3e-3
+    warmup_steps: int = 100
+    final_learning_rate_share: float = 0.02
+    weight_decay: float = 0.1
+    router_aux_loss_coef: float = 0.01
+    seed: int = 0
+    log_every: int = 20
+    checkpoint_every: int = 100
+
+
+def base_config(tokenizer: PreTrainedTokenizerFast, recipe: PretrainConfig) -> OlmoeConfig:
+    """5.3 M parameters in 5 layers of 24 experts, top-4."""
+    return OlmoeConfig(
+        vocab_size=VOCABULARY_SIZE,
+        hidden_size=160,
+        intermediate_size=80,
+        num_hidden_layers=5,
+        num_attention_heads=5,
+        num_key_value_heads=5,
+        num_experts=24,
+        num_experts_per_tok=4,
+        tie_word_embeddings=True,
+        max_position_embeddings=512,
+        output_router_logits=True,
+        router_aux_loss_coef=recipe.router_aux_loss_coef,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
+
+
+def pretrain(output_dir: Path, recipe: PretrainConfig) -> None:
+    """Train from scratch, or go on from `output_dir`; writes the model, the tokenizer, `recipe.json`, `log.jsonl`."""
+    output_dir.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(recipe.seed)
+    tokenizer = _tokenizer(output_dir)
+    model = OlmoeForCausalLM(base_config(tokenizer, recipe))
+    model.set_experts_implementation("grouped_mm")
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.95), weight_decay=recipe.weight_decay
+    )
+    start = _restore(output_dir, model, optimizer)
+    (output_dir / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
+    seconds = time.time()
+    for step in range(start, recipe.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, recipe)
+        batch = torch.tensor(list(_rows(step, tokenizer, recipe)))
+        output = model(input_ids=batch, labels=batch)
+        output.loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        if not torch.isfinite(output.loss):
+            raise FloatingPointError(f"the loss is {output.loss.item()} at step {step}; the last checkpoint is kept")
+        if (step + 1) % recipe.log_every == 0:
+            auxiliary = recipe.router_aux_loss_coef * output.aux_loss.item()
+            entry = {
+                "step": step + 1,
+                "tokens": (step + 1) * recipe.rows * recipe.row_length,
+                "nll": round(output.loss.item() - auxiliary, 4),
+                "auxiliary": round(auxiliary, 4),
+                "grad_norm": round(norm.item(), 4),
+                "tokens_per_s": round(recipe.log_every * recipe.rows * recipe.row_length / (time.time() - seconds)),
+            }
+            seconds = time.time()
+            with (output_dir / "log.jsonl").open("a") as log:
+                log.write(json.dumps(entry) + "\n")
+        if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == recipe.steps:
+            _save(output_dir, model, optimizer, step + 1)
+    model.to(torch.bfloat16).save_pretrained(output_dir / "base")
+    tokenizer.save_pretrained(output_dir / "base")
+
+
+def learning_rate(step: int, recipe: PretrainConfig) -> float:
+    """Linear warm-up, then a cosine down to `final_learning_rate_share` of the peak."""
+    if step < recipe.warmup_steps:
+        return recipe.learning_rate * (step + 1) / recipe.warmup_steps
+    progress = (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
+    floor = recipe.final_learning_rate_share
+    return recipe.learning_rate * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def _tokenizer(output_dir: Path) -> PreTrainedTokenizerFast:
+    if not (output_dir / "tokenizer.json").exists():
+        texts = (f"{item.question}\n{item.answer}" for family in FAMILIES for item in items(family.name, "pretrain", 500))
+        train_tokenizer(texts).save_pretrained(output_dir)
+    return PreTrainedTokenizerFast.from_pretrained(output_dir)
+
+
+def _rows(step: int, tokenizer: PreTrainedTokenizerFast, recipe: PretrainConfig) -> Iterator[list[int]]:
+    """The packed rows of one step, a pure function of `(seed, step)`; a row's last document is cut."""
+    rng = random.Random(f"{recipe.seed}/{step}")
+    names, weights = zip(*frequencies().items(), strict=True)
+    for _ in range(recipe.rows):
+        row: list[int] = []
+        while len(row) < recipe.row_length:
+            item = draw(rng.choices(names, weights)[0], "pretrain", rng)
+            turns = [{"role": "user", "content": item.question}, {"role": "assistant", "content": item.answer}]
+            row += tokenizer.encode(tokenizer.apply_chat_template(turns, tokenize=False))
+        yield row[: recipe.row_length]
+
+
+def _save(output_dir: Path, model: OlmoeForCausalLM, optimizer: torch.optim.Optimizer, step: int) -> None:
+    partial = output_dir / "checkpoint.partial"
+    torch.save({"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}, partial)
+    os.replace(partial, output_dir / "checkpoint.pt")
+
+
+def _restore(output_dir: Path, model: OlmoeForCausalLM, optimizer: torch.optim.Optimizer) -> int:
+    """Load the last checkpoint where there is one; returns the step to go on from."""
+    path = output_dir / "checkpoint.pt"
+    if not path.exists():
+        return 0
+    state = torch.load(path, weights_only=True)
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    return int(state["step"])
