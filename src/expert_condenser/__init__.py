@@ -3,11 +3,16 @@
 from expert_condenser.architectures import register
 from expert_condenser.attach import attach, detach, set_condensers
 from expert_condenser.bias import update_bias
+from expert_condenser.methods import METHODS, MethodConfig
 from expert_condenser.models import moe_layers
 from expert_condenser.routing import RoutingConfig, route
 from expert_condenser.selection import select_condensers
+from expert_condenser.training.callback import MethodCallback
 
 __all__ = [
+    "METHODS",
+    "MethodCallback",
+    "MethodConfig",
     "RoutingConfig",
     "attach",
     "detach",

@@ -27,6 +27,7 @@ ROUTER_TENSORS = ("selection_bias", "condenser_ids")
 class CondenserModel:
     """Mixed into a family's CausalLM class: builds its routers with the policy that the config names."""
 
+    base_class: ClassVar[Any]
     _keep_in_fp32_modules_strict: ClassVar[set[str]] = {"selection_bias"}
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
@@ -48,6 +49,15 @@ class CondenserModel:
                 "or start from the base model."
             )
         return (model, info) if with_info else model
+
+    @classmethod
+    def _can_set_experts_implementation(cls) -> bool:
+        """As the family: transformers decides by a look at the source file of the class, and this one is not it."""
+        return bool(cls.base_class._can_set_experts_implementation())
+
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        return bool(cls.base_class._can_set_attn_implementation())
 
 
 def install_policy(model: nn.Module, policy: RoutingConfig | None) -> None:

@@ -1,0 +1,13 @@
+"""The embedded default: a small MoE language model, pretrained by this project, and its tasks."""
+
+from pathlib import Path
+
+from expert_condenser.errors import CheckpointError
+
+
+def base_model_path() -> Path:
+    """The directory of the embedded base model (`condenser testbed pretrain` makes it again)."""
+    path = Path(__file__).parent / "base"
+    if not (path / "config.json").exists():
+        raise CheckpointError(f"the embedded base model must be in {path}; reinstall the package, or pretrain it again")
+    return path

@@ -1,0 +1,137 @@
+"""Directories on disk: a finished model, and checkpoints that say themselves whether they are whole."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from expert_condenser.architectures import CondenserModel
+from expert_condenser.errors import CheckpointError
+from expert_condenser.models import MODEL_TYPE_PREFIX
+
+MANIFEST = "manifest.json"
+CODE_MODULE = "expert_condenser_model"
+
+_CODE = '''"""This model routes with a selection bias and condenser experts: pip install expert-condenser."""
+
+from expert_condenser.architectures import own_config_class, own_model_class
+
+{config} = own_config_class("{model_type}")
+{model} = own_model_class("{model_type}")
+'''
+_README = """# {name}
+
+Fine-tuned with expert-condenser. Its routers hold a selection bias and condenser experts, which stock
+classes would ignore; that is why its model type is `{model_type}`. To load it:
+
+    pip install expert-condenser
+
+    import expert_condenser
+    from transformers import AutoModelForCausalLM
+    model = AutoModelForCausalLM.from_pretrained("{name}")
+
+`provenance.json` says how it was made.
+"""
+
+
+def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, provenance: dict[str, Any]) -> None:
+    """Weights and router state in safetensors, config, tokenizer, `provenance.json`.
+
+    A model of our own type also gets the code file that `trust_remote_code=True` runs (it only imports
+    `expert_condenser`), and a README that says what to install.
+    """
+    if isinstance(model, CondenserModel):
+        config, model_class = type(model.config).__name__, type(model).__name__
+        model.config.auto_map = {
+            "AutoConfig": f"{CODE_MODULE}.{config}",
+            "AutoModelForCausalLM": f"{CODE_MODULE}.{model_class}",
+        }
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
+    if isinstance(model, CondenserModel):
+        own = model.config.model_type
+        names = {"config": config, "model": model_class, "model_type": own.removeprefix(MODEL_TYPE_PREFIX)}
+        (folder / f"{CODE_MODULE}.py").write_text(_CODE.format(**names))
+        (folder / "README.md").write_text(_README.format(name=folder.name, model_type=own))
+
+
+def load_model(path: str | Path, dtype: str | torch.dtype = "float32", **options: Any) -> Any:
+    """A CausalLM from a directory or the hub, every weight of it.
+
+    Raises `CheckpointError` where the directory is missing, a file is damaged, or weights are missing or
+    of another shape; nothing is left at random values.
+    """
+    check_readable(Path(path))
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, output_loading_info=True, **options)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be loaded: {error}") from error
+    lost = sorted({str(key) for kind in ("missing_keys", "mismatched_keys") for key in info[kind]})
+    if lost:
+        raise CheckpointError(f"{path} must hold every weight of the model; missing or of another shape: {lost[:4]}")
+    _own_memory(model)
+    return model
+
+
+def _own_memory(model: Any) -> None:
+    """Move weights out of the mapped file: GEMMs round by alignment, and a resumed run has to round as it did before."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.data = parameter.data.clone()
+
+
+def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model; raises `CheckpointError` where there is none."""
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} must have a tokenizer; it cannot be loaded: {error}") from error
+    return tokenizer
+
+
+def check_readable(folder: Path) -> None:
+    """Raise `CheckpointError` if a safetensors file of a local directory is truncated or damaged."""
+    for file in sorted(folder.glob("*.safetensors")) if folder.is_dir() else []:
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except SafetensorError as error:
+            raise CheckpointError(f"{file} is damaged or truncated ({error}); restore it or take another checkpoint") from error
+
+
+def write_manifest(folder: Path) -> None:
+    """Close a checkpoint: the sizes of its files, written after all of them."""
+    sizes = {str(f.relative_to(folder)): f.stat().st_size for f in sorted(folder.rglob("*")) if f.is_file()}
+    sizes.pop(MANIFEST, None)
+    (folder / MANIFEST).write_text(json.dumps(sizes, indent=2) + "\n")
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a checkpoint was closed and its files still have the sizes they had."""
+    try:
+        sizes = json.loads((folder / MANIFEST).read_text())
+        check_readable(folder)
+    except (OSError, json.JSONDecodeError, CheckpointError):
+        return False
+    return all((folder / name).is_file() and (folder / name).stat().st_size == size for name, size in sizes.items())
+
+
+def newest_whole(folder: Path) -> tuple[Path | None, list[Path]]:
+    """The newest whole `checkpoint-N` of a directory, and the newer ones that are not whole."""
+    broken = []
+    for path in sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]), reverse=True):
+        if is_whole(path):
+            return path, broken
+        broken.append(path)
+    return None, broken
+
+
+def clear(folder: Path) -> None:
+    """Delete a directory's content."""
+    if folder.exists():
+        shutil.rmtree(folder)

@@ -1,0 +1,32 @@
+"""The command line: `condenser COMMAND --help`."""
+
+import sys
+from collections.abc import Callable, Sequence
+
+from expert_condenser.errors import ExpertCondenserError
+
+
+def _train(arguments: list[str]) -> None:
+    """fine-tune a model: --config recipe.yaml [--field value ...]"""
+    from expert_condenser.training.config import parse_config
+    from expert_condenser.training.run import console, train
+
+    console.print(f"finished: {train(parse_config(arguments))}")
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {"train": _train}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; a user's error is printed as one message and gives exit status 2."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help") or words[0] not in COMMANDS:
+        rows = "\n".join(f"  {name:10} {command.__doc__}" for name, command in COMMANDS.items())
+        print(f"condenser COMMAND [options]\n\n{rows}", file=sys.stderr)
+        return 0 if words and words[0] in ("-h", "--help") else 2
+    try:
+        COMMANDS[words[0]](words[1:])
+    except ExpertCondenserError as error:
+        print(f"condenser {words[0]}: {error}", file=sys.stderr)
+        return 2
+    return 0

@@ -1,0 +1,100 @@
+"""What a method is: five verbs, its phases, and the options that methods share.
+
+`prepare(model)` before the optimizer is made, `update(usage)` once per optimizer step, `metrics()`
+when a step is logged, `state_dict()` / `load_state_dict()` for a resume.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from expert_condenser.errors import TrainingError
+from expert_condenser.routing import RoutingConfig
+
+
+@dataclass
+class MethodConfig:
+    """The options of the methods; a method ignores none that was set (`check_options`)."""
+
+    bias_step: float = field(
+        default=1e-3,
+        metadata={"help": "gamma of the selection bias, per optimizer step (phase 1); gamma x steps is what counts."},
+    )
+    bias_step_condense: float = field(
+        default=5e-5, metadata={"help": "gamma of phase 2, while the condensers are active."}
+    )
+    num_condensers: str = field(
+        default="2",
+        metadata={"help": "Condensers per layer: '2', thirds of the stack '4/2/0', or 'gini:2' (2 per layer in the mean)."},
+    )
+    condenser_rule: str = field(
+        default="lowest_bias", metadata={"help": "Who becomes a condenser: see expert_condenser.selection."}
+    )
+    condensers_file: str | None = field(
+        default=None, metadata={"help": "condensers.json of another run, for condenser_rule='explicit'."}
+    )
+    selection_seed: int = field(default=0, metadata={"help": "Seed of condenser_rule='random'."})
+    routing_preset: str = field(default="paper", metadata={"help": "'paper', or 'reference' (the authors' release)."})
+    budget: str | None = field(default=None, metadata={"help": "'shared' (K slots) or 'additive' (K + R slots)."})
+    bias_space: str | None = field(default=None, metadata={"help": "'logit' or 'score'."})
+    bias_in_weights: bool | None = field(default=None, metadata={"help": "Whether the gate weights see the bias."})
+    usage: str | None = field(default=None, metadata={"help": "'count' or 'mass': what the bias rule sees."})
+    bias_center: str | None = field(default=None, metadata={"help": "'none' or 'mean'."})
+    bias_clip: float | None = field(default=None, metadata={"help": "Bound on |bias|; 0.5 emulates the authors' bf16."})
+
+    def routing(self, **overrides: Any) -> RoutingConfig:
+        """The switches as a `RoutingConfig`; raises `RoutingError` where they have no meaning."""
+        switches: dict[str, Any] = {
+            "preset": self.routing_preset,
+            "budget": self.budget,
+            "bias_space": self.bias_space,
+            "bias_in_weights": self.bias_in_weights,
+            "usage": self.usage,
+            "bias_center": self.bias_center,
+            "bias_clip": self.bias_clip,
+        }
+        return RoutingConfig(**{**switches, **overrides})
+
+
+class Method(ABC):
+    """One row of the paper's tables."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    """One line for a person who chooses a method."""
+    phases: ClassVar[tuple[str, ...]] = ("train",)
+    """Trainings that the method needs, one after the other; the epochs are divided equally among them."""
+    options: ClassVar[frozenset[str]] = frozenset()
+    """The fields of `MethodConfig` that this method uses."""
+    router_aux_loss_coef: ClassVar[float] = 0.0
+
+    def __init__(self, config: MethodConfig | None = None, phase: str | None = None) -> None:
+        """`phase` is one of `phases`, the first by default."""
+        self.config = config or MethodConfig()
+        self.phase = phase or self.phases[0]
+        if self.phase not in self.phases:
+            raise TrainingError(f"{self.name} has the phases {', '.join(self.phases)}; got {self.phase!r}")
+
+    @abstractmethod
+    def prepare(self, model: nn.Module) -> None:
+        """Make the model ready for this phase, in place, before an optimizer is made for it."""
+
+    def update(self, usage: Tensor) -> None:  # noqa: B027 - a method without an update is complete
+        """Act on the usage `(L, E)` of one optimizer step, summed over its micro-batches and processes."""
+
+    def metrics(self) -> dict[str, float]:
+        """The method's own numbers for the log of this step."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resume needs beyond the model, as JSON; it goes into every checkpoint."""
+        return {"method": self.name, "phase": self.phase}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Check that a checkpoint is of this method and phase; raises `TrainingError` otherwise."""
+        own = self.state_dict()
+        found = {key: state.get(key) for key in own}
+        if found != own:
+            raise TrainingError(f"a run goes on with the state it had: this one is {own}, the checkpoint has {found}")

@@ -1,0 +1,128 @@
+"""`condenser`: the paper's method, in two phases.
+
+1. `sparsify`: learn weights and bias, busy experts up, long-tailed experts down.
+2. choose the condensers of every layer from what phase 1 learnt, once;
+   `condense`: go on from phase 1's weights and bias, with the condensers always active.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from expert_condenser.allocation import parse_allocation
+from expert_condenser.architectures import condensers_of, selection_biases
+from expert_condenser.attach import set_condensers
+from expert_condenser.concentration import gini
+from expert_condenser.errors import TrainingError
+from expert_condenser.methods.base import MethodConfig
+from expert_condenser.methods.bias_only import BiasOnly
+from expert_condenser.methods.selection_bias import ROUTING_OPTIONS
+from expert_condenser.models import expert_norms, moe_layers
+from expert_condenser.selection import SelectionRule, select_condensers
+
+
+class Condenser(BiasOnly):
+    """ExpertCondenser, arXiv 2604.23036."""
+
+    name = "condenser"
+    summary = "ExpertCondenser: bias-driven sparsification, then always-active condenser experts"
+    phases = ("sparsify", "condense")
+    options = ROUTING_OPTIONS | {
+        "bias_step",
+        "bias_step_condense",
+        "num_condensers",
+        "condenser_rule",
+        "condensers_file",
+        "selection_seed",
+    }
+
+    def __init__(self, config: MethodConfig | None = None, phase: str | None = None) -> None:
+        super().__init__(config, phase)
+        self.usage: Tensor | None = None
+        """Usage `(L, E)` over all of phase 1: breaks ties, and chooses under `least_used` and `gini:`."""
+
+    @property
+    def bias_step(self) -> float:
+        """gamma1 in phase 1, gamma2 in phase 2."""
+        return self.config.bias_step if self.phase == "sparsify" else self.config.bias_step_condense
+
+    def prepare(self, model: nn.Module) -> None:
+        """Attach the policy; in phase 2 also choose the condensers, unless the model has them already."""
+        super().prepare(model)
+        self._check_allocation()
+        if self.phase == "condense" and not any(condensers_of(model).values()):
+            set_condensers(model, self.choose(model))
+
+    def update(self, usage: Tensor) -> None:
+        """As in `bias_only`; phase 1 also adds up the usage."""
+        super().update(usage)
+        if self.phase == "sparsify":
+            self.usage = usage.cpu() if self.usage is None else self.usage + usage.cpu()
+
+    def choose(self, model: nn.Module) -> dict[int, list[int]]:
+        """The condensers by the configured rule, from the model's bias and weights and phase 1's usage."""
+        rule = cast(SelectionRule, self.config.condenser_rule)
+        return select_condensers(
+            self._allocation(),
+            rule=rule,
+            bias=selection_biases(model),
+            usage=self.usage,
+            norms=torch.stack([expert_norms(layer).cpu() for layer in moe_layers(model)]) if "norm" in rule else None,
+            seed=self.config.selection_seed,
+            explicit=self._explicit() if rule == "explicit" else None,
+            num_experts=self.layers[0].num_experts,
+        )
+
+    def report(self, model: nn.Module) -> dict[str, Any]:
+        """Who was chosen, by which rule, from which numbers: the content of `condensers.json`."""
+        biases, chosen = selection_biases(model), condensers_of(model)
+        usage = self.usage if self.usage is not None else torch.zeros_like(biases)
+        return {
+            "rule": self.config.condenser_rule,
+            "num_condensers": self.config.num_condensers,
+            "ties": "lower usage in phase 1, then lower index",
+            "layers": [
+                {
+                    "layer": index,
+                    "router": layer.name,
+                    "condensers": chosen[index],
+                    "bias_of_condensers": [round(biases[index, i].item(), 7) for i in chosen[index]],
+                    "usage_of_condensers": [usage[index, i].item() for i in chosen[index]],
+                    "bias": [round(value, 7) for value in biases[index].tolist()],
+                    "usage": usage[index].tolist(),
+                }
+                for index, layer in enumerate(self.layers)
+            ],
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Also phase 1's usage, from which phase 2 chooses."""
+        return {**super().state_dict(), "usage": None if self.usage is None else self.usage.tolist()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over phase 1's usage."""
+        if state.get("method") != self.name or state.get("phase") not in self.phases:
+            raise TrainingError(f"a {self.name} run goes on from a {self.name} checkpoint; got one of {state.get('method')}")
+        self.usage = None if state["usage"] is None else torch.tensor(state["usage"])
+
+    def _allocation(self) -> list[int]:
+        maximum = self.layers[0].num_experts - 1
+        if self.config.routing().budget == "shared":
+            maximum = min(maximum, self.layers[0].top_k - 1)
+        ginis = None if self.usage is None else gini(self.usage)
+        return parse_allocation(self.config.num_condensers, len(self.layers), ginis, maximum)
+
+    def _check_allocation(self) -> None:
+        if not self.config.num_condensers.startswith("gini"):
+            self._allocation()
+        if self.config.condenser_rule == "explicit":
+            self._explicit()
+
+    def _explicit(self) -> dict[int, list[int]]:
+        if self.config.condensers_file is None:
+            raise TrainingError("condenser_rule 'explicit' reads condensers_file, the condensers.json of a run; got none")
+        content = json.loads(Path(self.config.condensers_file).read_text())
+        return {entry["layer"]: entry["condensers"] for entry in content["layers"]}

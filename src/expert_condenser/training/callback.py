@@ -1,0 +1,111 @@
+"""The clock: one callback that turns a step of any `transformers.Trainer` into a step of a method."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import TrainerCallback
+
+from expert_condenser.errors import TrainingError
+from expert_condenser.methods.base import Method
+from expert_condenser.models import moe_layers
+from expert_condenser.training.usage import StepUsage, collect
+
+METHOD_STATE = "method_state.json"
+USAGE_HISTORY = "usage.safetensors"
+_NOT_FOR_TRACKERS = ("entropy", "mean_token_accuracy")
+"""TRL's extras stay in the log history; trackers get twelve scalars, all of them read in practice."""
+
+
+class MethodCallback(TrainerCallback):  # type: ignore[misc]
+    """Counts over all micro-batches and processes, one update per optimizer step, metrics in every log.
+
+    Works in a bare `Trainer` as in TRL's::
+
+        method = METHODS["bias_only"](MethodConfig(bias_step=1e-3))
+        method.prepare(model)
+        trainer = Trainer(model, ..., callbacks=[MethodCallback(method)])
+
+    Every checkpoint also gets the method's state and the usage of each logged interval. The metrics are
+    added to the log entry of the step: `nll` (the loss without auxiliary term), `expert_diversity`,
+    `usage_gini`, `dead_experts`, and for methods with a bias `bias_range`, `route_churn` (share of the
+    tokens whose experts the bias changed) and `condenser_gate_share`.
+    """
+
+    def __init__(self, method: Method) -> None:
+        self.method = method
+        self.last: StepUsage | None = None
+        self._interval: torch.Tensor | None = None
+        self._history: dict[int, torch.Tensor] = {}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Find the routers; on a resume, read what the checkpoint holds."""
+        self.layers = moe_layers(model)
+        if state.global_step:
+            self._restore(Path(args.output_dir) / f"checkpoint-{state.global_step}", state.global_step)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start a step's counts from zero; take the detailed ones if it will be logged."""
+        step = state.global_step + 1
+        every = state.logging_steps or 1
+        detailed = step % every == 0 or step == 1
+        self.layers[0].router.state.detailed = detailed
+        for layer in self.layers:
+            layer.router.counter.reset()
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any) -> None:
+        """Reduce the usage of the step and let the method act on it; a skipped step (fp16 overflow) counts nothing."""
+        self.last = collect(self.layers)
+        if getattr(optimizer, "step_was_skipped", False):
+            return
+        by_mass = getattr(self.layers[0].router.policy, "usage", "count") == "mass"
+        self.method.update(self.last.mass if by_mass else self.last.counts)
+        self._interval = self.last.counts if self._interval is None else self._interval + self.last.counts
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        """Add the metrics to the log entry and close the interval of the usage history."""
+        if not logs or "loss" not in logs or self.last is None:
+            return
+        metrics = {"nll": self._nll(logs), **self.last.metrics(self.layers), **self.method.metrics()}
+        logs.update(metrics)
+        state.log_history[-1].update(metrics)
+        for name in _NOT_FOR_TRACKERS:
+            logs.pop(name, None)
+        if self._interval is not None:
+            self._history[state.global_step] = self._interval
+            self._interval = None
+        if not math.isfinite(logs["loss"]):
+            raise TrainingError(f"the loss is {logs['loss']} at step {state.global_step}; the last checkpoint is kept")
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Write the method's state and the usage history into the checkpoint."""
+        if state.is_world_process_zero:
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            content = {**self.method.state_dict(), "interval": None if self._interval is None else self._interval.tolist()}
+            (folder / METHOD_STATE).write_text(json.dumps(content) + "\n")
+            self.write_history(folder)
+
+    def write_history(self, folder: Path) -> None:
+        """`usage.safetensors`: `counts` (N, L, E) int64 of each logged interval, `step` (N,) at its end."""
+        if self._history:
+            steps = torch.tensor(list(self._history), dtype=torch.int64)
+            save_file({"step": steps, "counts": torch.stack(list(self._history.values()))}, folder / USAGE_HISTORY)
+
+    def _restore(self, folder: Path, step: int) -> None:
+        path = folder / METHOD_STATE
+        if not path.exists():
+            raise TrainingError(f"a resume needs {METHOD_STATE} in the checkpoint; {folder} has none: it is not of such a run")
+        content = json.loads(path.read_text())
+        interval = content.pop("interval")
+        self._interval = None if interval is None else torch.tensor(interval)
+        self.method.load_state_dict(content)
+        if (folder / USAGE_HISTORY).exists():
+            saved = load_file(folder / USAGE_HISTORY)
+            self._history = dict(zip(saved["step"].tolist(), saved["counts"], strict=True))
+
+    def _nll(self, logs: dict[str, Any]) -> float:
+        auxiliary = logs.get("aux_loss")
+        return float(logs["loss"]) - (self.method.router_aux_loss_coef * auxiliary if auxiliary else 0.0)

@@ -1,0 +1,235 @@
+"""Training data: any supported data set as TRL's conversational `prompt` and `completion`, so the loss is on answers.
+
+A source is a local .json, .jsonl or .parquet file, a directory of these, or a data set on the hub (`name` or
+`name:config`). What exists locally is never looked up on the hub. In a directory, a file whose name begins with a
+split (`test.jsonl`, `validation-00000.parquet`) belongs to that split, and every other file to `train`.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import datasets
+from datasets import Dataset, load_dataset
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+from expert_condenser.errors import DataError
+from expert_condenser.training.formats import Message, Row, RowFormat, choose_format
+
+SUFFIXES = (".json", ".jsonl", ".parquet")
+SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "dev": "validation", "test": "test"}
+LOADING_ERRORS = (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError)
+
+
+class Part(NamedTuple):
+    """One file or hub data set: its name for messages, its columns, its rows."""
+
+    name: str
+    columns: list[str]
+    rows: list[dict[str, Any]] | Dataset
+
+
+def build_dataset(
+    source: str,
+    tokenizer: PreTrainedTokenizerBase | None,
+    *,
+    split: str = "train",
+    data_format: str = "auto",
+    answer_style: str = "auto",
+    limit: int | None = None,
+) -> Dataset:
+    """`load_rows`, checked against the tokenizer's chat template."""
+    if tokenizer is None:
+        raise DataError("training data needs a tokenizer with a chat template, but there is none; pass the model's")
+    if not tokenizer.chat_template:
+        raise DataError(
+            "the tokenizer must have a chat template, but it has none; set tokenizer.chat_template, "
+            "and keep the same one for evaluation"
+        )
+    dataset = load_rows(source, split, data_format=data_format, answer_style=answer_style, limit=limit)
+    _check_template(dataset[0]["prompt"], dataset[0]["completion"], tokenizer)
+    return dataset
+
+
+def load_rows(
+    source: str,
+    split: str = "train",
+    *,
+    data_format: str = "auto",
+    answer_style: str = "auto",
+    limit: int | None = None,
+) -> Dataset:
+    """The source's rows as `prompt` and `completion` messages; `limit` keeps the first rows only."""
+    if limit is not None and limit < 1:
+        raise DataError(f"limit must be at least 1, but it is {limit}; leave it out to take every row")
+    columns: dict[str, list[list[Message]]] = {"prompt": [], "completion": []}
+    for part in _read_parts(source, split):
+        chosen = _choose_format(part, data_format, answer_style)
+        left = None if limit is None else limit - len(columns["prompt"])
+        for prompt, completion in _convert(part, chosen, answer_style, left):
+            columns["prompt"].append(prompt)
+            columns["completion"].append(completion)
+        if len(columns["prompt"]) == limit:
+            break
+    return Dataset.from_dict(columns)
+
+
+def length_report(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, float | int]:
+    """Lengths in tokens, and what truncation to `max_length` costs.
+
+    `truncated` rows are longer than `max_length`; `lost` ones have a prompt that fills it, so that no token of the
+    completion is left to learn from.
+    """
+    report: dict[str, float | int] = {"rows": len(dataset), "tokens": 0, "longest": 0, "truncated": 0, "lost": 0}
+    for row in dataset:
+        prompt = _render(row["prompt"], tokenizer, tokenize=True, add_generation_prompt=True)
+        whole = _render(row["prompt"] + row["completion"], tokenizer, tokenize=True)
+        report["tokens"] += len(whole)
+        report["longest"] = max(report["longest"], len(whole))
+        report["truncated"] += len(whole) > max_length
+        report["lost"] += _shared_length(prompt, whole) >= max_length
+    return report
+
+
+def _read_parts(source: str, split: str) -> Iterator[Part]:
+    path = Path(source).expanduser()
+    if path.is_dir():
+        yield from map(_read_file, _files_of_split(path, split))
+    elif path.exists():
+        if split != "train":
+            raise DataError(f"a single file has no splits, but split={split!r} was asked of {path}; drop the split")
+        yield _read_file(path)
+    elif path.suffix in SUFFIXES or source.startswith((".", "/", "~")) or source.count("/") > 1:
+        raise DataError(f"the data must exist, but there is no file or directory {path}; correct the path")
+    else:
+        yield _read_hub(source, split)
+
+
+def _files_of_split(directory: Path, split: str) -> list[Path]:
+    files = sorted(path for path in directory.iterdir() if path.suffix in SUFFIXES)
+    wanted = SPLITS.get(split, split)
+    chosen = [path for path in files if SPLITS.get(re.split(r"[-_.]", path.name)[0], "train") == wanted]
+    if not chosen:
+        found = ", ".join(path.name for path in files) or "none"
+        raise DataError(
+            f"{directory} must hold {', '.join(SUFFIXES)} files of the split {split!r}, but it has none "
+            f"(such files in it: {found}); name a file instead, or another split"
+        )
+    return chosen
+
+
+def _read_file(path: Path) -> Part:
+    if path.suffix == ".parquet":
+        try:
+            return _part(str(path), Dataset.from_parquet(str(path)))
+        except LOADING_ERRORS as error:
+            raise DataError(f"{path} must be a parquet file, but it cannot be read: {error}") from error
+    if path.suffix not in SUFFIXES:
+        raise DataError(f"a data file must be one of {', '.join(SUFFIXES)}, but it is {path}; convert it")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} must be a readable UTF-8 file: {error}") from error
+    return _part(str(path), _parse_json(path, text))
+
+
+def _read_hub(source: str, split: str) -> Part:
+    name, _, config = source.partition(":")
+    try:
+        return _part(source, load_dataset(name, config or None, split=split))
+    except LOADING_ERRORS as error:
+        raise DataError(
+            f"{source!r} is no local file or directory, and the split {split!r} of a hub data set of this name "
+            f"cannot be loaded: {error}"
+        ) from error
+
+
+def _part(name: str, rows: list[dict[str, Any]] | Dataset) -> Part:
+    if not len(rows):
+        raise DataError(f"a data set must have rows, but {name} is empty")
+    return Part(name, rows.column_names if isinstance(rows, Dataset) else list(rows[0]), rows)
+
+
+def _parse_json(path: Path, text: str) -> list[dict[str, Any]]:
+    """A list of objects, or one object per line. Lines end at newlines only: U+2028 may stand inside a string."""
+    if text.lstrip().startswith("["):
+        rows = _parse_value(path, text, first_line=1)
+    else:
+        lines = enumerate(text.split("\n"), start=1)
+        rows = [_parse_value(path, line, first_line=number) for number, line in lines if line.strip()]
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise DataError(f"{path}, row {number}: a row must be a JSON object, but it is a {type(row).__name__}")
+    return rows
+
+
+def _parse_value(path: Path, text: str, first_line: int) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{path}, line {first_line + error.lineno - 1}: this is not valid JSON ({error.msg}); "
+            "a file holds one list of objects, or one object per line"
+        ) from error
+
+
+def _choose_format(part: Part, data_format: str, answer_style: str) -> RowFormat:
+    try:
+        return choose_format(part.columns, data_format, answer_style)
+    except DataError as error:
+        raise DataError(f"{part.name}: {error}") from error
+
+
+def _convert(
+    part: Part, chosen: RowFormat, answer_style: str, limit: int | None
+) -> Iterator[tuple[list[Message], list[Message]]]:
+    rows: Iterable[Row] = part.rows
+    if isinstance(part.rows, Dataset):  # other columns may be images or audio, costly to decode
+        rows = part.rows.select_columns([c for c in chosen.columns + chosen.optional if c in part.columns])
+    for number, row in enumerate(rows, start=1):
+        if limit is not None and number > limit:
+            return
+        try:
+            prompt, completion = chosen.convert(row, answer_style)
+        except DataError as error:
+            raise DataError(f"{part.name}, row {number}: {error}") from error
+        if not completion[0]["content"].strip():
+            raise DataError(f"{part.name}, row {number}: the completion must not be empty, but it is; drop the row")
+        yield prompt, completion
+
+
+def _check_template(prompt: list[Message], completion: list[Message], tokenizer: PreTrainedTokenizerBase) -> None:
+    """The completion's loss starts where the rendered prompt ends, and covers all of the completion."""
+    try:
+        opening = _render(prompt, tokenizer, tokenize=False, add_generation_prompt=True)
+        whole = _render(prompt + completion, tokenizer, tokenize=False)
+    except TemplateError as error:
+        raise DataError(f"the chat template must render every turn of the data, but it fails: {error}") from error
+    if not whole.startswith(opening):
+        shared = _shared_length(opening, whole)
+        raise DataError(
+            "the rendered prompt must be a prefix of the rendered conversation, but the chat template rewrites the "
+            f"prompt from character {shared} on ({opening[shared:][:40]!r} against {whole[shared:][:40]!r}), so the "
+            "answer-only loss would be wrong; set a chat template that renders the prompt the same way in both"
+        )
+    parts = re.split(r"</?think>", completion[0]["content"])
+    dropped = next((part for part in map(str.strip, parts) if part not in whole[len(opening) :]), None)
+    if dropped is not None:
+        raise DataError(
+            f"the chat template must render the whole completion, but it drops {dropped[:60]!r}, which would not be "
+            "trained; set a chat template that keeps it"
+        )
+
+
+def _render(messages: list[Message], tokenizer: PreTrainedTokenizerBase, **options: bool) -> Any:
+    """The conversation as text, or with `tokenize` as token ids."""
+    return tokenizer.apply_chat_template(messages, return_dict=False, **options)
+
+
+def _shared_length(left: Sequence[Any], right: Sequence[Any]) -> int:
+    """How many leading items are the same in both."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(left, right, strict=False)))

@@ -1,0 +1,186 @@
+"""The row formats of training data: one pure function each, from a row to prompt and completion messages.
+
+Math rows become `<think>{rationale}</think>\\boxed{answer}` ("boxed"); commonsense rows keep their text ("plain").
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from expert_condenser.errors import DataError
+
+Row = Mapping[str, Any]
+Message = dict[str, str]
+Example = tuple[list[Message], list[Message]]
+"""The prompt's turns and the completion's one assistant turn."""
+
+STYLES = ("auto", "boxed", "plain")
+ROLES = ("system", "developer", "user", "assistant")
+UNRENDERED = ("thinking", "reasoning_content", "tool_calls")
+"""Parts of a turn that are not in its content and would be lost."""
+
+MATH_ANSWER = re.compile(r"[-+]?\$?(\d[\d,]*\.?\d*|\.\d+)(e[-+]?\d+)?(/\d+)?%?|[a-e]", re.IGNORECASE)
+CHOICE = re.compile(r"true|false|yes|no|(answer|solution|option|ending)\s?\d+", re.IGNORECASE)
+CALCULATOR = re.compile(r"<<.*?>>")
+
+
+@dataclass(frozen=True)
+class RowFormat:
+    """What recognises a format and how its rows are read; `styled` formats heed the answer style."""
+
+    columns: tuple[str, ...]
+    convert: Callable[[Row, str], Example]
+    optional: tuple[str, ...] = ()
+    styled: bool = False
+
+
+def read_messages(row: Row, style: str = "auto") -> Example:
+    """A chat: the last turn, which must be the assistant's, is the completion; all before it is the prompt."""
+    turns = _turns(row, "messages")
+    if turns[-1]["role"] != "assistant":
+        raise DataError(f"the last turn of 'messages' must be from 'assistant', but it is from {turns[-1]['role']!r}")
+    return _prompt(turns[:-1]), turns[-1:]
+
+
+def read_prompt_completion(row: Row, style: str = "auto") -> Example:
+    """`prompt` and `completion`, each a text or a list of turns; the completion holds one assistant turn."""
+    completion = _turns(row, "completion", role="assistant")
+    if [turn["role"] for turn in completion] != ["assistant"]:
+        roles = [turn["role"] for turn in completion]
+        raise DataError(f"'completion' must be one turn from 'assistant', but its turns are from {roles}")
+    return _prompt(_turns(row, "prompt", role="user")), completion
+
+
+def read_alpaca(row: Row, style: str = "auto") -> Example:
+    """`instruction`, then a blank line and `input` if any; answered by `output`, boxed if `answer` is a math answer."""
+    extra, answer = (text_of(row.get(column)).strip() for column in ("input", "answer"))
+    question = _text(row, "instruction") + (f"\n\n{extra}" if extra else "")
+    style = _alpaca_style(answer) if style == "auto" else style
+    if style == "plain":
+        return _example(question, _text(row, "output"))
+    return _example(question, boxed(_present(row, "output"), _text(row, "answer")))
+
+
+def read_gsm8k(row: Row, style: str = "auto") -> Example:
+    """`question`; the rationale is what precedes `#### n` in `answer`, without calculator annotations."""
+    question, answer = _text(row, "question"), _text(row, "answer")
+    if style == "plain":
+        return _example(question, answer)
+    rationale, mark, number = answer.rpartition("####")
+    number = number.strip().replace(",", "")
+    if not mark or not number or "\n" in number:
+        raise DataError(
+            f"'answer' must end in a line '#### n', but it ends in {answer[-40:]!r}; "
+            "correct it, or set answer_style='plain' to train on the text as it is"
+        )
+    return _example(question, boxed(CALCULATOR.sub("", rationale).strip(), number))
+
+
+def read_mawps(row: Row, style: str = "auto") -> Example:
+    """`original_text`; the rationale is `equation`, the answer `ans` (which alone is the plain style)."""
+    question, answer = _text(row, "original_text"), _text(row, "ans")
+    return _example(question, answer if style == "plain" else boxed(_text(row, "equation"), answer))
+
+
+FORMATS: dict[str, RowFormat] = {
+    "messages": RowFormat(("messages",), read_messages),
+    "prompt_completion": RowFormat(("prompt", "completion"), read_prompt_completion),
+    "alpaca": RowFormat(("instruction", "output"), read_alpaca, optional=("input", "answer"), styled=True),
+    "gsm8k": RowFormat(("question", "answer"), read_gsm8k, styled=True),
+    "mawps": RowFormat(("original_text", "equation", "ans"), read_mawps, styled=True),
+}
+"""Detected in this order: the first format whose columns are all there."""
+
+
+def choose_format(columns: Collection[str], data_format: str = "auto", style: str = "auto") -> RowFormat:
+    """The named format, or the first of FORMATS that the columns allow."""
+    if style not in STYLES:
+        raise DataError(f"answer_style must be one of {', '.join(STYLES)}, but it is {style!r}")
+    if data_format != "auto" and data_format not in FORMATS:
+        raise DataError(f"data_format must be 'auto' or one of {', '.join(FORMATS)}, but it is {data_format!r}")
+    names = FORMATS if data_format == "auto" else [data_format]
+    name = next((name for name in names if set(FORMATS[name].columns) <= set(columns)), None)
+    if name is None:
+        known = "; ".join(f"{name} needs {', '.join(known.columns)}" for name, known in FORMATS.items())
+        wanted = "any known format" if data_format == "auto" else f"data_format {data_format!r}"
+        raise DataError(f"the columns {', '.join(columns)} do not fit {wanted}; rename them. Known formats: {known}")
+    if style != "auto" and not FORMATS[name].styled:
+        raise DataError(
+            f"answer_style={style!r} has no effect on the format {name!r}: its answers are complete; drop it"
+        )
+    return FORMATS[name]
+
+
+def boxed(rationale: str, answer: str) -> str:
+    """The training format of math answers."""
+    return f"<think>{rationale}</think>\\boxed{{{answer.strip()}}}"
+
+
+def text_of(value: Any) -> str:
+    """A value as text: a whole number without `.0`, a truth value in lower case, nothing for a missing one."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _alpaca_style(answer: str) -> str:
+    if not answer or CHOICE.fullmatch(answer):
+        return "plain"
+    if MATH_ANSWER.fullmatch(answer):
+        return "boxed"
+    raise DataError(
+        f"'answer' must be a number or an option letter (boxed), or a choice such as 'true' or 'answer4' (plain), "
+        f"but it is {answer[:60]!r}; set answer_style='boxed' or answer_style='plain'"
+    )
+
+
+def _example(question: str, answer: str) -> Example:
+    return [{"role": "user", "content": question}], [{"role": "assistant", "content": answer}]
+
+
+def _present(row: Row, column: str) -> str:
+    if row.get(column) is None:
+        raise DataError(f"every row needs a value in {column!r}, but this one has none; add it or drop the row")
+    return text_of(row[column])
+
+
+def _text(row: Row, column: str) -> str:
+    text = _present(row, column)
+    if not text.strip():
+        raise DataError(f"{column!r} must not be empty, but it is; fill it in or drop the row")
+    return text
+
+
+def _prompt(turns: list[Message]) -> list[Message]:
+    """A prompt ends with the user's turn, so that the template can open the assistant's."""
+    if not turns or turns[-1]["role"] != "user":
+        got = f"ends with a turn from {turns[-1]['role']!r}" if turns else "has no turns"
+        raise DataError(f"the prompt must end with a turn from 'user', but it {got}")
+    return turns
+
+
+def _turns(row: Row, column: str, role: str | None = None) -> list[Message]:
+    """The turns of a column; with a `role`, a plain text is one turn of that role."""
+    value = row.get(column)
+    if role is not None and (value is None or isinstance(value, str)):
+        return [{"role": role, "content": _text(row, column)}]
+    if not isinstance(value, list) or not value:
+        raise DataError(f"{column!r} must be a list of turns, but it is {str(value)[:60]!r}")
+    return [_turn(turn, column) for turn in value]
+
+
+def _turn(turn: Any, column: str) -> Message:
+    if not isinstance(turn, Mapping) or turn.get("role") not in ROLES or not isinstance(turn.get("content"), str):
+        raise DataError(
+            f"a turn of {column!r} must have a 'role' of {', '.join(ROLES)} and a text as 'content', "
+            f"but it is {str(turn)[:80]!r}"
+        )
+    lost = [key for key in UNRENDERED if turn.get(key)]
+    if lost:
+        raise DataError(f"a turn of {column!r} has {', '.join(lost)}, which would be lost; write it into 'content'")
+    return {"role": turn["role"], "content": turn["content"]}

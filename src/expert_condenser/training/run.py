@@ -1,0 +1,206 @@
+"""One run from recipe to model: every phase of a method, each a TRL training, resumable at any step.
+
+    output_dir/
+        run.json, metrics.jsonl, usage.safetensors, condensers.json
+        <phase>/checkpoint-N/     while a phase trains
+        <phase>/final/            its weights and router state, from which the next phase starts
+        model/                    the result
+"""
+
+import copy
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from safetensors.torch import save_file
+from transformers import PreTrainedTokenizerBase
+from trl import SFTTrainer
+
+from expert_condenser.architectures import condensers_of
+from expert_condenser.checkpoint import (
+    clear,
+    is_whole,
+    load_model,
+    load_tokenizer,
+    newest_whole,
+    save_model,
+    write_manifest,
+)
+from expert_condenser.errors import TrainingError
+from expert_condenser.methods import METHODS, Method
+from expert_condenser.methods.condenser import Condenser
+from expert_condenser.testbed import base_model_path
+from expert_condenser.training.callback import METHOD_STATE, MethodCallback
+from expert_condenser.training.config import TrainingConfig
+from expert_condenser.training.data import build_dataset
+from expert_condenser.training.records import RUN, RunRecorder, check_same_run, describe, write_json
+
+console = Console(stderr=True)
+
+
+class StrictSFTTrainer(SFTTrainer):  # type: ignore[misc]
+    """TRL's trainer, stopped by the first loss that is not finite, before it reaches the weights."""
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """One micro-batch; raises `TrainingError` on NaN or infinity."""
+        loss: torch.Tensor = super().training_step(*args, **kwargs)
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"the loss is {loss.item()} at step {self.state.global_step + 1}; the run stops and its last checkpoint "
+                "is kept. Lower learning_rate or check the data, then --resume."
+            )
+        return loss
+
+
+class Run:
+    """The state of one run on disk, and the objects that its phases share."""
+
+    def __init__(self, config: TrainingConfig) -> None:
+        self.config = config
+        self.folder = Path(config.output_dir)
+        self.main = config.process_index == 0
+        with config.main_process_first(local=False, desc="output_dir"):
+            self.record = self._open()
+        self.model_path = resolve_model(config.model_name_or_path)
+        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(self.model_path)
+        self.train_dataset = self._dataset(config.dataset, config.limit)
+        self.eval_dataset = None if config.eval_dataset is None else self._dataset(config.eval_dataset, None)
+
+    def train(self) -> Path:
+        """Train every phase that is not done; returns the directory of the finished model."""
+        phases = METHODS[self.config.method].phases
+        self.config.phase_length(len(phases))
+        source: str | Path = self.model_path
+        model, state = None, None
+        for index, phase in enumerate(phases):
+            final = self.folder / phase / "final"
+            if not is_whole(final):
+                checkpoint = self._newest_checkpoint(phase)
+                if model is None or checkpoint is not None:
+                    model = self._load(checkpoint or source)
+                self._train_phase(index, phase, model, state, checkpoint)
+            source, state = final, json.loads((final / METHOD_STATE).read_text())
+        return self._finish(self._load(source) if model is None else model)
+
+    def _newest_checkpoint(self, phase: str) -> Path | None:
+        """Where a resumed phase goes on; newer checkpoints that a crash left unfinished are deleted."""
+        checkpoint, broken = newest_whole(self.folder / phase)
+        for path in broken if self.main else []:
+            console.print(f"[yellow]{path} is not whole: a crash cut it short, it is deleted[/]")
+            clear(path)
+        return checkpoint
+
+    def _train_phase(
+        self, index: int, phase: str, model: Any, state: dict[str, Any] | None, checkpoint: Path | None
+    ) -> None:
+        """One phase, from its start or from `checkpoint`, whose weights `model` has; leaves `final`."""
+        method = METHODS[self.config.method](self.config, phase)
+        if state is not None:
+            method.load_state_dict(state)
+        method.prepare(model)
+        if checkpoint is None and self.main:
+            self._write_condensers(method, model)
+        callback = MethodCallback(method)
+        trainer = self._trainer(index, phase, method, model, callback)
+        if self.main:
+            console.rule(f"{self.config.method}: {phase} ({index + 1} of {len(method.phases)})")
+        result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        self._close_phase(phase, trainer, method, callback, result)
+
+    def _trainer(self, index: int, phase: str, method: Method, model: Any, callback: MethodCallback) -> SFTTrainer:
+        args = copy.copy(self.config)
+        args.output_dir = str(self.folder / phase)
+        args.seed = self.config.seed + index
+        args.router_aux_loss_coef = method.router_aux_loss_coef if hasattr(model.config, "router_aux_loss_coef") else None
+        for name, value in self.config.phase_length(len(method.phases)).items():
+            setattr(args, name, value)
+        trainer = StrictSFTTrainer(
+            model=model,
+            args=args,
+            train_dataset=self.train_dataset,
+            eval_dataset=self.eval_dataset,
+            processing_class=self.tokenizer,
+            callbacks=[callback, RunRecorder(self.folder, phase)],
+        )
+        # The method's numbers are added to a log entry before the trackers see it.
+        trainer.callback_handler.callbacks.sort(key=lambda item: not isinstance(item, MethodCallback))
+        return trainer
+
+    def _close_phase(
+        self, phase: str, trainer: SFTTrainer, method: Method, callback: MethodCallback, result: Any
+    ) -> None:
+        final = self.folder / phase / "final"
+        trainer.save_model(str(final))
+        if self.main:
+            (final / METHOD_STATE).write_text(json.dumps(method.state_dict()) + "\n")
+            callback.write_history(final)
+            self.record["phases"][phase] = {
+                "steps": trainer.state.global_step,
+                "tokens": trainer.state.log_history[-2].get("num_tokens") if len(trainer.state.log_history) > 1 else None,
+                "seconds": result.metrics["train_runtime"],
+            }
+            write_json(self.folder / RUN, self.record)
+            write_manifest(final)
+        trainer.accelerator.wait_for_everyone()
+
+    def _finish(self, model: Any) -> Path:
+        target = self.folder / "model"
+        if self.main:
+            provenance = {key: self.record[key] for key in ("method", "versions", "git_commit", "config", "phases")}
+            save_model(model, self.tokenizer, target, provenance)
+            write_json(self.folder / RUN, {**self.record, "finished": True})
+        return target
+
+    def _load(self, source: str | Path) -> Any:
+        options = {}
+        if self.config.experts_implementation is not None:
+            options["experts_implementation"] = self.config.experts_implementation
+        return load_model(source, self.config.dtype, **options)
+
+    def _dataset(self, source: str, limit: int | None) -> Any:
+        return build_dataset(
+            source,
+            self.tokenizer,
+            split=self.config.dataset_split,
+            data_format=self.config.data_format,
+            answer_style=self.config.answer_style,
+            limit=limit,
+        )
+
+    def _write_condensers(self, method: Method, model: Any) -> None:
+        if isinstance(method, Condenser) and any(condensers_of(model).values()):
+            write_json(self.folder / "condensers.json", method.report(model))
+
+    def _open(self) -> dict[str, Any]:
+        """Make or check `output_dir`; raises `TrainingError` rather than mix two runs."""
+        path = self.folder / RUN
+        if self.config.overwrite and self.main:
+            clear(self.folder)
+        if self.config.resume:
+            if not path.exists():
+                raise TrainingError(f"--resume goes on with a run, and {self.folder} holds none ({RUN} is missing)")
+            found: dict[str, Any] = json.loads(path.read_text())
+            check_same_run(found, self.config)
+            return found
+        if self.main:
+            if self.folder.exists() and any(self.folder.iterdir()):
+                raise TrainingError(
+                    f"a run starts in an empty output_dir, and {self.folder} is not; --resume goes on with what it "
+                    "holds, --overwrite deletes it"
+                )
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_json(path, describe(self.config))
+        return json.loads(path.read_text())
+
+
+def resolve_model(name: str) -> str:
+    """`testbed` is the embedded base model; everything else is a directory or a hub name."""
+    return str(base_model_path()) if name == "testbed" else name
+
+
+def train(config: TrainingConfig) -> Path:
+    """Run a recipe; returns the directory of the finished model."""
+    return Run(config).train()

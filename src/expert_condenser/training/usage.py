@@ -1,0 +1,71 @@
+"""Read the routers' counters once per optimizer step: summed over processes, then reset."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed
+from jaxtyping import Float, Int, Num
+from torch import Tensor
+
+from expert_condenser.concentration import dead_share, diversity, gini
+from expert_condenser.models import MoELayer
+
+
+@dataclass(frozen=True)
+class StepUsage:
+    """What the routers of all layers did in one optimizer step, over all micro-batches and processes."""
+
+    counts: Int[Tensor, "L E"]
+    mass: Float[Tensor, "L E"]
+    gate_mass: Float[Tensor, "L E"]
+    """Sum of the gate weights; zero unless the step was detailed."""
+    changed: Float[Tensor, " L"]
+    """Share of the tokens whose experts the bias changed; NaN unless the step was detailed."""
+
+    def metrics(self, layers: Sequence[MoELayer]) -> dict[str, float]:
+        """Means over layers: expert diversity exp(H)/E, Gini, dead share; detailed, also the gate share and churn."""
+        numbers = {
+            "expert_diversity": diversity(self.counts).mean().item(),
+            "usage_gini": gini(self.counts).mean().item(),
+            "dead_experts": dead_share(self.counts).mean().item(),
+        }
+        if not self.changed.isnan().any() and layers[0].router.policy is not None:
+            numbers["route_churn"] = self.changed.mean().item()
+            numbers["condenser_gate_share"] = self._condenser_gate_share(layers)
+        return numbers
+
+    def _condenser_gate_share(self, layers: Sequence[MoELayer]) -> float:
+        shares = [
+            (mass[layer.router.condenser_ids.to(mass.device)].sum() / mass.sum()).item()
+            for mass, layer in zip(self.gate_mass, layers, strict=True)
+        ]
+        return sum(shares) / len(shares)
+
+
+def collect(layers: Sequence[MoELayer]) -> StepUsage:
+    """Sum the counters over data-parallel processes with one all-reduce of a stacked matrix, then reset them.
+
+    Counts travel as float64, which is exact below 2^53 tokens.
+    """
+    device = layers[0].router.counter.counts.device
+    stacked = torch.stack([_row(layer).to(device) for layer in layers])
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(stacked)
+    for layer in layers:
+        layer.router.counter.reset()
+    counts, mass, gate_mass, (changed, tokens) = _split(stacked.cpu(), layers[0].num_experts)
+    return StepUsage(counts.round().long(), mass, gate_mass, changed / tokens)
+
+
+def _row(layer: MoELayer) -> Num[Tensor, " columns"]:
+    counter = layer.router.counter
+    parts = (counter.counts.double(), counter.mass, counter.gate_mass)
+    device = counter.counts.device
+    scalars = torch.stack([counter.changed.to(device).double(), counter.tokens.to(device).double()])
+    return torch.cat([*(part.to(device) for part in parts), scalars])
+
+
+def _split(stacked: Tensor, num_experts: int) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
+    counts, mass, gate_mass, scalars = stacked.split([num_experts, num_experts, num_experts, 2], dim=1)
+    return counts, mass, gate_mass, (scalars[:, 0], scalars[:, 1])
