@@ -24,14 +24,15 @@ from expert_condenser.routing import RoutingConfig
 ROUTER_TENSORS = ("selection_bias", "condenser_ids")
 
 
-class CondenserModel:
+class CondenserModel:  # in front of a PreTrainedModel
     """Mixed into a family's CausalLM class: builds its routers with the policy that the config names."""
 
     base_class: ClassVar[Any]
+    config: Any
     _keep_in_fp32_modules_strict: ClassVar[set[str]] = {"selection_bias"}
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
-        super().__init__(config, *args, **kwargs)
+        super().__init__(config, *args, **kwargs)  # type: ignore[call-arg]
         install_policy(self, RoutingConfig(**config.condenser["routing"]))  # type: ignore[arg-type]
         for layer, count in zip(moe_layers(self), config.condenser["condensers_per_layer"], strict=True):  # type: ignore[arg-type]
             layer.router.condenser_ids = layer.router.condenser_ids.new_zeros(count)
@@ -43,7 +44,9 @@ class CondenserModel:
         model, info = super().from_pretrained(path, *args, output_loading_info=True, **kwargs)  # type: ignore[misc]
         problems = {key: sorted(map(str, info[key])) for key in ("missing_keys", "unexpected_keys", "mismatched_keys")}
         if any(problems.values()):
-            found = "; ".join(f"{key.replace('_', ' ')}: {', '.join(names[:4])}" for key, names in problems.items() if names)
+            found = "; ".join(
+                f"{key.replace('_', ' ')}: {', '.join(names[:4])}" for key, names in problems.items() if names
+            )
             raise CheckpointError(
                 f"{path} is not a whole checkpoint of {cls.__name__}: {found}. Nothing is filled in: save it again, "
                 "or start from the base model."
@@ -73,13 +76,13 @@ def own_config_class(model_type: str) -> Any:
     """The config class of `condenser_<model_type>`, registered with `AutoConfig`."""
     base = CONFIG_MAPPING[model_type]
 
-    def __post_init__(self: Any, **kwargs: Any) -> None:
+    def post_init(self: Any, **kwargs: Any) -> None:
         self.condenser = kwargs.pop("condenser", None)
         base.__post_init__(self, **kwargs)
         own_model_class(model_type)
 
     name = f"Condenser{base.__name__}"
-    body = {"model_type": MODEL_TYPE_PREFIX + model_type, "__post_init__": __post_init__, "__module__": __name__}
+    body = {"model_type": MODEL_TYPE_PREFIX + model_type, "__post_init__": post_init, "__module__": __name__}
     return type(name, (base,), body)
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from expert_condenser.architectures import CondenserModel, adopt, install_policy, release
 from expert_condenser.errors import RoutingError, UnsupportedModelError
-from expert_condenser.models import FAMILIES, MoELayer, moe_layers
+from expert_condenser.models import FAMILIES, MoELayer, family_name, moe_layers
 from expert_condenser.router import PolicyRouter, clear_policy
 from expert_condenser.routing import RoutingConfig, check_condensers
 
@@ -34,9 +34,8 @@ def attach(model: nn.Module, config: RoutingConfig | None = None) -> nn.Module:
         for index, count in enumerate(_condensers_per_layer(config, len(layers))):
             _check_fit(index, layers[index], count, config)
     install_policy(model, config)
-    if config is not None and getattr(getattr(model, "config", None), "model_type", None) in FAMILIES:
-        if type(model).__name__.endswith("ForCausalLM"):
-            adopt(model, config)
+    if config is not None and type(model).__name__.endswith("ForCausalLM") and family_name(model) in FAMILIES:
+        adopt(model, config)
     return model
 
 
@@ -98,10 +97,8 @@ def _condensers_per_layer(config: RoutingConfig, num_layers: int) -> list[int]:
 
 
 def _check_fit(index: int, layer: MoELayer, count: int, config: RoutingConfig) -> None:
-    if count < 0:
-        raise RoutingError(f"layer {index} ({layer.name}): the number of condensers is not negative; got {count}")
     try:
-        check_condensers(count, layer.num_experts, layer.top_k, config)
+        check_condensers(count, layer.num_experts, layer.top_k, config, layer.scoring)
     except RoutingError as error:
         raise RoutingError(f"layer {index} ({layer.name}): {error}") from None
 

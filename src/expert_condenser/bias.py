@@ -32,7 +32,7 @@ def update_bias(
     experts that compete. Returns a new float32 tensor. Raises `RoutingError` on a bias that is not
     float32, an unknown rule, a negative step, or usage that is not finite.
     """
-    _check(bias, usage, step, rule)
+    _check(bias, usage, step, rule, clip)
     competing = torch.ones_like(usage, dtype=torch.bool) if competes is None else competes
     direction = usage_direction(usage, competing)
     updated = bias + (step if rule == "sparsify" else -step) * direction.to(bias.dtype)
@@ -49,14 +49,16 @@ def usage_direction(usage: Num[Tensor, "*L E"], competing: Bool[Tensor, "*L E"])
     return torch.sign(exact * competing.sum(-1, keepdim=True) - total) * competing
 
 
-def _check(bias: Tensor, usage: Tensor, step: float, rule: str) -> None:
+def _check(bias: Tensor, usage: Tensor, step: float, rule: str, clip: float | None) -> None:
     if rule not in ("sparsify", "balance"):
         raise RoutingError(f"the bias rule is 'sparsify' or 'balance'; got {rule!r}")
     if bias.dtype != torch.float32:
         raise RoutingError(
             f"the selection bias is float32, since small steps vanish in half precision; got {bias.dtype}"
         )
-    if step < 0:
+    if not 0 <= step < float("inf"):
         raise RoutingError(f"the bias step (gamma) is not negative, the rule gives the direction; got {step}")
+    if clip is not None and not clip > 0:
+        raise RoutingError(f"clip is a positive bound on |bias|; got {clip}")
     if usage.is_floating_point() and not torch.isfinite(usage).all():
         raise RoutingError("usage is finite; got NaN or infinity: the logits that it was measured on were broken")

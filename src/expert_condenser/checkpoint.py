@@ -79,7 +79,7 @@ def load_model(path: str | Path, dtype: str | torch.dtype = "float32", **options
 
 
 def _own_memory(model: Any) -> None:
-    """Move weights out of the mapped file: GEMMs round by alignment, and a resumed run has to round as it did before."""
+    """Move weights out of the mapped file: GEMMs round by alignment, and a resumed run must round as before."""
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.data = parameter.data.clone()
@@ -101,7 +101,9 @@ def check_readable(folder: Path) -> None:
             with safe_open(file, framework="pt"):
                 pass
         except SafetensorError as error:
-            raise CheckpointError(f"{file} is damaged or truncated ({error}); restore it or take another checkpoint") from error
+            raise CheckpointError(
+                f"{file} is damaged or truncated ({error}); restore it or take another checkpoint"
+            ) from error
 
 
 def write_manifest(folder: Path) -> None:
@@ -123,7 +125,7 @@ def is_whole(folder: Path) -> bool:
 
 def newest_whole(folder: Path) -> tuple[Path | None, list[Path]]:
     """The newest whole `checkpoint-N` of a directory, and the newer ones that are not whole."""
-    broken = []
+    broken: list[Path] = []
     for path in sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]), reverse=True):
         if is_whole(path):
             return path, broken

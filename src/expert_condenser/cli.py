@@ -14,7 +14,21 @@ def _train(arguments: list[str]) -> None:
     console.print(f"finished: {train(parse_config(arguments))}")
 
 
-COMMANDS: dict[str, Callable[[list[str]], None]] = {"train": _train}
+def _demo(arguments: list[str]) -> None:
+    """fine-tune the embedded model with sft and condenser, and compare: [--seeds N]"""
+    from expert_condenser.demo import demo
+
+    demo(arguments)
+
+
+def _testbed(arguments: list[str]) -> None:
+    """the embedded model: `pretrain --output_dir DIR` makes it again, `evaluate [--model DIR]` measures it"""
+    from expert_condenser.testbed.commands import testbed
+
+    testbed(arguments)
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {"train": _train, "demo": _demo, "testbed": _testbed}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -143,6 +143,8 @@ class PolicyRouter(nn.Module):
     """None: the family's own routing, only counted."""
     counter: Counter
     state: ModelState
+    num_experts: int
+    top_k: int
     selection_bias: Float[Tensor, " E"]
     condenser_ids: Int[Tensor, " R"]
 
@@ -204,7 +206,7 @@ class PolicyRouter(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Move the bias with the module, but never cast it: half precision loses its steps."""
         bias = self._buffers.get("selection_bias")
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         moved = self._buffers.get("selection_bias")
         if bias is not None and moved is not None and moved.dtype != torch.float32:
             self._buffers["selection_bias"] = bias.to(moved.device)
@@ -212,14 +214,14 @@ class PolicyRouter(nn.Module):
 
 
 @cache
-def policy_class(router_class: type[nn.Module]) -> type[nn.Module]:
+def policy_class(router_class: Any) -> Any:
     """`OlmoeTopKRouter` -> `CondenserOlmoeTopKRouter`, made once per class."""
     return type(f"Condenser{router_class.__name__}", (PolicyRouter, router_class), {"base_class": router_class})
 
 
 def set_policy(router: Any, family: Family, state: ModelState, policy: RoutingConfig | None) -> None:
     """Turn a plain router into a `PolicyRouter`, in place; with a policy it also gets a zero bias and no condensers."""
-    router.__class__ = policy_class(type(router))
+    router.__class__ = policy_class(router.__class__)
     router.family, router.scoring, router.policy, router.state = family, family.scoring(router), policy, state
     router.counter = Counter(router.num_experts)
     if policy is not None:

@@ -78,8 +78,11 @@ class RoutingConfig:
             raise RoutingError("bias_in_weights weighs by softmax(logits + bias): it needs bias_space='logit'")
         if self.duplicates and self.budget != "additive":
             raise RoutingError("duplicates appends the condensers to the K chosen experts: it needs budget='additive'")
-        if self.bias_clip is not None and self.bias_clip <= 0:
+        if self.bias_clip is not None and not self.bias_clip > 0:
             raise RoutingError(f"bias_clip is a positive bound on |bias|; got {self.bias_clip}")
+        counts = (self.num_condensers,) if isinstance(self.num_condensers, int) else self.num_condensers or ()
+        if any(not isinstance(count, int) or count < 0 for count in counts):
+            raise RoutingError(f"num_condensers is an integer >= 0, or one per layer; got {self.num_condensers!r}")
 
 
 PRESETS: dict[str, dict[str, str | bool]] = {
@@ -130,22 +133,41 @@ def route(
     being made (the recomputation of gradient checkpointing). A bias of zero leaves every bit of the
     family's own routing as it is. Raises `RoutingError` where R does not fit (`check_condensers`).
     """
-    check_condensers(len(condensers), logits.shape[-1], top_k, config)
+    check_condensers(len(condensers), logits.shape[-1], top_k, config, scoring)
     if indices is None:
         indices = choose_experts(logits.detach(), bias, condensers, top_k=top_k, scoring=scoring, config=config)
-    weighed = logits + bias.to(logits.dtype) if config.bias_in_weights else logits
-    return gate_weights(weighed, indices, scoring), indices
+    if not config.bias_in_weights:
+        return gate_weights(logits, indices, scoring), indices
+    weights = gate_weights(logits.float() + bias, indices, scoring)
+    return weights if scoring.weights_in_float32 else weights.to(logits.dtype), indices
 
 
-def check_condensers(num_condensers: int, num_experts: int, top_k: int, config: RoutingConfig) -> None:
-    """Raise `RoutingError` unless R <= K-1 (shared budget) and R < E."""
+def check_condensers(
+    num_condensers: int, num_experts: int, top_k: int, config: RoutingConfig, scoring: Scoring = Scoring()
+) -> None:
+    """Raise `RoutingError` unless R condensers leave every token enough experts to choose from.
+
+    R <= K-1 under the shared budget and R < E; the slots that are chosen fit among the experts that are
+    not condensers, in group-limited routing even if all condensers lie in the groups that were kept.
+    """
     if config.budget == "shared" and num_condensers >= top_k:
         raise RoutingError(
             f"the shared budget of K = {top_k} experts per token needs R <= {top_k - 1} condensers, so that at least "
             f"one expert is still chosen; got R = {num_condensers}. Lower R or use budget='additive'."
         )
     if num_condensers >= num_experts:
-        raise RoutingError(f"a layer of {num_experts} experts has at most {num_experts - 1} condensers; got {num_condensers}")
+        raise RoutingError(
+            f"a layer of {num_experts} experts has at most {num_experts - 1} condensers; got {num_condensers}"
+        )
+    chosen = top_k - num_condensers if config.budget == "shared" else top_k
+    excluded = 0 if config.duplicates else num_condensers
+    eligible = num_experts // scoring.num_groups * scoring.groups_kept - excluded
+    if chosen > eligible:
+        raise RoutingError(
+            f"a token chooses {chosen} experts among those that are not condensers, and only {eligible} are sure to be "
+            f"eligible ({num_experts} experts, {scoring.groups_kept} of {scoring.num_groups} groups, "
+            f"R = {num_condensers}). Lower R."
+        )
 
 
 def choose_experts(
@@ -180,7 +202,8 @@ def biased_ranks(
 ) -> Float[Tensor, "T E"]:
     """`rank_i = z_i + beta_i`, or `s_i + beta_i` in score space.
 
-    A family that chooses by its logits (`topk_softmax`) has no other score space. While the bias is zero the ranks are the family's own scores, so that even ties fall as they do there.
+    A family that chooses by its logits (`topk_softmax`) has no other score space. While the bias is zero
+    the ranks are the family's own scores, so that even ties fall as they do there.
     """
     native = logits.float() if scoring.function == "topk_softmax" else expert_scores(logits)
     biased = (logits.float() if config.bias_space == "logit" else native) + bias

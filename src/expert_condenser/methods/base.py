@@ -27,7 +27,9 @@ class MethodConfig:
     )
     num_condensers: str = field(
         default="2",
-        metadata={"help": "Condensers per layer: '2', thirds of the stack '4/2/0', or 'gini:2' (2 per layer in the mean)."},
+        metadata={
+            "help": "Condensers per layer: '2', thirds of the stack '4/2/0', or 'gini:2' (2 per layer in the mean)."
+        },
     )
     condenser_rule: str = field(
         default="lowest_bias", metadata={"help": "Who becomes a condenser: see expert_condenser.selection."}

@@ -105,7 +105,9 @@ class Condenser(BiasOnly):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over phase 1's usage."""
         if state.get("method") != self.name or state.get("phase") not in self.phases:
-            raise TrainingError(f"a {self.name} run goes on from a {self.name} checkpoint; got one of {state.get('method')}")
+            raise TrainingError(
+                f"a {self.name} run goes on from a {self.name} checkpoint; got one of {state.get('method')}"
+            )
         self.usage = None if state["usage"] is None else torch.tensor(state["usage"])
 
     def _allocation(self) -> list[int]:
@@ -123,6 +125,6 @@ class Condenser(BiasOnly):
 
     def _explicit(self) -> dict[int, list[int]]:
         if self.config.condensers_file is None:
-            raise TrainingError("condenser_rule 'explicit' reads condensers_file, the condensers.json of a run; got none")
+            raise TrainingError("condenser_rule 'explicit' reads condensers_file (a run's condensers.json); got none")
         content = json.loads(Path(self.config.condensers_file).read_text())
         return {entry["layer"]: entry["condensers"] for entry in content["layers"]}

@@ -11,3 +11,8 @@ def base_model_path() -> Path:
     if not (path / "config.json").exists():
         raise CheckpointError(f"the embedded base model must be in {path}; reinstall the package, or pretrain it again")
     return path
+
+
+def finetune_recipe_path() -> Path:
+    """The recipe of one fine-tuning run on the embedded base, for `condenser train --config`."""
+    return Path(__file__).parent / "finetune.yaml"

@@ -15,6 +15,8 @@ from expert_condenser.testbed.word_problems import word_problem
 Split = Literal["pretrain", "finetune", "validation", "test"]
 
 ZIPF_EXPONENT = 1.0
+FINETUNE_ITEMS = 3000
+"""Items of a fine-tuning set unless a number is given."""
 HELD_OUT_ITEMS = 400
 """Items of `validation` and of `test` that no training split repeats."""
 
@@ -70,9 +72,21 @@ FAMILIES: tuple[Family, ...] = (
     Family("time_intervals", "time_intervals", {"task_types": ["time"]}),
     Family("long_word_problems", steps=4),
     Family("long_chain_sum", "chain_sum", {"min_terms": 4, "max_terms": 4, "max_digits": 2}, pretrained=False),
-    Family("calendar", "calendar_arithmetic", {"tasks": ["weekday_offset"], "offset_upper_bound": 30}, pretrained=False),
-    Family("fractions", "fraction_simplification", {"max_value": 40, "max_factor": 20, "styles": ["plain"]}, pretrained=False),
-    Family("decimal_sums", "decimal_chain_sum", {"max_terms": 2, "max_digits": 2, "max_decimal_places": 1}, pretrained=False),
+    Family(
+        "calendar", "calendar_arithmetic", {"tasks": ["weekday_offset"], "offset_upper_bound": 30}, pretrained=False
+    ),
+    Family(
+        "fractions",
+        "fraction_simplification",
+        {"max_value": 40, "max_factor": 20, "styles": ["plain"]},
+        pretrained=False,
+    ),
+    Family(
+        "decimal_sums",
+        "decimal_chain_sum",
+        {"max_terms": 2, "max_digits": 2, "max_decimal_places": 1},
+        pretrained=False,
+    ),
 )
 BY_NAME = {family.name: family for family in FAMILIES}
 PRETRAINED = tuple(family for family in FAMILIES if family.pretrained)

@@ -6,12 +6,12 @@ loss. Every batch is a pure function of its step, so a killed run goes on where 
 
 import json
 import math
-import os
 import random
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import OlmoeConfig, OlmoeForCausalLM, PreTrainedTokenizerFast
@@ -83,20 +83,11 @@ def pretrain(output_dir: Path, recipe: PretrainConfig) -> None:
         if not torch.isfinite(output.loss):
             raise FloatingPointError(f"the loss is {output.loss.item()} at step {step}; the last checkpoint is kept")
         if (step + 1) % recipe.log_every == 0:
-            auxiliary = recipe.router_aux_loss_coef * output.aux_loss.item()
-            entry = {
-                "step": step + 1,
-                "tokens": (step + 1) * recipe.rows * recipe.row_length,
-                "nll": round(output.loss.item() - auxiliary, 4),
-                "auxiliary": round(auxiliary, 4),
-                "grad_norm": round(norm.item(), 4),
-                "tokens_per_s": round(recipe.log_every * recipe.rows * recipe.row_length / (time.time() - seconds)),
-            }
+            _log(output_dir, step + 1, output, norm.item(), time.time() - seconds, recipe)
             seconds = time.time()
-            with (output_dir / "log.jsonl").open("a") as log:
-                log.write(json.dumps(entry) + "\n")
         if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == recipe.steps:
             _save(output_dir, model, optimizer, step + 1)
+    model.config.output_router_logits = False
     model.to(torch.bfloat16).save_pretrained(output_dir / "base")
     tokenizer.save_pretrained(output_dir / "base")
 
@@ -112,7 +103,9 @@ def learning_rate(step: int, recipe: PretrainConfig) -> float:
 
 def _tokenizer(output_dir: Path) -> PreTrainedTokenizerFast:
     if not (output_dir / "tokenizer.json").exists():
-        texts = (f"{item.question}\n{item.answer}" for family in FAMILIES for item in items(family.name, "pretrain", 500))
+        texts = (
+            f"{item.question}\n{item.answer}" for family in FAMILIES for item in items(family.name, "pretrain", 500)
+        )
         train_tokenizer(texts).save_pretrained(output_dir)
     return PreTrainedTokenizerFast.from_pretrained(output_dir)
 
@@ -130,10 +123,25 @@ def _rows(step: int, tokenizer: PreTrainedTokenizerFast, recipe: PretrainConfig)
         yield row[: recipe.row_length]
 
 
+def _log(output_dir: Path, step: int, output: Any, grad_norm: float, seconds: float, recipe: PretrainConfig) -> None:
+    auxiliary = recipe.router_aux_loss_coef * output.aux_loss.item()
+    tokens_per_step = recipe.rows * recipe.row_length
+    entry = {
+        "step": step,
+        "tokens": step * tokens_per_step,
+        "nll": round(output.loss.item() - auxiliary, 4),
+        "auxiliary": round(auxiliary, 4),
+        "grad_norm": round(grad_norm, 4),
+        "tokens_per_s": round(recipe.log_every * tokens_per_step / seconds),
+    }
+    with (output_dir / "log.jsonl").open("a") as log:
+        log.write(json.dumps(entry) + "\n")
+
+
 def _save(output_dir: Path, model: OlmoeForCausalLM, optimizer: torch.optim.Optimizer, step: int) -> None:
     partial = output_dir / "checkpoint.partial"
     torch.save({"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}, partial)
-    os.replace(partial, output_dir / "checkpoint.pt")
+    partial.replace(output_dir / "checkpoint.pt")
 
 
 def _restore(output_dir: Path, model: OlmoeForCausalLM, optimizer: torch.optim.Optimizer) -> int:

@@ -20,7 +20,7 @@ _NOT_FOR_TRACKERS = ("entropy", "mean_token_accuracy")
 """TRL's extras stay in the log history; trackers get twelve scalars, all of them read in practice."""
 
 
-class MethodCallback(TrainerCallback):  # type: ignore[misc]
+class MethodCallback(TrainerCallback):
     """Counts over all micro-batches and processes, one update per optimizer step, metrics in every log.
 
     Works in a bare `Trainer` as in TRL's::
@@ -84,7 +84,10 @@ class MethodCallback(TrainerCallback):  # type: ignore[misc]
         """Write the method's state and the usage history into the checkpoint."""
         if state.is_world_process_zero:
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            content = {**self.method.state_dict(), "interval": None if self._interval is None else self._interval.tolist()}
+            content = {
+                **self.method.state_dict(),
+                "interval": None if self._interval is None else self._interval.tolist(),
+            }
             (folder / METHOD_STATE).write_text(json.dumps(content) + "\n")
             self.write_history(folder)
 
@@ -94,10 +97,20 @@ class MethodCallback(TrainerCallback):  # type: ignore[misc]
             steps = torch.tensor(list(self._history), dtype=torch.int64)
             save_file({"step": steps, "counts": torch.stack(list(self._history.values()))}, folder / USAGE_HISTORY)
 
+    def tokens(self) -> int:
+        """Real tokens of this training so far, also those before a resume."""
+        router = self.layers[0].router
+        extra = len(router.condenser_ids) if router.policy is not None and router.policy.budget == "additive" else 0
+        selections = sum(int(counts[0].sum()) for counts in self._history.values())
+        pending = 0 if self._interval is None else int(self._interval[0].sum())
+        return (selections + pending) // (self.layers[0].top_k + extra)
+
     def _restore(self, folder: Path, step: int) -> None:
         path = folder / METHOD_STATE
         if not path.exists():
-            raise TrainingError(f"a resume needs {METHOD_STATE} in the checkpoint; {folder} has none: it is not of such a run")
+            raise TrainingError(
+                f"a resume needs {METHOD_STATE} in the checkpoint; {folder} has none: it is not of such a run"
+            )
         content = json.loads(path.read_text())
         interval = content.pop("interval")
         self._interval = None if interval is None else torch.tensor(interval)

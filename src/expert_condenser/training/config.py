@@ -15,7 +15,7 @@ from expert_condenser.methods import METHODS, MethodConfig
 
 
 @dataclass
-class TrainingConfig(MethodConfig, SFTConfig):  # type: ignore[misc]
+class TrainingConfig(MethodConfig, SFTConfig):
     """One recipe. The defaults of `SFTConfig` hold except for the fields below."""
 
     model_name_or_path: str = field(
@@ -24,16 +24,15 @@ class TrainingConfig(MethodConfig, SFTConfig):  # type: ignore[misc]
     method: str = field(default="condenser", metadata={"help": f"One of {', '.join(METHODS)}."})
     dataset: str = field(
         default="",
-        metadata={"help": "Hub name, .json/.jsonl/.parquet file, directory of those, or 'testbed:FAMILY'."},
+        metadata={"help": "Hub name, .json/.jsonl/.parquet file, directory of those, or 'testbed:FAMILY[:COUNT]'."},
     )
     dataset_split: str = field(default="train", metadata={"help": "Split of a hub data set or directory."})
     data_format: str = field(default="auto", metadata={"help": "Format of the rows; 'auto' goes by their columns."})
     answer_style: str = field(default="auto", metadata={"help": "'boxed', 'plain', or 'auto'."})
     limit: int | None = field(default=None, metadata={"help": "Train on the first N rows only."})
     eval_dataset: str | None = field(default=None, metadata={"help": "Data for eval_loss, in the same format."})
-    dtype: str = field(
-        default="float32", metadata={"help": "Weights: 'float32', 'bfloat16', or 'auto' (as saved)."}
-    )
+    eval_split: str = field(default="train", metadata={"help": "Split of eval_dataset; a file has only 'train'."})
+    dtype: str = field(default="float32", metadata={"help": "Weights: 'float32', 'bfloat16', or 'auto' (as saved)."})
     experts_implementation: str | None = field(
         default=None, metadata={"help": "'eager', 'batched_mm', 'grouped_mm'; None leaves transformers' choice."}
     )
@@ -78,7 +77,9 @@ class TrainingConfig(MethodConfig, SFTConfig):  # type: ignore[misc]
         options = METHODS[self.method].options
         idle = [f.name for f in fields(MethodConfig) if f.name not in options and getattr(self, f.name) != f.default]
         if idle:
-            raise TrainingError(f"method {self.method!r} has no use for {', '.join(idle)}; leave out what has no effect")
+            raise TrainingError(
+                f"method {self.method!r} has no use for {', '.join(idle)}; leave out what has no effect"
+            )
         if self.router_aux_loss_coef is not None:
             raise TrainingError(
                 f"the method sets the auxiliary-loss coefficient ({self.method}: "

@@ -1,8 +1,9 @@
 """Training data: any supported data set as TRL's conversational `prompt` and `completion`, so the loss is on answers.
 
-A source is a local .json, .jsonl or .parquet file, a directory of these, or a data set on the hub (`name` or
-`name:config`). What exists locally is never looked up on the hub. In a directory, a file whose name begins with a
-split (`test.jsonl`, `validation-00000.parquet`) belongs to that split, and every other file to `train`.
+A source is a local .json, .jsonl or .parquet file, a directory of these, a data set on the hub (`name` or
+`name:config`), or a task of the testbed (`testbed:FAMILY` or `testbed:FAMILY:COUNT`). What exists locally is never
+looked up on the hub. In a directory, a file whose name begins with a split (`test.jsonl`,
+`validation-00000.parquet`) belongs to that split, and every other file to `train`.
 """
 
 import json
@@ -18,8 +19,10 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from expert_condenser.errors import DataError
+from expert_condenser.testbed.families import FINETUNE_ITEMS, HELD_OUT_ITEMS, Split, items
 from expert_condenser.training.formats import Message, Row, RowFormat, choose_format
 
+TESTBED = "testbed:"
 SUFFIXES = (".json", ".jsonl", ".parquet")
 SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "dev": "validation", "test": "test"}
 LOADING_ERRORS = (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError)
@@ -97,7 +100,9 @@ def length_report(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_leng
 
 def _read_parts(source: str, split: str) -> Iterator[Part]:
     path = Path(source).expanduser()
-    if path.is_dir():
+    if source.startswith(TESTBED):
+        yield _read_testbed(source, split)
+    elif path.is_dir():
         yield from map(_read_file, _files_of_split(path, split))
     elif path.exists():
         if split != "train":
@@ -135,6 +140,22 @@ def _read_file(path: Path) -> Part:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} must be a readable UTF-8 file: {error}") from error
     return _part(str(path), _parse_json(path, text))
+
+
+def _read_testbed(source: str, split: str) -> Part:
+    """Items made on the spot: those to fine-tune on for `train`, else the held-out ones of the split."""
+    name, _, count = source.removeprefix(TESTBED).partition(":")
+    splits: dict[str, Split] = {"train": "finetune", "validation": "validation", "test": "test"}
+    if split not in splits or (count and not count.isdigit()):
+        raise DataError(
+            f"a testbed task is testbed:FAMILY[:COUNT] with a split of {list(splits)}; got {source}, {split}"
+        )
+    number = int(count) if count else FINETUNE_ITEMS if split == "train" else HELD_OUT_ITEMS
+    try:
+        made = items(name, splits[split], number)
+    except (ValueError, ImportError) as error:
+        raise DataError(f"{source}: {error}") from error
+    return _part(source, [{"prompt": item.question, "completion": item.answer} for item in made])
 
 
 def _read_hub(source: str, split: str) -> Part:

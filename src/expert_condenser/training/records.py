@@ -1,7 +1,6 @@
 """What a run leaves behind: `run.json`, `metrics.jsonl`, and checkpoints that are closed when whole."""
 
 import json
-import os
 import subprocess
 from dataclasses import fields
 from importlib.metadata import version
@@ -58,10 +57,10 @@ def write_json(path: Path, content: Any) -> None:
     """Write a file whole or not at all."""
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(content, indent=2, default=str) + "\n")
-    os.replace(partial, path)
+    partial.replace(path)
 
 
-class RunRecorder(TrainerCallback):  # type: ignore[misc]
+class RunRecorder(TrainerCallback):
     """Writes the log of every logged step to `metrics.jsonl`, and closes every checkpoint."""
 
     def __init__(self, run_dir: Path, phase: str) -> None:

@@ -1,21 +1,19 @@
 """One run from recipe to model: every phase of a method, each a TRL training, resumable at any step.
 
-    output_dir/
-        run.json, metrics.jsonl, usage.safetensors, condensers.json
-        <phase>/checkpoint-N/     while a phase trains
-        <phase>/final/            its weights and router state, from which the next phase starts
-        model/                    the result
+output_dir/
+    run.json, metrics.jsonl, usage.safetensors, condensers.json
+    <phase>/checkpoint-N/     while a phase trains
+    <phase>/final/            its weights and router state, from which the next phase starts
+    model/                    the result
 """
 
 import copy
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerBase
 from trl import SFTTrainer
 
@@ -41,7 +39,7 @@ from expert_condenser.training.records import RUN, RunRecorder, check_same_run, 
 console = Console(stderr=True)
 
 
-class StrictSFTTrainer(SFTTrainer):  # type: ignore[misc]
+class StrictSFTTrainer(SFTTrainer):
     """TRL's trainer, stopped by the first loss that is not finite, before it reaches the weights."""
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -49,8 +47,8 @@ class StrictSFTTrainer(SFTTrainer):  # type: ignore[misc]
         loss: torch.Tensor = super().training_step(*args, **kwargs)
         if not torch.isfinite(loss):
             raise TrainingError(
-                f"the loss is {loss.item()} at step {self.state.global_step + 1}; the run stops and its last checkpoint "
-                "is kept. Lower learning_rate or check the data, then --resume."
+                f"the loss is {loss.item()} at step {self.state.global_step + 1}; the run stops and keeps its last "
+                "checkpoint. Lower learning_rate or check the data, then --resume."
             )
         return loss
 
@@ -66,8 +64,10 @@ class Run:
             self.record = self._open()
         self.model_path = resolve_model(config.model_name_or_path)
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(self.model_path)
-        self.train_dataset = self._dataset(config.dataset, config.limit)
-        self.eval_dataset = None if config.eval_dataset is None else self._dataset(config.eval_dataset, None)
+        self.train_dataset = self._dataset(config.dataset, config.dataset_split, config.limit)
+        self.eval_dataset = (
+            None if config.eval_dataset is None else self._dataset(config.eval_dataset, config.eval_split, None)
+        )
 
     def train(self) -> Path:
         """Train every phase that is not done; returns the directory of the finished model."""
@@ -114,7 +114,9 @@ class Run:
         args = copy.copy(self.config)
         args.output_dir = str(self.folder / phase)
         args.seed = self.config.seed + index
-        args.router_aux_loss_coef = method.router_aux_loss_coef if hasattr(model.config, "router_aux_loss_coef") else None
+        args.router_aux_loss_coef = (
+            method.router_aux_loss_coef if hasattr(model.config, "router_aux_loss_coef") else None
+        )
         for name, value in self.config.phase_length(len(method.phases)).items():
             setattr(args, name, value)
         trainer = StrictSFTTrainer(
@@ -139,7 +141,7 @@ class Run:
             callback.write_history(final)
             self.record["phases"][phase] = {
                 "steps": trainer.state.global_step,
-                "tokens": trainer.state.log_history[-2].get("num_tokens") if len(trainer.state.log_history) > 1 else None,
+                "tokens": callback.tokens(),
                 "seconds": result.metrics["train_runtime"],
             }
             write_json(self.folder / RUN, self.record)
@@ -160,11 +162,11 @@ class Run:
             options["experts_implementation"] = self.config.experts_implementation
         return load_model(source, self.config.dtype, **options)
 
-    def _dataset(self, source: str, limit: int | None) -> Any:
+    def _dataset(self, source: str, split: str, limit: int | None) -> Any:
         return build_dataset(
             source,
             self.tokenizer,
-            split=self.config.dataset_split,
+            split=split,
             data_format=self.config.data_format,
             answer_style=self.config.answer_style,
             limit=limit,

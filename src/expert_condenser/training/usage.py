@@ -67,5 +67,5 @@ def _row(layer: MoELayer) -> Num[Tensor, " columns"]:
 
 
 def _split(stacked: Tensor, num_experts: int) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
-    counts, mass, gate_mass, scalars = stacked.split([num_experts, num_experts, num_experts, 2], dim=1)
+    counts, mass, gate_mass, scalars = torch.split(stacked, [num_experts, num_experts, num_experts, 2], dim=1)
     return counts, mass, gate_mass, (scalars[:, 0], scalars[:, 1])

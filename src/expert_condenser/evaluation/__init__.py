@@ -1,0 +1,1 @@
+"""Evaluation: generate answers, compare them with references."""

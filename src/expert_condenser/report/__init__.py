@@ -1,0 +1,1 @@
+"""Pictures and tables of results; nothing is computed here."""

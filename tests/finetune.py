@@ -1,0 +1,89 @@
+"""One short fine-tuning of a tiny model, and what it left: the common ground of the equivalence tests."""
+
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import TrainerCallback
+from trl import SFTConfig, SFTTrainer
+
+from expert_condenser import METHODS, MethodCallback, MethodConfig, moe_layers, set_condensers
+from expert_condenser.testbed.tokenizer import train_tokenizer
+from expert_condenser.testing import tiny_batch, tiny_model
+
+STEPS, BATCH = 3, 8
+
+
+@cache
+def tokenizer():
+    return train_tokenizer(["a few words to learn merges from, 0123456789"] * 4)
+
+
+def rows(lengths=None):
+    """Documents of unequal length, so that a batch of them is padded."""
+    lengths = lengths or [5 + (7 * index) % 9 for index in range(STEPS * BATCH)]
+    ids = [tiny_batch(1, length, seed=index)[0].tolist() for index, length in enumerate(lengths)]
+    return Dataset.from_dict({"input_ids": ids, "completion_mask": [[0, 0] + [1] * (len(row) - 2) for row in ids]})
+
+
+@dataclass
+class Outcome:
+    weights: dict[str, torch.Tensor]
+    usage: list[torch.Tensor]
+    """Counts `(L, E)` of every optimizer step."""
+    bias: torch.Tensor | None
+    log: list[dict[str, Any]] = field(default_factory=list)
+
+    def largest_difference(self, other):
+        return max((self.weights[name] - other.weights[name]).abs().max().item() for name in self.weights)
+
+
+class UsageRecorder(TrainerCallback):
+    """Sits behind the `MethodCallback` and keeps what it counted."""
+
+    def __init__(self, callback):
+        self.callback, self.usage = callback, []
+
+    def on_optimizer_step(self, args, state, control, **kwargs):
+        self.usage.append(self.callback.last.counts)
+
+
+def finetune(folder, method="bias_only", *, model=None, condensers=None, bias_step=1e-2, data=None, **options):
+    """Train `STEPS` optimizer steps with plain SGD, so that rounding stays rounding; returns the `Outcome`."""
+    model = model or tiny_model()
+    made = METHODS[method](MethodConfig(bias_step=bias_step))
+    made.prepare(model)
+    if condensers is not None:
+        set_condensers(model, condensers)
+    callback = MethodCallback(made)
+    recorder = UsageRecorder(callback)
+    defaults = {
+        "per_device_train_batch_size": BATCH,
+        "max_steps": STEPS,
+        "optim": "sgd",
+        "learning_rate": 0.1,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "logging_steps": 1,
+        "report_to": "none",
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+        "router_aux_loss_coef": 0.0,
+        "use_cpu": True,
+        "seed": 3,
+    }
+    trainer = SFTTrainer(
+        model=model,
+        args=SFTConfig(output_dir=str(folder), **{**defaults, **options}),
+        train_dataset=data if data is not None else rows(),
+        processing_class=tokenizer(),
+        callbacks=[callback, recorder],
+    )
+    trainer.train()
+    layers = moe_layers(model)
+    biases = None if layers[0].router.policy is None else torch.stack([x.router.selection_bias for x in layers])
+    weights = {name: value.detach().clone() for name, value in model.named_parameters()}
+    return Outcome(weights, recorder.usage, biases, trainer.state.log_history)

@@ -1,0 +1,34 @@
+"""Run by `test_equivalence.test_two_processes` under torchrun: one fine-tuning over two gloo processes."""
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from expert_condenser.training import usage
+from tests.finetune import BATCH, finetune
+from tests.test_equivalence import CONDENSERS
+
+rank = int(os.environ["RANK"])
+local_usage = []
+rows_of = usage._row
+
+
+def recording_row(layer):
+    local_usage.append(layer.router.counter.counts.clone())
+    return rows_of(layer)
+
+
+usage._row = recording_row
+outcome = finetune(
+    Path(sys.argv[1]) / "run", condensers=CONDENSERS, per_device_train_batch_size=BATCH // 2, ddp_backend="gloo"
+)
+num_layers = len(outcome.bias)
+found = {
+    "weights": outcome.weights,
+    "bias": outcome.bias,
+    "usage": torch.stack(outcome.usage),
+    "local_usage": torch.stack(local_usage).unflatten(0, (-1, num_layers)),
+}
+torch.save(found, Path(sys.argv[1]) / f"rank{rank}.pt")
