@@ -92,7 +92,8 @@ def test_off_leaves_ties_as_they_fall(name, dtype, recorded_routing):
     assert_same(logits_and_gradients(attached), expected)
 
 
-@every_family
+# In stock group-limited routing such scores tie with masked groups: test_routing has what still holds there.
+@pytest.mark.parametrize("name", [name for name in TINY_CONFIGS if name != "deepseek_v2_grouped"])
 def test_off_leaves_scores_that_round_to_the_same_as_they_fall(name, recorded_routing):
     """Scores of distant logits are all 0: the family chooses among equals where the logits still differ."""
     stock, attached = tiny_model(name, spread=3000.0), attach(tiny_model(name, spread=3000.0), RoutingConfig())

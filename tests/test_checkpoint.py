@@ -29,12 +29,6 @@ from expert_condenser.testing import TINY_CONFIGS, tiny_batch, tiny_model
 
 every_family = pytest.mark.parametrize("name", TINY_CONFIGS)
 IDS = tiny_batch(3, 11)
-other_shape = pytest.mark.xfail(
-    strict=True,
-    raises=RuntimeError,
-    reason="transformers raises RuntimeError on another shape before mismatched_keys can be read: "
-    "pass ignore_mismatched_sizes=True, so that the strict check sees them",
-)
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +185,7 @@ def test_a_missing_router_tensor_is_an_error_not_uninitialised_memory(name, tens
     "key",
     [
         "model.layers.1.mlp.gate.weight",
-        pytest.param("model.layers.0.mlp.experts.3.down_proj.weight", marks=other_shape),
+        "model.layers.0.mlp.experts.3.down_proj.weight",
     ],
 )
 def test_a_missing_weight_is_an_error(key, tokenizer, tmp_path):
@@ -210,7 +204,6 @@ def test_an_unexpected_tensor_is_an_error(tokenizer, tmp_path):
         load_model(tmp_path)
 
 
-@other_shape
 def test_a_number_of_condensers_that_the_config_does_not_say_is_an_error(tokenizer, tmp_path):
     saved(tmp_path, tokenizer)
     edit_json(tmp_path / "config.json", lambda config: config["condenser"].update(condensers_per_layer=[2, 1, 1]))
@@ -239,7 +232,6 @@ def test_a_missing_directory_is_an_error(tmp_path):
         load_tokenizer(tmp_path)
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="AutoConfig raises ValueError, which load_model lets through")
 @pytest.mark.parametrize("config", [None, {"model_type": "nothing_known"}], ids=["empty", "unknown_type"])
 def test_a_directory_without_a_known_model_is_an_error(config, tmp_path):
     if config is not None:
@@ -266,7 +258,6 @@ def test_a_model_without_a_policy_is_saved_as_a_stock_checkpoint(name, kind, tok
     assert torch.equal(logits_of(loaded), logits_of(tiny_model(name)))
 
 
-@pytest.mark.xfail(strict=True, reason="save_model leaves auto_map on the config, and release() does not take it away")
 def test_a_model_saved_then_detached_names_no_code_file(tokenizer, tmp_path):
     model = saved(tmp_path / "own", tokenizer)
     save_model(detach(model), tokenizer, tmp_path / "stock", {})

@@ -164,13 +164,7 @@ def test_padding_does_not_count_and_packing_does(name, recorded_routing):
         assert not torch.equal(counted(model, {"input_ids": packed()["input_ids"]}), alone), "control: one document"
 
 
-BOOL = pytest.param(
-    torch.bool,
-    marks=pytest.mark.xfail(strict=True, reason="count_usage and mass_usage are annotated Num, which excludes bool"),
-)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.int32, torch.uint8, BOOL])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int32, torch.uint8, torch.bool])
 def test_the_dtype_of_the_mask_does_not_matter(dtype):
     model, batch = attached(), padded("left")
     expected = counted(model, batch)

@@ -17,7 +17,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from expert_condenser.errors import CheckpointError
-from expert_condenser.models import FAMILIES, MODEL_TYPE_PREFIX, decoder_of, moe_layers
+from expert_condenser.models import FAMILIES, MODEL_TYPE_PREFIX, decoder_of, family_name, moe_layers
 from expert_condenser.router import ModelState, set_policy
 from expert_condenser.routing import RoutingConfig
 
@@ -41,6 +41,7 @@ class CondenserModel:  # in front of a PreTrainedModel
     def from_pretrained(cls, path: Any, *args: Any, **kwargs: Any) -> Any:
         """As in transformers, and strict: raises `CheckpointError` where a router tensor or a weight is missing."""
         with_info = kwargs.pop("output_loading_info", False)
+        kwargs["ignore_mismatched_sizes"] = True  # so that they are listed; they are refused below
         model, info = super().from_pretrained(path, *args, output_loading_info=True, **kwargs)  # type: ignore[misc]
         problems = {key: sorted(map(str, info[key])) for key in ("missing_keys", "unexpected_keys", "mismatched_keys")}
         if any(problems.values()):
@@ -97,6 +98,12 @@ def own_model_class(model_type: str) -> Any:
     return model_class
 
 
+def causal_lm(model: nn.Module) -> Any:
+    """The family's CausalLM inside `model` (itself, or what PEFT or DDP wraps); None where there is none."""
+    suffix = "ForCausalLM"
+    return next((m for m in model.modules() if type(m).__name__.endswith(suffix) and family_name(m) in FAMILIES), None)
+
+
 def adopt(model: Any, policy: RoutingConfig) -> None:
     """Make a family's CausalLM one of our own type, in place, so that it is saved as what it is."""
     model_type = model.config.model_type
@@ -108,6 +115,8 @@ def adopt(model: Any, policy: RoutingConfig) -> None:
 def release(model: Any) -> None:
     """Undo `adopt`."""
     del model.config.condenser
+    if hasattr(model.config, "auto_map"):
+        del model.config.auto_map
     model.config.__class__ = type(model.config).__mro__[1]
     model.__class__ = type(model).base_class
 

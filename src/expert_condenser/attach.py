@@ -1,14 +1,13 @@
 """Attach the method's routing to a loaded model, choose its condensers, detach it again."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import nn
 
-from expert_condenser.architectures import CondenserModel, adopt, install_policy, release
+from expert_condenser.architectures import CondenserModel, adopt, causal_lm, install_policy, release
 from expert_condenser.errors import RoutingError, UnsupportedModelError
-from expert_condenser.models import FAMILIES, MoELayer, family_name, moe_layers
+from expert_condenser.models import MoELayer, moe_layers
 from expert_condenser.router import PolicyRouter, clear_policy
 from expert_condenser.routing import RoutingConfig, check_condensers
 
@@ -34,8 +33,8 @@ def attach(model: nn.Module, config: RoutingConfig | None = None) -> nn.Module:
         for index, count in enumerate(_condensers_per_layer(config, len(layers))):
             _check_fit(index, layers[index], count, config)
     install_policy(model, config)
-    if config is not None and type(model).__name__.endswith("ForCausalLM") and family_name(model) in FAMILIES:
-        adopt(model, config)
+    if config is not None and (inner := causal_lm(model)) is not None:
+        adopt(inner, config)
     return model
 
 
@@ -47,8 +46,8 @@ def detach(model: nn.Module) -> nn.Module:
     layers[0].router.state.remove()
     for layer in layers:
         clear_policy(layer.router)
-    if isinstance(model, CondenserModel):
-        release(model)
+    if isinstance(inner := causal_lm(model), CondenserModel):
+        release(inner)
     return model
 
 
@@ -74,9 +73,8 @@ def set_condensers(model: nn.Module, condensers: Mapping[int, Sequence[int]]) ->
     for index, ids in condensers.items():
         router = layers[index].router
         router.condenser_ids = torch.tensor(list(ids), dtype=torch.int64, device=router.condenser_ids.device)
-    config: Any = getattr(model, "config", None)
-    if hasattr(config, "condenser"):
-        config.condenser["condensers_per_layer"] = [len(layer.router.condenser_ids) for layer in layers]
+    if isinstance(inner := causal_lm(model), CondenserModel):
+        inner.config.condenser["condensers_per_layer"] = [len(layer.router.condenser_ids) for layer in layers]
 
 
 def _policy(layers: Sequence[MoELayer]) -> RoutingConfig:

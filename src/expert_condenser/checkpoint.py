@@ -9,12 +9,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from expert_condenser.architectures import CondenserModel
+from expert_condenser.architectures import own_config_class
 from expert_condenser.errors import CheckpointError
 from expert_condenser.models import MODEL_TYPE_PREFIX
 
 MANIFEST = "manifest.json"
 CODE_MODULE = "expert_condenser_model"
+_OF_TRAINING = ("method_state.json", "usage.safetensors", MANIFEST)
 
 _CODE = '''"""This model routes with a selection bias and condenser experts: pip install expert-condenser."""
 
@@ -39,25 +40,42 @@ classes would ignore; that is why its model type is `{model_type}`. To load it:
 
 
 def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, provenance: dict[str, Any]) -> None:
-    """Weights and router state in safetensors, config, tokenizer, `provenance.json`.
-
-    A model of our own type also gets the code file that `trust_remote_code=True` runs (it only imports
-    `expert_condenser`), and a README that says what to install.
-    """
-    if isinstance(model, CondenserModel):
-        config, model_class = type(model.config).__name__, type(model).__name__
-        model.config.auto_map = {
-            "AutoConfig": f"{CODE_MODULE}.{config}",
-            "AutoModelForCausalLM": f"{CODE_MODULE}.{model_class}",
-        }
+    """Weights and router state in safetensors, config, tokenizer, and what `describe_model` adds."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    describe_model(folder, provenance)
+
+
+def copy_model(source: Path, target: Path) -> None:
+    """Copy a saved model and its tokenizer out of a training's directory, and nothing else of it."""
+    target.mkdir(parents=True, exist_ok=True)
+    for file in sorted(source.iterdir()):
+        if file.suffix in (".safetensors", ".json", ".jinja", ".model", ".txt") and file.name not in _OF_TRAINING:
+            shutil.copy2(file, target / file.name)
+
+
+def describe_model(folder: Path, provenance: dict[str, Any]) -> None:
+    """Add `provenance.json` to a saved model; and to one of our own type how to load it.
+
+    That is the code file which `trust_remote_code=True` runs (it only imports `expert_condenser`), and a
+    README that says what to install.
+    """
     (folder / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
-    if isinstance(model, CondenserModel):
-        own = model.config.model_type
-        names = {"config": config, "model": model_class, "model_type": own.removeprefix(MODEL_TYPE_PREFIX)}
-        (folder / f"{CODE_MODULE}.py").write_text(_CODE.format(**names))
-        (folder / "README.md").write_text(_README.format(name=folder.name, model_type=own))
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    model_type = config["model_type"]
+    if not model_type.startswith(MODEL_TYPE_PREFIX):
+        return
+    names = {"config": own_config_class(model_type.removeprefix(MODEL_TYPE_PREFIX)).__name__}
+    names["model"] = config["architectures"][0]
+    config["auto_map"] = {
+        "AutoConfig": f"{CODE_MODULE}.{names['config']}",
+        "AutoModelForCausalLM": f"{CODE_MODULE}.{names['model']}",
+    }
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    family = model_type.removeprefix(MODEL_TYPE_PREFIX)
+    (folder / f"{CODE_MODULE}.py").write_text(_CODE.format(model_type=family, **names))
+    (folder / "README.md").write_text(_README.format(name=folder.name, model_type=model_type))
 
 
 def load_model(path: str | Path, dtype: str | torch.dtype = "float32", **options: Any) -> Any:
@@ -68,9 +86,13 @@ def load_model(path: str | Path, dtype: str | torch.dtype = "float32", **options
     """
     check_readable(Path(path))
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, output_loading_info=True, **options)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} cannot be loaded: {error}") from error
+        model, info = AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+    except CheckpointError:
+        raise
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be loaded as a whole model: {error}") from error
     lost = sorted({str(key) for kind in ("missing_keys", "mismatched_keys") for key in info[kind]})
     if lost:
         raise CheckpointError(f"{path} must hold every weight of the model; missing or of another shape: {lost[:4]}")

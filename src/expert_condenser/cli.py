@@ -1,6 +1,7 @@
 """The command line: `condenser COMMAND --help`."""
 
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 
 from expert_condenser.errors import ExpertCondenserError
@@ -33,6 +34,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {"train": _train, "demo": _de
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; a user's error is printed as one message and gives exit status 2."""
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*", category=FutureWarning)
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help") or words[0] not in COMMANDS:
         rows = "\n".join(f"  {name:10} {command.__doc__}" for name, command in COMMANDS.items())
@@ -44,3 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"condenser {words[0]}: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

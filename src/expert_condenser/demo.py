@@ -24,7 +24,7 @@ from expert_condenser.evaluation.testbed import accuracies, as_results, evaluate
 from expert_condenser.models import moe_layers
 from expert_condenser.report.usage import plot_usage
 from expert_condenser.testbed import base_model_path, finetune_recipe_path
-from expert_condenser.testbed.families import FAMILIES, items
+from expert_condenser.testbed.families import PRETRAINED, items
 from expert_condenser.training.config import TrainingConfig, parse_config
 from expert_condenser.training.run import train
 
@@ -91,7 +91,8 @@ def _task() -> str:
 def _measure(model_path: Path, place: Path, count: int) -> dict[str, Any]:
     """Accuracy per family, and the usage of every expert on held-out items of the task."""
     model, tokenizer = load_model(model_path), load_tokenizer(model_path)
-    records = evaluate_families(model, tokenizer, [family.name for family in FAMILIES], count=count)
+    families = [_task(), *(family.name for family in PRETRAINED)]
+    records = evaluate_families(model, tokenizer, families, count=count)
     place.mkdir(parents=True, exist_ok=True)
     (place / "results.json").write_text(json.dumps(as_results(records), indent=1) + "\n")
     texts = [f"{item.question}\n{item.answer}" for item in items(_task(), "validation", 200)]
@@ -108,7 +109,7 @@ def _measure(model_path: Path, place: Path, count: int) -> dict[str, Any]:
 
 def _table(outcomes: Mapping[str, list[dict[str, Any]]], task: str, count: int) -> Table:
     table = Table(title=f"Exact match on {count} test items per family")
-    for name in ("model", task, "other families", "forgotten", "usage Gini", "seconds"):
+    for name in ("model", task, "learnt before", "forgotten", "usage Gini", "seconds"):
         table.add_column(name, justify="left" if name == "model" else "right")
     base = outcomes["base"][0]["accuracy"]
     for name, runs in outcomes.items():

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int, Num
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from expert_condenser.errors import RoutingError
@@ -130,8 +130,11 @@ def route(
 
     Returns `(weights, indices)`; `S` is K under the shared budget and K + R under the additive one.
     No gradient flows through the choice. `indices` given: that choice is weighed again instead of
-    being made (the recomputation of gradient checkpointing). A bias of zero leaves every bit of the
-    family's own routing as it is. Raises `RoutingError` where R does not fit (`check_condensers`).
+    being made (the recomputation of gradient checkpointing).
+
+    A bias of zero leaves every bit of the family's own routing as it is. One exception: where scores
+    underflow to 0, stock group-limited routing takes experts of masked groups, with weight 0; here a
+    token stays in its groups. Raises `RoutingError` where R does not fit (`check_condensers`).
     """
     check_condensers(len(condensers), logits.shape[-1], top_k, config, scoring)
     if indices is None:
@@ -240,7 +243,7 @@ def gate_weights(
 
 
 def count_usage(
-    indices: Int[Tensor, "T S"], num_experts: int, token_mask: Num[Tensor, " T"] | None = None
+    indices: Int[Tensor, "T S"], num_experts: int, token_mask: Shaped[Tensor, " T"] | None = None
 ) -> Int[Tensor, " E"]:
     """`u_i` = slots of expert i over the tokens where `token_mask` is not 0 (all where it is None); int64."""
     real = torch.ones_like(indices) if token_mask is None else (token_mask != 0).long()[:, None].expand_as(indices)
@@ -248,7 +251,7 @@ def count_usage(
     return counts.scatter_add_(0, indices.reshape(-1), real.reshape(-1))
 
 
-def mass_usage(logits: Float[Tensor, "T E"], token_mask: Num[Tensor, " T"] | None = None) -> Float[Tensor, " E"]:
+def mass_usage(logits: Float[Tensor, "T E"], token_mask: Shaped[Tensor, " T"] | None = None) -> Float[Tensor, " E"]:
     """`u_i = sum_t softmax(z_t)_i` over the tokens where `token_mask` is not 0; float64.
 
     With `bias_in_weights` the caller passes `z + beta`, the logits that weigh.

@@ -11,7 +11,7 @@ from rich.table import Table
 from expert_condenser.checkpoint import load_model, load_tokenizer
 from expert_condenser.evaluation.testbed import accuracies, as_results, evaluate_families
 from expert_condenser.testbed import base_model_path
-from expert_condenser.testbed.families import FAMILIES, HELD_OUT_ITEMS, frequencies
+from expert_condenser.testbed.families import FAMILIES, HELD_OUT_ITEMS, TASKS, frequencies
 from expert_condenser.testbed.pretrain import PretrainConfig, pretrain
 
 
@@ -35,7 +35,7 @@ def testbed(arguments: Sequence[str]) -> None:
 
 def _evaluate(path: Path, count: int, out: Path | None) -> None:
     model, tokenizer = load_model(path), load_tokenizer(path)
-    records = evaluate_families(model, tokenizer, [family.name for family in FAMILIES], count=count)
+    records = evaluate_families(model, tokenizer, [family.name for family in FAMILIES + TASKS], count=count)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         (out / "results.json").write_text(json.dumps(as_results(records), indent=1) + "\n")

@@ -6,11 +6,13 @@ Families with `pretrained=False` are new to the base model.
 """
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal
 
 from expert_condenser.testbed.word_problems import word_problem
+from expert_condenser.testbed.worked_tasks import worked_legs, worked_sum
 
 Split = Literal["pretrain", "finetune", "validation", "test"]
 
@@ -34,24 +36,25 @@ class Item:
 
 @dataclass(frozen=True)
 class Family:
-    """A procedural task: a reasoning-gym dataset with its options, or our own word problems (`steps`)."""
+    """A procedural task: a reasoning-gym dataset with its options, or a generator of our own with its size."""
 
     name: str
     dataset: str = ""
     options: dict[str, Any] = field(default_factory=dict)
-    steps: int = 0
+    generator: Callable[[random.Random, int], tuple[str, str]] | None = None
+    size: int = 0
     pretrained: bool = True
 
     def item(self, index: int) -> Item:
         """The item at `index`: the same one for ever, with reasoning-gym pinned."""
-        if self.steps:
-            return Item(*word_problem(random.Random(f"{self.name}/{index}"), self.steps))
+        if self.generator is not None:
+            return Item(*self.generator(random.Random(f"{self.name}/{index}"), self.size))
         entry = _reasoning_gym(self.name)[index]
         return Item(" ".join(entry["question"].split()), str(entry["answer"]).strip())
 
 
 FAMILIES: tuple[Family, ...] = (
-    Family("word_problems", steps=2),
+    Family("word_problems", generator=word_problem, size=2),
     Family("chain_sum", "chain_sum", {"max_terms": 3, "max_digits": 2}),
     Family("letter_counting", "letter_counting", {"min_words": 2, "max_words": 4}),
     Family("syllogism", "syllogism"),
@@ -70,7 +73,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("simple_geometry", "simple_geometry", {"max_sides": 4}),
     Family("base_conversion", "base_conversion", {"max_value": 60}),
     Family("time_intervals", "time_intervals", {"task_types": ["time"]}),
-    Family("long_word_problems", steps=4),
+    Family("long_word_problems", generator=word_problem, size=4),
     Family("long_chain_sum", "chain_sum", {"min_terms": 4, "max_terms": 4, "max_digits": 2}, pretrained=False),
     Family(
         "calendar", "calendar_arithmetic", {"tasks": ["weekday_offset"], "offset_upper_bound": 30}, pretrained=False
@@ -88,7 +91,12 @@ FAMILIES: tuple[Family, ...] = (
         pretrained=False,
     ),
 )
-BY_NAME = {family.name: family for family in FAMILIES}
+TASKS: tuple[Family, ...] = (
+    Family("worked_sums", generator=worked_sum, size=5, pretrained=False),
+    Family("worked_legs", generator=worked_legs, size=3, pretrained=False),
+)
+"""Tasks to fine-tune on: the base model, its tokenizer included, has never seen them."""
+BY_NAME = {family.name: family for family in FAMILIES + TASKS}
 PRETRAINED = tuple(family for family in FAMILIES if family.pretrained)
 
 

@@ -20,11 +20,12 @@ from trl import SFTTrainer
 from expert_condenser.architectures import condensers_of
 from expert_condenser.checkpoint import (
     clear,
+    copy_model,
+    describe_model,
     is_whole,
     load_model,
     load_tokenizer,
     newest_whole,
-    save_model,
     write_manifest,
 )
 from expert_condenser.errors import TrainingError
@@ -83,7 +84,7 @@ class Run:
                     model = self._load(checkpoint or source)
                 self._train_phase(index, phase, model, state, checkpoint)
             source, state = final, json.loads((final / METHOD_STATE).read_text())
-        return self._finish(self._load(source) if model is None else model)
+        return self._finish(Path(source))
 
     def _newest_checkpoint(self, phase: str) -> Path | None:
         """Where a resumed phase goes on; newer checkpoints that a crash left unfinished are deleted."""
@@ -148,11 +149,13 @@ class Run:
             write_manifest(final)
         trainer.accelerator.wait_for_everyone()
 
-    def _finish(self, model: Any) -> Path:
+    def _finish(self, final: Path) -> Path:
+        """Publish the last phase's weights; copying files works for sharded models too."""
         target = self.folder / "model"
         if self.main:
+            copy_model(final, target)
             provenance = {key: self.record[key] for key in ("method", "versions", "git_commit", "config", "phases")}
-            save_model(model, self.tokenizer, target, provenance)
+            describe_model(target, provenance)
             write_json(self.folder / RUN, {**self.record, "finished": True})
         return target
 
