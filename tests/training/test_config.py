@@ -2,6 +2,7 @@
 
 import json
 
+import jaxtyping
 import pytest
 
 from expert_condenser import METHODS
@@ -10,6 +11,12 @@ from expert_condenser.training.config import TrainingConfig, parse_config
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 CPU = {"use_cpu": True, "bf16": False, "report_to": "none"}
+
+
+@pytest.fixture(autouse=True)
+def transformers_defaults(monkeypatch):
+    """The argument parser passes on defaults that are not of their field's type, such as 10 for a float."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 def config(**options):

@@ -77,8 +77,9 @@ class MethodCallback(TrainerCallback):
         if self._interval is not None:
             self._history[state.global_step] = self._interval
             self._interval = None
-        if not math.isfinite(logs["loss"]):
-            raise TrainingError(f"the loss is {logs['loss']} at step {state.global_step}; the last checkpoint is kept")
+        for name in ("loss", "grad_norm"):
+            if not math.isfinite(logs.get(name, 0.0)):
+                raise TrainingError(f"{name} is {logs[name]} at step {state.global_step}; the last checkpoint is kept")
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Write the method's state and the usage history into the checkpoint."""

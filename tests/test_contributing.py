@@ -1,0 +1,51 @@
+"""The method in CONTRIBUTING.md is a whole one: it is run as it stands there."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from expert_condenser import METHODS, moe_layers
+from expert_condenser.methods import Method
+from expert_condenser.testing import tiny_model
+from tests.finetune import finetune
+
+GUIDE = Path(__file__).parents[1] / "CONTRIBUTING.md"
+STEPS = 2
+
+
+@pytest.fixture(scope="module")
+def example():
+    (block,) = re.findall(r"^```python\n(.*?)^```$", GUIDE.read_text(), re.DOTALL | re.MULTILINE)
+    names = {"__name__": "contributed"}
+    exec(compile(block, str(GUIDE), "exec"), names)
+    (found,) = [value for value in names.values() if isinstance(value, type) and value.__module__ == "contributed"]
+    return found
+
+
+def changed(outcome):
+    """Names of the parameters that training moved, and of those that it left as they were."""
+    fresh = dict(tiny_model().named_parameters())
+    assert outcome.weights.keys() == fresh.keys()
+    moved = {name for name, value in outcome.weights.items() if not torch.equal(value, fresh[name])}
+    return moved, fresh.keys() - moved
+
+
+def test_the_example_is_a_method_with_a_name_of_its_own(example):
+    assert issubclass(example, Method)
+    assert example.name not in METHODS
+    assert example.summary
+
+
+def test_the_example_trains_everything_but_the_routers(example, monkeypatch, tmp_path):
+    monkeypatch.setitem(METHODS, example.name, example)
+    routers = {f"{layer.name}.weight" for layer in moe_layers(tiny_model())}
+    outcome = finetune(tmp_path / "example", example.name, max_steps=STEPS)
+    moved, still = changed(outcome)
+    assert still == routers
+    assert moved
+    assert len(outcome.usage) == STEPS
+    assert all(usage.sum() > 0 for usage in outcome.usage)
+    control, _ = changed(finetune(tmp_path / "control", "sft", max_steps=STEPS))
+    assert control == moved | routers
