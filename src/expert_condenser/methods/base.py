@@ -57,6 +57,8 @@ class MethodConfig:
             "bias_center": self.bias_center,
             "bias_clip": self.bias_clip,
         }
+        if self.budget == "shared":
+            switches["duplicates"] = False
         return RoutingConfig(**{**switches, **overrides})
 
 

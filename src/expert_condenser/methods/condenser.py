@@ -7,7 +7,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,7 @@ class Condenser(BiasOnly):
 
     def __init__(self, config: MethodConfig | None = None, phase: str | None = None) -> None:
         super().__init__(config, phase)
+        self._check_rule()
         self.usage: Tensor | None = None
         """Usage `(L, E)` over all of phase 1: breaks ties, and chooses under `least_used` and `gini:`."""
 
@@ -52,7 +53,7 @@ class Condenser(BiasOnly):
     def prepare(self, model: nn.Module) -> None:
         """Attach the policy; in phase 2 also choose the condensers, unless the model has them already."""
         super().prepare(model)
-        self._check_allocation()
+        self._allocation()
         if self.phase == "condense" and not any(condensers_of(model).values()):
             set_condensers(model, self.choose(model))
 
@@ -108,23 +109,35 @@ class Condenser(BiasOnly):
             raise TrainingError(
                 f"a {self.name} run goes on from a {self.name} checkpoint; got one of {state.get('method')}"
             )
-        self.usage = None if state["usage"] is None else torch.tensor(state["usage"])
+        usage = state["usage"]
+        dtype = torch.float64 if usage and isinstance(usage[0][0], float) else torch.int64
+        self.usage = None if usage is None else torch.tensor(usage, dtype=dtype)
 
     def _allocation(self) -> list[int]:
         maximum = self.layers[0].num_experts - 1
         if self.config.routing().budget == "shared":
             maximum = min(maximum, self.layers[0].top_k - 1)
-        ginis = None if self.usage is None else gini(self.usage)
+        # In phase 1 nothing is counted yet: equal Ginis check the recipe before anything is trained.
+        equal = torch.ones(len(self.layers), dtype=torch.float64) if self.phase == "sparsify" else None
+        ginis = equal if self.usage is None else gini(self.usage)
         return parse_allocation(self.config.num_condensers, len(self.layers), ginis, maximum)
 
-    def _check_allocation(self) -> None:
-        if not self.config.num_condensers.startswith("gini"):
-            self._allocation()
-        if self.config.condenser_rule == "explicit":
-            self._explicit()
+    def _check_rule(self) -> None:
+        rule, config = self.config.condenser_rule, self.config
+        if rule not in get_args(SelectionRule):
+            raise TrainingError(f"condenser_rule is one of {', '.join(get_args(SelectionRule))}; got {rule!r}")
+        if (config.condensers_file is not None) != (rule == "explicit"):
+            raise TrainingError(
+                f"condenser_rule 'explicit' reads condensers_file (a run's condensers.json), and no other rule does; "
+                f"got rule {rule!r} and file {config.condensers_file!r}"
+            )
+        if config.selection_seed != MethodConfig.selection_seed and rule != "random":
+            raise TrainingError(f"selection_seed is used by condenser_rule 'random' only; got rule {rule!r}")
+        if config.condensers_file is not None and not Path(config.condensers_file).is_file():
+            raise TrainingError(
+                f"condensers_file is the condensers.json of a run; there is no {config.condensers_file}"
+            )
 
     def _explicit(self) -> dict[int, list[int]]:
-        if self.config.condensers_file is None:
-            raise TrainingError("condenser_rule 'explicit' reads condensers_file (a run's condensers.json); got none")
-        content = json.loads(Path(self.config.condensers_file).read_text())
+        content = json.loads(Path(str(self.config.condensers_file)).read_text())
         return {entry["layer"]: entry["condensers"] for entry in content["layers"]}

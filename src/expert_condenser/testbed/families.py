@@ -134,6 +134,10 @@ def _held_out(name: str) -> tuple[Item, ...]:
     distinct: dict[str, Item] = {}
     index = _FIRST_INDEX["held_out"]
     while len(distinct) < 2 * HELD_OUT_ITEMS:
+        if index - _FIRST_INDEX["held_out"] > 100 * HELD_OUT_ITEMS:
+            raise ValueError(
+                f"{name} must have {2 * HELD_OUT_ITEMS} distinct questions to hold out; it has {len(distinct)}"
+            )
         item = BY_NAME[name].item(index)
         distinct.setdefault(item.question, item)
         index += 1

@@ -44,8 +44,9 @@ class MethodCallback(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Find the routers; on a resume, read what the checkpoint holds."""
         self.layers = moe_layers(model)
+        self.steps = state.global_step
         if state.global_step:
-            self._restore(Path(args.output_dir) / f"checkpoint-{state.global_step}", state.global_step)
+            self._restore(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start a step's counts from zero; take the detailed ones if it will be logged."""
@@ -62,6 +63,7 @@ class MethodCallback(TrainerCallback):
         if getattr(optimizer, "step_was_skipped", False):
             return
         by_mass = getattr(self.layers[0].router.policy, "usage", "count") == "mass"
+        self.steps += 1
         self.method.update(self.last.mass if by_mass else self.last.counts)
         self._interval = self.last.counts if self._interval is None else self._interval + self.last.counts
 
@@ -69,17 +71,29 @@ class MethodCallback(TrainerCallback):
         """Add the metrics to the log entry and close the interval of the usage history."""
         if not logs or "loss" not in logs or self.last is None:
             return
-        metrics = {"nll": self._nll(logs), **self.last.metrics(self.layers), **self.method.metrics()}
+        metrics: dict[str, float] = {"nll": self._nll(logs), **self.last.metrics(self.layers), **self.method.metrics()}
+        if self._interval is not None:
+            self._history[state.global_step] = self._interval
+            self._interval = None
+        metrics["num_tokens"] = self.tokens()
         logs.update(metrics)
         state.log_history[-1].update(metrics)
         for name in _NOT_FOR_TRACKERS:
             logs.pop(name, None)
-        if self._interval is not None:
-            self._history[state.global_step] = self._interval
-            self._interval = None
         for name in ("loss", "grad_norm"):
             if not math.isfinite(logs.get(name, 0.0)):
                 raise TrainingError(f"{name} is {logs[name]} at step {state.global_step}; the last checkpoint is kept")
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Close the last interval of the usage history, which may end between two logs."""
+        if self._interval is not None:
+            self._history[state.global_step] = self._interval
+            self._interval = None
+
+    def restore(self, args: Any, state: Any, model: Any) -> None:
+        """Take over a training that had finished when its process was killed."""
+        self.on_train_begin(args, state, None, model=model)
+        self.on_train_end(args, state, None)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Write the method's state and the usage history into the checkpoint."""
@@ -106,7 +120,7 @@ class MethodCallback(TrainerCallback):
         pending = 0 if self._interval is None else int(self._interval[0].sum())
         return (selections + pending) // (self.layers[0].top_k + extra)
 
-    def _restore(self, folder: Path, step: int) -> None:
+    def _restore(self, folder: Path) -> None:
         path = folder / METHOD_STATE
         if not path.exists():
             raise TrainingError(

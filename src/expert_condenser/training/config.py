@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from trl import SFTConfig, TrlParser
 
 from expert_condenser.errors import TrainingError
@@ -59,6 +60,9 @@ class TrainingConfig(MethodConfig, SFTConfig):
             raise TrainingError(f"method is one of {', '.join(METHODS)}; got {self.method!r}")
         if not self.dataset:
             raise TrainingError("a run needs data: set dataset to a hub name, a file, a directory, or testbed:FAMILY")
+        self.num_condensers = str(self.num_condensers)  # YAML reads a bare 2 as a number
+        if self.eval_dataset is None and self.eval_split != "train":
+            raise TrainingError(f"eval_split is the split of eval_dataset, and there is none; got {self.eval_split!r}")
         if self.resume and self.overwrite:
             raise TrainingError("resume keeps what output_dir holds and overwrite deletes it; set one of them")
         if self.push_to_hub:
@@ -70,6 +74,11 @@ class TrainingConfig(MethodConfig, SFTConfig):
         """Epochs and steps of one phase: an equal share of the whole, so that methods train equally long."""
         if self.max_steps > 0 and self.max_steps % num_phases:
             raise TrainingError(f"max_steps is divided equally among {num_phases} phases; got {self.max_steps}")
+        if self.max_steps <= 0 and num_phases > 1 and self.num_train_epochs % num_phases:
+            raise TrainingError(
+                f"epochs are divided equally among {num_phases} phases, whole ones, so that all methods take equally "
+                f"many steps; got num_train_epochs = {self.num_train_epochs}. Take a multiple, or set max_steps."
+            )
         steps = self.max_steps // num_phases if self.max_steps > 0 else self.max_steps
         return {"num_train_epochs": self.num_train_epochs / num_phases, "max_steps": steps}
 
@@ -95,9 +104,9 @@ def parse_config(arguments: list[str]) -> TrainingConfig:
         path = Path(arguments[position]) if position < len(arguments) else None
         if path is None or not path.is_file():
             raise TrainingError(f"--config takes a YAML file; got {path}")
-    parser = TrlParser(dataclass_types=[TrainingConfig])
+    parser = TrlParser(dataclass_types=[TrainingConfig], allow_abbrev=False)
     try:
         (config,) = parser.parse_args_and_config(arguments)
-    except ValueError as error:
+    except (ValueError, yaml.YAMLError) as error:
         raise TrainingError(str(error)) from error
     return config

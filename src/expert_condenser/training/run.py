@@ -1,20 +1,21 @@
 """One run from recipe to model: every phase of a method, each a TRL training, resumable at any step.
 
 output_dir/
-    run.json, metrics.jsonl, usage.safetensors, condensers.json
+    run.json, metrics.jsonl, condensers.json
     <phase>/checkpoint-N/     while a phase trains
-    <phase>/final/            its weights and router state, from which the next phase starts
+    <phase>/final/            its weights and router state, from which the next phase starts; usage.safetensors
     model/                    the result
 """
 
 import copy
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, TrainerState
 from trl import SFTTrainer
 
 from expert_condenser.architectures import condensers_of
@@ -61,10 +62,10 @@ class Run:
         self.config = config
         self.folder = Path(config.output_dir)
         self.main = config.process_index == 0
-        with config.main_process_first(local=False, desc="output_dir"):
-            self.record = self._open()
+        self._check_folder()
+        METHODS[config.method](config)
         self.model_path = resolve_model(config.model_name_or_path)
-        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(self.model_path)
+        self.tokenizer: PreTrainedTokenizerBase = self._tokenizer()
         self.train_dataset = self._dataset(config.dataset, config.dataset_split, config.limit)
         self.eval_dataset = (
             None if config.eval_dataset is None else self._dataset(config.eval_dataset, config.eval_split, None)
@@ -74,15 +75,15 @@ class Run:
         """Train every phase that is not done; returns the directory of the finished model."""
         phases = METHODS[self.config.method].phases
         self.config.phase_length(len(phases))
+        with self.config.main_process_first(local=False, desc="output_dir"):
+            self.record = self._open()
         source: str | Path = self.model_path
-        model, state = None, None
+        state = None
         for index, phase in enumerate(phases):
             final = self.folder / phase / "final"
             if not is_whole(final):
                 checkpoint = self._newest_checkpoint(phase)
-                if model is None or checkpoint is not None:
-                    model = self._load(checkpoint or source)
-                self._train_phase(index, phase, model, state, checkpoint)
+                self._train_phase(index, phase, self._load(checkpoint or source), state, checkpoint)
             source, state = final, json.loads((final / METHOD_STATE).read_text())
         return self._finish(Path(source))
 
@@ -108,8 +109,17 @@ class Run:
         trainer = self._trainer(index, phase, method, model, callback)
         if self.main:
             console.rule(f"{self.config.method}: {phase} ({index + 1} of {len(method.phases)})")
-        result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        self._close_phase(phase, trainer, method, callback, result)
+        start = time.time()
+        if checkpoint is None:
+            trainer.train()
+        elif is_last(checkpoint):  # a crash came after the last step; the Trainer would take one more
+            callback.restore(trainer.args, TrainerState.load_from_json(str(checkpoint / "trainer_state.json")), model)
+        else:
+            console.print(
+                f"going on from {checkpoint}; its experts are loaded whole, whatever the Trainer says of keys"
+            )
+            trainer.train(resume_from_checkpoint=str(checkpoint))
+        self._close_phase(phase, trainer, method, callback, time.time() - start)
 
     def _trainer(self, index: int, phase: str, method: Method, model: Any, callback: MethodCallback) -> SFTTrainer:
         args = copy.copy(self.config)
@@ -133,7 +143,7 @@ class Run:
         return trainer
 
     def _close_phase(
-        self, phase: str, trainer: SFTTrainer, method: Method, callback: MethodCallback, result: Any
+        self, phase: str, trainer: SFTTrainer, method: Method, callback: MethodCallback, seconds: float
     ) -> None:
         final = self.folder / phase / "final"
         trainer.save_model(str(final))
@@ -141,9 +151,9 @@ class Run:
             (final / METHOD_STATE).write_text(json.dumps(method.state_dict()) + "\n")
             callback.write_history(final)
             self.record["phases"][phase] = {
-                "steps": trainer.state.global_step,
+                "steps": callback.steps,
                 "tokens": callback.tokens(),
-                "seconds": result.metrics["train_runtime"],
+                "seconds": round(seconds, 1),
             }
             write_json(self.folder / RUN, self.record)
             write_manifest(final)
@@ -158,6 +168,15 @@ class Run:
             describe_model(target, provenance)
             write_json(self.folder / RUN, {**self.record, "finished": True})
         return target
+
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
+        """The model's tokenizer; `chat_template_path` (a Jinja file, or another tokenizer) sets its template."""
+        tokenizer = load_tokenizer(self.model_path)
+        path, self.config.chat_template_path = self.config.chat_template_path, None
+        if path is not None:
+            file = Path(path)
+            tokenizer.chat_template = file.read_text() if file.is_file() else load_tokenizer(path).chat_template
+        return tokenizer
 
     def _load(self, source: str | Path) -> Any:
         options = {}
@@ -179,26 +198,33 @@ class Run:
         if isinstance(method, Condenser) and any(condensers_of(model).values()):
             write_json(self.folder / "condensers.json", method.report(model))
 
-    def _open(self) -> dict[str, Any]:
-        """Make or check `output_dir`; raises `TrainingError` rather than mix two runs."""
+    def _check_folder(self) -> None:
+        """Raise `TrainingError` rather than mix two runs; nothing is written yet."""
         path = self.folder / RUN
-        if self.config.overwrite and self.main:
-            clear(self.folder)
         if self.config.resume:
             if not path.exists():
                 raise TrainingError(f"--resume goes on with a run, and {self.folder} holds none ({RUN} is missing)")
-            found: dict[str, Any] = json.loads(path.read_text())
-            check_same_run(found, self.config)
-            return found
-        if self.main:
-            if self.folder.exists() and any(self.folder.iterdir()):
-                raise TrainingError(
-                    f"a run starts in an empty output_dir, and {self.folder} is not; --resume goes on with what it "
-                    "holds, --overwrite deletes it"
-                )
+            check_same_run(json.loads(path.read_text()), self.config)
+        elif self.main and not self.config.overwrite and self.folder.exists() and any(self.folder.iterdir()):
+            raise TrainingError(
+                f"a run starts in an empty output_dir, and {self.folder} is not; --resume goes on with what it "
+                "holds, --overwrite deletes it"
+            )
+
+    def _open(self) -> dict[str, Any]:
+        """Begin the run on disk, once all that can be checked was; returns its record."""
+        path = self.folder / RUN
+        if self.main and not self.config.resume:
+            clear(self.folder)
             self.folder.mkdir(parents=True, exist_ok=True)
             write_json(path, describe(self.config))
         return json.loads(path.read_text())
+
+
+def is_last(checkpoint: Path) -> bool:
+    """Whether a checkpoint was written after the last step of its training."""
+    state = json.loads((checkpoint / "trainer_state.json").read_text())
+    return bool(state["global_step"] >= state["max_steps"])
 
 
 def resolve_model(name: str) -> str:

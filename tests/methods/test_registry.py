@@ -1,0 +1,99 @@
+"""What holds for every method in the table: its description, and the five verbs."""
+
+import json
+from dataclasses import fields
+
+import pytest
+import torch
+from torch import nn
+
+from expert_condenser import METHODS, MethodConfig, moe_layers
+from expert_condenser.errors import TrainingError, UnsupportedModelError
+from expert_condenser.methods import Method
+from expert_condenser.testing import tiny_batch, tiny_model
+
+every_method = pytest.mark.parametrize("name", METHODS)
+USAGE = torch.tensor([[9, 0, 3, 3, 7, 1, 3, 4]] * 3)
+
+
+def prepared(name, phase=None, **options):
+    method, model = METHODS[name](MethodConfig(**options), phase), tiny_model()
+    method.prepare(model)
+    return method, model
+
+
+def logits_of(model):
+    with torch.no_grad():
+        return model(input_ids=tiny_batch()).logits
+
+
+def test_the_table():
+    assert list(METHODS) == ["sft", "loss_free", "bias_only", "condenser"]
+    assert METHODS["condenser"].phases == ("sparsify", "condense")
+    assert all(METHODS[name].phases == ("train",) for name in METHODS if name != "condenser")
+    assert METHODS["sft"].options == frozenset()
+    assert METHODS["loss_free"].options == METHODS["bias_only"].options < METHODS["condenser"].options
+    assert METHODS["condenser"].options == {f.name for f in fields(MethodConfig)}
+
+
+@every_method
+def test_a_method_describes_itself(name):
+    method = METHODS[name]
+    assert issubclass(method, Method)
+    assert method.name == name
+    assert method.summary
+    assert "\n" not in method.summary
+    assert method.options <= {f.name for f in fields(MethodConfig)}
+    assert method.router_aux_loss_coef == 0.0
+    assert method().phase == method.phases[0]
+    with pytest.raises(TrainingError, match=rf"{name} has the phases {', '.join(method.phases)}; got 'other'"):
+        method(phase="other")
+
+
+@every_method
+def test_five_verbs(name):
+    method, model = prepared(name)
+    assert torch.equal(logits_of(model), logits_of(tiny_model())), "before the first update nothing has changed"
+    method.update(USAGE)
+    metrics = method.metrics()
+    assert all(isinstance(value, float) for value in metrics.values())
+    state = json.loads(json.dumps(method.state_dict()))
+    assert (state["method"], state["phase"]) == (name, method.phases[0])
+    other, _ = prepared(name)
+    other.load_state_dict(state)
+    assert other.state_dict() == method.state_dict()
+
+
+@every_method
+def test_a_second_prepare_keeps_the_router_state(name):
+    method, model = prepared(name)
+    method.update(USAGE)
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    METHODS[name]().prepare(model)
+    assert model.state_dict().keys() == state.keys()
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(("own", "other"), [(a, b) for a in METHODS for b in METHODS if a != b])
+def test_the_state_of_another_method_is_refused(own, other):
+    state = METHODS[other]().state_dict()
+    with pytest.raises(TrainingError, match=rf"(?s){own}.*{other}"):
+        METHODS[own]().load_state_dict(state)
+
+
+@every_method
+def test_a_model_without_experts_is_refused(name):
+    with pytest.raises(UnsupportedModelError, match="Linear"):
+        METHODS[name]().prepare(nn.Linear(3, 2))
+
+
+def test_sft_leaves_model_and_routing_as_they_are():
+    method, model = prepared("sft")
+    stock = tiny_model()
+    method.update(USAGE)
+    assert type(model) is type(stock)
+    assert type(model.config) is type(stock.config)
+    assert model.state_dict().keys() == stock.state_dict().keys()
+    assert method.metrics() == {}
+    model.train()(input_ids=tiny_batch(2, 5))
+    assert [int(layer.router.counter.counts.sum()) for layer in moe_layers(model)] == [2 * 5 * 3] * 3
