@@ -124,6 +124,7 @@ class Run:
     def _trainer(self, index: int, phase: str, method: Method, model: Any, callback: MethodCallback) -> SFTTrainer:
         args = copy.copy(self.config)
         args.output_dir = str(self.folder / phase)
+        args.chat_template_path = None  # the tokenizer has it already
         args.seed = self.config.seed + index
         args.router_aux_loss_coef = (
             method.router_aux_loss_coef if hasattr(model.config, "router_aux_loss_coef") else None
@@ -172,7 +173,7 @@ class Run:
     def _tokenizer(self) -> PreTrainedTokenizerBase:
         """The model's tokenizer; `chat_template_path` (a Jinja file, or another tokenizer) sets its template."""
         tokenizer = load_tokenizer(self.model_path)
-        path, self.config.chat_template_path = self.config.chat_template_path, None
+        path = self.config.chat_template_path
         if path is not None:
             file = Path(path)
             tokenizer.chat_template = file.read_text() if file.is_file() else load_tokenizer(path).chat_template
