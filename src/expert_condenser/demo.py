@@ -24,7 +24,7 @@ from expert_condenser.evaluation.testbed import accuracies, as_results, evaluate
 from expert_condenser.models import moe_layers
 from expert_condenser.report.usage import plot_usage
 from expert_condenser.testbed import base_model_path, finetune_recipe_path
-from expert_condenser.testbed.families import PRETRAINED, items
+from expert_condenser.testbed.families import HELD_OUT_ITEMS, PRETRAINED, items
 from expert_condenser.training.config import TrainingConfig, parse_config
 from expert_condenser.training.run import train
 
@@ -50,8 +50,9 @@ def demo(arguments: Sequence[str]) -> None:
             model = train(_recipe(method, seed, place))
             seconds = time.time() - start
             outcomes[method].append({**_measure(model, place, options.items), "seconds": seconds})
-    console.print(_table(outcomes, _task(), options.items))
-    _draw(outcomes, folder / "usage.png")
+    table = _table(outcomes, _task(), options.items)
+    console.print(table)
+    _write(outcomes, table, folder)
     console.print(
         f"Expert usage before and after: {folder / 'usage.png'}. Items and numbers: results.json beside each run."
     )
@@ -62,7 +63,12 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=1, help="runs per method, each with its own data order")
     parser.add_argument("--items", type=int, default=100, help="test items per family, 400 at most")
     parser.add_argument("--output_dir", default="demo")
-    return parser.parse_args(list(arguments))
+    options = parser.parse_args(list(arguments))
+    if options.seeds < 1 or not 1 <= options.items <= HELD_OUT_ITEMS:
+        raise TrainingError(
+            f"--seeds is 1 or more and --items 1 to {HELD_OUT_ITEMS}; got {options.seeds} and {options.items}"
+        )
+    return options
 
 
 def _quiet() -> None:
@@ -131,6 +137,15 @@ def _number(values: Sequence[float], scale: float = 100.0) -> str:
     digits = 1 if scale == 100.0 else 2
     spread = f" ± {scale * stdev(values):.{digits}f}" if len(values) > 1 else ""
     return f"{scale * mean(values):.{digits}f}{spread}"
+
+
+def _write(outcomes: Mapping[str, list[dict[str, Any]]], table: Table, folder: Path) -> None:
+    """`table.txt`, the numbers behind it in `summary.json`, and the picture of expert usage."""
+    with (folder / "table.txt").open("w") as file:
+        Console(file=file, width=100).print(table)
+    summary = {name: [{**run, "usage": run["usage"].tolist()} for run in runs] for name, runs in outcomes.items()}
+    (folder / "summary.json").write_text(json.dumps(summary) + "\n")
+    _draw(outcomes, folder / "usage.png")
 
 
 def _draw(outcomes: Mapping[str, list[dict[str, Any]]], path: Path) -> None:

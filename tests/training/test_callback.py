@@ -124,6 +124,24 @@ def test_trackers_get_at_most_twelve_scalars(tmp_path, monkeypatch):
     assert outcome.log[0].keys() >= {"entropy", "mean_token_accuracy"}, "the log history keeps TRL's extras"
 
 
+def test_the_model_must_be_the_one_that_was_prepared(tmp_path):
+    method = METHODS["bias_only"](MethodConfig())
+    method.prepare(tiny_model())
+    arguments = TrainingArguments(str(tmp_path), max_steps=1, use_cpu=True, report_to="none")
+    with pytest.raises(TrainingError, match=r"the model that method\.prepare"):
+        Trainer(tiny_model(), arguments, train_dataset=rows(), callbacks=[MethodCallback(method)]).train()
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_step(tmp_path):
+    model = tiny_model()
+    moe_layers(model)[1].router.weight.register_hook(lambda gradient: gradient * math.nan)
+    trainer, *_ = bare_trainer(tmp_path, model=model)
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    with pytest.raises(TrainingError, match="a gradient is not finite at step 1"):
+        trainer.train()
+    assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())
+
+
 def test_sft_logs_usage_and_no_bias(tmp_path):
     log = finetune(tmp_path, "sft").log
     assert {"nll", "expert_diversity", "usage_gini", "dead_experts"} <= log[0].keys()
@@ -202,8 +220,8 @@ def test_a_resume_with_another_method_is_refused(tmp_path):
 def test_a_loss_that_is_not_finite_stops_a_bare_trainer(tmp_path):
     model = tiny_model()
     model.lm_head.weight.data[5] = math.nan
-    trainer, *_ = bare_trainer(tmp_path, model=model, logging_nan_inf_filter=False)
-    with pytest.raises(TrainingError, match="loss is nan at step 1"):
+    trainer, *_ = bare_trainer(tmp_path, model=model)
+    with pytest.raises(TrainingError, match="a gradient is not finite at step 1"):
         trainer.train()
 
 

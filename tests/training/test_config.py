@@ -137,6 +137,12 @@ def test_phases_share_the_training_equally(options, phases, epochs, steps):
     assert config(**options).phase_length(phases) == {"num_train_epochs": epochs, "max_steps": steps}
 
 
+@pytest.mark.parametrize("option", ["load_best_model_at_end", "save_only_model"])
+def test_what_cannot_be_resumed_is_refused(option):
+    with pytest.raises(TrainingError, match="leave both out"):
+        config(**{option: True})
+
+
 def test_steps_that_cannot_be_shared_equally():
     with pytest.raises(TrainingError, match="divided equally among 2 phases; got 7"):
         config(max_steps=7).phase_length(2)

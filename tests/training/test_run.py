@@ -298,8 +298,33 @@ def test_an_output_dir_that_holds_something_is_refused_or_overwritten(base, tmp_
     with pytest.raises(TrainingError, match=r"a run starts in an empty output_dir.*--resume.*--overwrite"):
         Run(config(base, tmp_path / "old"))
     assert (tmp_path / "old" / "notes.txt").read_text() == "mine"
+    with pytest.raises(TrainingError, match=r"--overwrite deletes a run, and .* holds something else"):
+        Run(config(base, tmp_path / "old", overwrite=True))
+    assert (tmp_path / "old" / "notes.txt").read_text() == "mine"
+    (tmp_path / "old" / "run.json").write_text("{}")
     Run(config(base, tmp_path / "old", overwrite=True))._open()
     assert [file.name for file in (tmp_path / "old").iterdir()] == ["run.json"]
+
+
+def test_an_old_run_is_deleted_only_by_one_that_can_begin(base, finished, tmp_path):
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "run.json").write_text("{}")
+    with pytest.raises(ExpertCondenserError, match="at most 2 condensers"):
+        train(config(base, tmp_path / "old", overwrite=True, num_condensers="3"))
+    assert (tmp_path / "old" / "run.json").read_text() == "{}"
+
+
+def test_a_run_starts_from_a_base_model_not_from_a_finished_one(base, finished, tmp_path):
+    for method in ("sft", "condenser"):
+        options = config(base, tmp_path / method, method=method)
+        options.model_name_or_path = str(finished / "model")
+        with pytest.raises(TrainingError, match="has a selection bias and condensers already"):
+            train(options)
+
+
+def test_prompts_that_fill_max_length_leave_nothing_to_learn(base, tmp_path):
+    with pytest.raises(TrainingError, match="no answer is left to learn from; raise max_length"):
+        Run(config(base, tmp_path / "run", max_length=4))
 
 
 def test_a_run_that_could_not_begin_leaves_output_dir_empty(base, tmp_path):

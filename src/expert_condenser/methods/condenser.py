@@ -16,11 +16,12 @@ from expert_condenser.allocation import parse_allocation
 from expert_condenser.architectures import condensers_of, selection_biases
 from expert_condenser.attach import set_condensers
 from expert_condenser.concentration import gini
-from expert_condenser.errors import TrainingError
+from expert_condenser.errors import RoutingError, TrainingError
 from expert_condenser.methods.base import MethodConfig
 from expert_condenser.methods.bias_only import BiasOnly
 from expert_condenser.methods.selection_bias import ROUTING_OPTIONS
 from expert_condenser.models import expert_norms, moe_layers
+from expert_condenser.routing import check_condensers
 from expert_condenser.selection import SelectionRule, select_condensers
 
 
@@ -53,7 +54,7 @@ class Condenser(BiasOnly):
     def prepare(self, model: nn.Module) -> None:
         """Attach the policy; in phase 2 also choose the condensers, unless the model has them already."""
         super().prepare(model)
-        self._allocation()
+        self._check_layers()
         if self.phase == "condense" and not any(condensers_of(model).values()):
             set_condensers(model, self.choose(model))
 
@@ -122,6 +123,19 @@ class Condenser(BiasOnly):
         ginis = equal if self.usage is None else gini(self.usage)
         return parse_allocation(self.config.num_condensers, len(self.layers), ginis, maximum)
 
+    def _check_layers(self) -> None:
+        """What `choose` would refuse after phase 1 is refused before it."""
+        counts, routing = self._allocation(), self.config.routing()
+        for index, (layer, count) in enumerate(zip(self.layers, counts, strict=True)):
+            try:
+                check_condensers(count, layer.num_experts, layer.top_k, routing, layer.scoring)
+            except RoutingError as error:
+                raise RoutingError(f"layer {index} ({layer.name}): {error}") from None
+        if self.config.condenser_rule == "explicit":
+            select_condensers(
+                counts, rule="explicit", explicit=self._explicit(), num_experts=self.layers[0].num_experts
+            )
+
     def _check_rule(self) -> None:
         rule, config = self.config.condenser_rule, self.config
         if rule not in get_args(SelectionRule):
@@ -139,5 +153,10 @@ class Condenser(BiasOnly):
             )
 
     def _explicit(self) -> dict[int, list[int]]:
-        content = json.loads(Path(str(self.config.condensers_file)).read_text())
-        return {entry["layer"]: entry["condensers"] for entry in content["layers"]}
+        path = Path(str(self.config.condensers_file))
+        try:
+            return {entry["layer"]: entry["condensers"] for entry in json.loads(path.read_text())["layers"]}
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise TrainingError(
+                f"condensers_file is the condensers.json of a run; {path} is none ({error!r})"
+            ) from error

@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 from expert_condenser.errors import TrainingError
 from expert_condenser.methods.base import Method
 from expert_condenser.models import moe_layers
+from expert_condenser.router import PolicyRouter
 from expert_condenser.training.usage import StepUsage, collect
 
 METHOD_STATE = "method_state.json"
@@ -44,6 +45,18 @@ class MethodCallback(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Find the routers; on a resume, read what the checkpoint holds."""
         self.layers = moe_layers(model)
+        prepared = getattr(self.method, "layers", self.layers)
+        if any(
+            own.router is not layer.router for own, layer in zip(prepared, self.layers, strict=True)
+        ) or not isinstance(self.layers[0].router, PolicyRouter):
+            raise TrainingError(
+                "the callback acts on the model that method.prepare(model) was called on; got another one"
+            )
+        if getattr(args, "n_gpu", 0) > 1:
+            raise TrainingError(
+                "nn.DataParallel runs copies of the routers, whose counts are lost; start one process per GPU with "
+                "torchrun or accelerate launch"
+            )
         self.steps = state.global_step
         if state.global_step:
             self._restore(Path(args.output_dir) / f"checkpoint-{state.global_step}")
@@ -56,6 +69,14 @@ class MethodCallback(TrainerCallback):
         self.layers[0].router.state.detailed = detailed
         for layer in self.layers:
             layer.router.counter.reset()
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Stop before a gradient that is not finite reaches the weights: it shows in the routers of every layer."""
+        gradients = [layer.router.weight.grad for layer in self.layers if layer.router.weight.grad is not None]
+        if not args.fp16 and gradients and not torch.stack([g.sum() for g in gradients]).sum().isfinite():
+            raise TrainingError(
+                f"a gradient is not finite at step {state.global_step + 1}; the last checkpoint is kept"
+            )
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any) -> None:
         """Reduce the usage of the step and let the method act on it; a skipped step (fp16 overflow) counts nothing."""

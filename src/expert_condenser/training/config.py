@@ -65,6 +65,11 @@ class TrainingConfig(MethodConfig, SFTConfig):
             raise TrainingError(f"eval_split is the split of eval_dataset, and there is none; got {self.eval_split!r}")
         if self.resume and self.overwrite:
             raise TrainingError("resume keeps what output_dir holds and overwrite deletes it; set one of them")
+        if self.load_best_model_at_end or self.save_only_model:
+            raise TrainingError(
+                "load_best_model_at_end mixes two models, since transformers reads fused experts loosely, and "
+                "save_only_model leaves nothing to resume from; leave both out"
+            )
         if self.push_to_hub:
             raise TrainingError("runs upload nothing; push the finished model directory yourself")
         self._check_method_options()

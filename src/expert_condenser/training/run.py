@@ -18,7 +18,7 @@ from rich.console import Console
 from transformers import PreTrainedTokenizerBase, TrainerState
 from trl import SFTTrainer
 
-from expert_condenser.architectures import condensers_of
+from expert_condenser.architectures import CondenserModel, condensers_of
 from expert_condenser.checkpoint import (
     clear,
     copy_model,
@@ -35,7 +35,7 @@ from expert_condenser.methods.condenser import Condenser
 from expert_condenser.testbed import base_model_path
 from expert_condenser.training.callback import METHOD_STATE, MethodCallback
 from expert_condenser.training.config import TrainingConfig
-from expert_condenser.training.data import build_dataset
+from expert_condenser.training.data import build_dataset, length_report
 from expert_condenser.training.records import RUN, RunRecorder, check_same_run, describe, write_json
 
 console = Console(stderr=True)
@@ -75,6 +75,7 @@ class Run:
         """Train every phase that is not done; returns the directory of the finished model."""
         phases = METHODS[self.config.method].phases
         self.config.phase_length(len(phases))
+        model = None if self.config.resume else self._prepared_base(phases[0])
         with self.config.main_process_first(local=False, desc="output_dir"):
             self.record = self._open()
         source: str | Path = self.model_path
@@ -83,9 +84,22 @@ class Run:
             final = self.folder / phase / "final"
             if not is_whole(final):
                 checkpoint = self._newest_checkpoint(phase)
-                self._train_phase(index, phase, self._load(checkpoint or source), state, checkpoint)
+                model = self._load(checkpoint or source) if model is None else model
+                self._train_phase(index, phase, model, state, checkpoint)
+                model = None
             source, state = final, json.loads((final / METHOD_STATE).read_text())
         return self._finish(Path(source))
+
+    def _prepared_base(self, phase: str) -> Any:
+        """The base model, prepared for the first phase: its errors come before anything is written or deleted."""
+        model = self._load(self.model_path)
+        if isinstance(model, CondenserModel):
+            raise TrainingError(
+                f"a run starts from a base model, and {self.model_path} has a selection bias and condensers already; "
+                "name its base, or --resume the run that made it"
+            )
+        METHODS[self.config.method](self.config, phase).prepare(model)
+        return model
 
     def _newest_checkpoint(self, phase: str) -> Path | None:
         """Where a resumed phase goes on; newer checkpoints that a crash left unfinished are deleted."""
@@ -186,7 +200,7 @@ class Run:
         return load_model(source, self.config.dtype, **options)
 
     def _dataset(self, source: str, split: str, limit: int | None) -> Any:
-        return build_dataset(
+        dataset = build_dataset(
             source,
             self.tokenizer,
             split=split,
@@ -194,6 +208,22 @@ class Run:
             answer_style=self.config.answer_style,
             limit=limit,
         )
+        if self.config.max_length is not None:
+            self._check_lengths(source, length_report(dataset, self.tokenizer, self.config.max_length))
+        return dataset
+
+    def _check_lengths(self, source: str, report: dict[str, float | int]) -> None:
+        """Say what truncation costs; raise `TrainingError` where it leaves no answer to learn from."""
+        if report["lost"] == report["rows"]:
+            raise TrainingError(
+                f"{source}: every prompt is as long as max_length = {self.config.max_length} (the longest row has "
+                f"{report['longest']} tokens), so no answer is left to learn from; raise max_length"
+            )
+        if report["truncated"] and self.main:
+            console.print(
+                f"[yellow]{source}: max_length = {self.config.max_length} cuts {report['truncated']} of "
+                f"{report['rows']} rows, {report['lost']} of them before their answer begins[/]"
+            )
 
     def _write_condensers(self, method: Method, model: Any) -> None:
         if isinstance(method, Condenser) and any(condensers_of(model).values()):
@@ -206,11 +236,16 @@ class Run:
             if not path.exists():
                 raise TrainingError(f"--resume goes on with a run, and {self.folder} holds none ({RUN} is missing)")
             check_same_run(json.loads(path.read_text()), self.config)
-        elif self.main and not self.config.overwrite and self.folder.exists() and any(self.folder.iterdir()):
-            raise TrainingError(
-                f"a run starts in an empty output_dir, and {self.folder} is not; --resume goes on with what it "
-                "holds, --overwrite deletes it"
-            )
+        elif self.main and self.folder.exists() and any(self.folder.iterdir()):
+            if not self.config.overwrite:
+                raise TrainingError(
+                    f"a run starts in an empty output_dir, and {self.folder} is not; --resume goes on with what it "
+                    "holds, --overwrite deletes it"
+                )
+            if not path.exists():
+                raise TrainingError(
+                    f"--overwrite deletes a run, and {self.folder} holds something else ({RUN} is missing)"
+                )
 
     def _open(self) -> dict[str, Any]:
         """Begin the run on disk, once all that can be checked was; returns its record."""
