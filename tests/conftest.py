@@ -3,8 +3,13 @@
 from contextlib import contextmanager
 
 import pytest
+import torch
 
 from expert_condenser import moe_layers
+
+# With several threads, stock transformers is not repeatable to the bit: the backward of `batched_mm` sums in the order
+# in which threads arrive. One thread is also faster for models of this size.
+torch.set_num_threads(1)
 
 
 @contextmanager
