@@ -1,5 +1,6 @@
 """Helpers that several test files share."""
 
+import os
 from contextlib import contextmanager
 
 import pytest
@@ -10,6 +11,7 @@ from expert_condenser import moe_layers
 # With several threads, stock transformers is not repeatable to the bit: the backward of `batched_mm` sums in the order
 # in which threads arrive. One thread is also faster for models of this size.
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
 
 
 @contextmanager
