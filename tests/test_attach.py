@@ -249,9 +249,10 @@ def test_attach_checks_the_number_of_condensers(config, message):
 
 
 def test_attach_accepts_every_number_that_fits():
-    for config in ({"num_condensers": 2}, {"num_condensers": 5, "budget": "additive"}):
-        attach(tiny_model(), RoutingConfig(**config))
-    attach(tiny_model(), RoutingConfig(num_condensers=[7, 0, 7], budget="additive", duplicates=True))
+    duplicates = {"num_condensers": [7, 0, 7], "budget": "additive", "duplicates": True}
+    for config in ({"num_condensers": 2}, {"num_condensers": 5, "budget": "additive"}, duplicates):
+        model = attach(tiny_model(), RoutingConfig(**config))
+        assert all(len(layer.router.selection_bias) == 8 for layer in moe_layers(model))
 
 
 @pytest.mark.parametrize(
