@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from expert_condenser import RoutingConfig, attach, detach, moe_layers, set_condensers
 from expert_condenser.architectures import CondenserModel, condensers_of, selection_biases
 from expert_condenser.errors import RoutingError, UnsupportedModelError
-from expert_condenser.models import FAMILIES
+from expert_condenser.families import FAMILIES
 from expert_condenser.testing import TINY_CONFIGS, VOCABULARY_SIZE, tiny_batch, tiny_model
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -216,7 +216,11 @@ SIZES = {"hidden_size": 16, "intermediate_size": 12, "num_hidden_layers": 1, "nu
     [
         ("llama", {"num_key_value_heads": 2}, "LlamaForCausalLM (llama)"),
         ("jamba", {"num_key_value_heads": 2, "use_mamba_kernels": False}, "JambaForCausalLM (jamba)"),
-        ("qwen3_moe", {"num_key_value_heads": 2, "mlp_only_layers": [0]}, "Qwen3MoeForCausalLM (qwen3_moe) has no MoE"),
+        (
+            "qwen3_moe",
+            {"num_key_value_heads": 2, "mlp_only_layers": [0]},
+            "Qwen3MoeForCausalLM (qwen3_moe): has no MoE",
+        ),
     ],
 )
 def test_a_model_without_known_routers_is_refused_with_the_known_families(model_type, more, found):

@@ -9,14 +9,13 @@ from expert_condenser.errors import RoutingError
 from expert_condenser.routing import (
     PAPER,
     RoutingConfig,
-    Scoring,
     check_condensers,
     choose_experts,
     count_usage,
-    gate_weights,
     mass_usage,
     route,
 )
+from expert_condenser.scoring import Scoring, gate_weights
 
 REFERENCE = RoutingConfig(preset="reference")
 ADDITIVE = RoutingConfig(budget="additive")

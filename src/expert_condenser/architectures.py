@@ -5,6 +5,7 @@ config types are registered with the Auto classes when `expert_condenser` is imp
 made when the first config of its type is.
 """
 
+import copy
 import json
 from dataclasses import asdict
 from functools import cache
@@ -13,17 +14,18 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 from expert_condenser.errors import CheckpointError
-from expert_condenser.models import FAMILIES, MODEL_TYPE_PREFIX, decoder_of, family_name, moe_layers
+from expert_condenser.families import FAMILIES
+from expert_condenser.models import MODEL_TYPE_PREFIX, decoder_of, family_name, moe_layers
 from expert_condenser.router import ModelState, set_policy
 from expert_condenser.routing import RoutingConfig
 
-GUARDED_FIELD = "num_experts_per_tok"
+GUARDED_FIELD = "hidden_size"
 NOTICE = "(the routing of this model needs: pip install expert-condenser)"
 
 
@@ -70,8 +72,8 @@ class CondenserModel:  # in front of a PreTrainedModel
 class CondenserConfig:  # in front of a PreTrainedConfig
     """Mixed into a family's config class: `config.json` refuses to be read as the stock family's.
 
-    The stock class would load the weights and route without bias and condensers. Its number of experts per
-    token is an integer; saved here it is a text that says what to install, so the stock class fails on it.
+    The stock class would load the weights and route without bias and condensers. The width of its text
+    model is an integer; saved here it is a text that says what to install, so the stock class fails on it.
     """
 
     base_class: ClassVar[Any]
@@ -81,15 +83,17 @@ class CondenserConfig:  # in front of a PreTrainedConfig
         super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
         path = Path(save_directory) / "config.json"
         content = json.loads(path.read_text())
-        content[GUARDED_FIELD] = f"{content[GUARDED_FIELD]} {NOTICE}"
+        section = content.get("text_config", content)
+        section[GUARDED_FIELD] = f"{section[GUARDED_FIELD]} {NOTICE}"
         path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """As in transformers, with the notice taken away."""
-        guarded = config_dict.get(GUARDED_FIELD)
-        if isinstance(guarded, str):
-            config_dict = {**config_dict, GUARDED_FIELD: int(guarded.removesuffix(NOTICE))}
+        config_dict = copy.deepcopy(config_dict)
+        section = config_dict.get("text_config", config_dict)
+        if isinstance(guarded := section.get(GUARDED_FIELD), str):
+            section[GUARDED_FIELD] = int(guarded.removesuffix(NOTICE))
         return super().from_dict(config_dict, **kwargs)  # type: ignore[misc]
 
 
@@ -98,7 +102,7 @@ def install_policy(model: nn.Module, policy: RoutingConfig | None) -> None:
     layers = moe_layers(model)
     state = ModelState(decoder_of(model, layers))
     for layer in layers:
-        set_policy(layer.router, layer.family, state, policy)
+        set_policy(layer.router, layer.rule, state, policy)
 
 
 @cache
@@ -116,21 +120,33 @@ def own_config_class(model_type: str) -> Any:
     return type(name, (CondenserConfig, base), {**own, "__post_init__": post_init, "__module__": __name__})
 
 
+def auto_class(config_class: Any) -> Any:
+    """The Auto class that loads a type of model with its language head: of text, or of images and text."""
+    if config_class in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        return AutoModelForImageTextToText
+    return AutoModelForCausalLM
+
+
+def stock_class(model_type: str) -> Any:
+    """The family's class with a language head, such as `OlmoeForCausalLM`."""
+    config_class = CONFIG_MAPPING[model_type]
+    return auto_class(config_class)._model_mapping[config_class]
+
+
 @cache
 def own_model_class(model_type: str) -> Any:
-    """The CausalLM class of `condenser_<model_type>`, registered with `AutoModelForCausalLM`."""
-    config_class = own_config_class(model_type)
-    base = MODEL_FOR_CAUSAL_LM_MAPPING[CONFIG_MAPPING[model_type]]
+    """The class of `condenser_<model_type>` with a language head, registered with its Auto class."""
+    config_class, base = own_config_class(model_type), stock_class(model_type)
     body = {"config_class": config_class, "__module__": __name__, "base_class": base}
     model_class = type(f"Condenser{base.__name__}", (CondenserModel, base), body)
-    AutoModelForCausalLM.register(config_class, model_class)
+    auto_class(CONFIG_MAPPING[model_type]).register(config_class, model_class)
     return model_class
 
 
 def causal_lm(model: nn.Module) -> Any:
-    """The family's CausalLM inside `model` (itself, or what PEFT or DDP wraps); None where there is none."""
-    suffix = "ForCausalLM"
-    return next((m for m in model.modules() if type(m).__name__.endswith(suffix) and family_name(m) in FAMILIES), None)
+    """The family's model with a language head in `model` (itself, or what PEFT or DDP wraps); None if there is none."""
+    found = (m for m in model.modules() if isinstance(m, PreTrainedModel) and family_name(m) in FAMILIES)
+    return next((m for m in found if isinstance(m, stock_class(family_name(m)))), None)
 
 
 def adopt(model: Any, policy: RoutingConfig) -> None:

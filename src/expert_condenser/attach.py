@@ -7,7 +7,7 @@ from torch import nn
 
 from expert_condenser.architectures import CondenserModel, adopt, causal_lm, install_policy, release
 from expert_condenser.errors import RoutingError, UnsupportedModelError
-from expert_condenser.models import MoELayer, moe_layers
+from expert_condenser.models import MoELayer, family_name, moe_layers
 from expert_condenser.router import PolicyRouter, clear_policy
 from expert_condenser.routing import RoutingConfig, check_condensers
 
@@ -30,6 +30,11 @@ def attach(model: nn.Module, config: RoutingConfig | None = None) -> nn.Module:
             f"every MoE layer has the same number of experts; got {[layer.num_experts for layer in layers]}"
         )
     if config is not None:
+        if config.bias_in_weights and layers[0].rule.correction is not None:
+            raise RoutingError(
+                f"bias_in_weights weighs by the scores of logits + bias; {family_name(model)} has a correction bias of "
+                "its own on its scores, and the method's stays beside that. Leave bias_in_weights out."
+            )
         for index, count in enumerate(_condensers_per_layer(config, len(layers))):
             _check_fit(index, layers[index], count, config)
     install_policy(model, config)

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
-from expert_condenser.architectures import own_config_class
+from expert_condenser.architectures import auto_class, own_config_class
 from expert_condenser.errors import CheckpointError
 from expert_condenser.models import MODEL_TYPE_PREFIX
 
@@ -19,7 +19,7 @@ _OF_TRAINING = ("method_state.json", "usage.safetensors", MANIFEST)
 
 _CODE = '''"""This model routes with a selection bias and condenser experts: pip install expert-condenser."""
 
-from expert_condenser.architectures import own_config_class, own_model_class
+from expert_condenser.architectures import auto_class, own_config_class, own_model_class
 
 {config} = own_config_class("{model_type}")
 {model} = own_model_class("{model_type}")
@@ -86,7 +86,8 @@ def load_model(path: str | Path, dtype: str | torch.dtype = "float32", **options
     """
     check_readable(Path(path))
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
+        kind = auto_class(type(AutoConfig.from_pretrained(path)))
+        model, info = kind.from_pretrained(
             path, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
     except CheckpointError:

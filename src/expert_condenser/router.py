@@ -17,8 +17,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from expert_condenser.errors import RoutingError
-from expert_condenser.models import Family
-from expert_condenser.routing import RoutingConfig, Scoring, choose_experts, count_usage, mass_usage, route
+from expert_condenser.routing import RoutingConfig, choose_experts, count_usage, mass_usage, route
+from expert_condenser.rules import Rule
+from expert_condenser.scoring import Scoring
 
 
 class Counter:
@@ -137,7 +138,7 @@ def token_mask(decoder: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> T
 class PolicyRouter(nn.Module):
     """Mixed into a family's router class by `set_policy`: the forward and the float32 bias."""
 
-    family: Family
+    rule: Rule
     scoring: Scoring
     policy: RoutingConfig | None
     """None: the family's own routing, only counted."""
@@ -148,19 +149,23 @@ class PolicyRouter(nn.Module):
     selection_bias: Float[Tensor, " E"]
     condenser_ids: Int[Tensor, " R"]
 
-    def forward(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, hidden_states: Tensor, *extra: Any) -> tuple[Tensor, Tensor, Tensor]:
         """`(logits (T, E), weights (T, S), indices (T, S))`, as the family's own router returns them."""
         if self.policy is None:
-            logits, weights, indices = super().forward(hidden_states)
+            logits, weights, indices = super().forward(hidden_states, *extra)
         else:
-            logits = self.family.logits(self, hidden_states)
-            weights, indices = self._route(logits, self.policy)
+            logits = self.rule.logits(self, hidden_states)
+            weights, indices = self._route(logits, self.policy, self._correction(*extra))
+            weights = weights.to(hidden_states.dtype) if self.rule.weights_like_hidden else weights
         if self.state.counting:
             with torch.no_grad():
-                self._count(logits, weights, indices)
+                self._count(logits, weights, indices, self._correction(*extra))
         return logits, weights, indices
 
-    def _route(self, logits: Tensor, policy: RoutingConfig) -> tuple[Tensor, Tensor]:
+    def _correction(self, *extra: Any) -> Tensor | None:
+        return None if self.rule.correction is None else self.rule.correction(self, *extra)
+
+    def _route(self, logits: Tensor, policy: RoutingConfig, correction: Tensor | None) -> tuple[Tensor, Tensor]:
         replay = self.state.replay
         weights, indices = route(
             logits,
@@ -169,22 +174,23 @@ class PolicyRouter(nn.Module):
             top_k=self.top_k,
             scoring=self.scoring,
             config=policy,
+            correction=correction,
             indices=None if replay is None else replay.get(id(self)),
         )
         if replay is not None:
             replay[id(self)] = indices
         return weights, indices
 
-    def _count(self, logits: Tensor, weights: Tensor, indices: Tensor) -> None:
+    def _count(self, logits: Tensor, weights: Tensor, indices: Tensor, correction: Tensor | None) -> None:
         counter, mask = self.counter, self.state.token_mask
         counter.counts = counter.counts.to(indices.device) + count_usage(indices, self.num_experts, mask)
         if self.policy is not None and self.policy.usage == "mass":
             weighed = logits + self.selection_bias if self.policy.bias_in_weights else logits
-            counter.mass = counter.mass.to(logits.device) + mass_usage(weighed, mask)
+            counter.mass = counter.mass.to(logits.device) + mass_usage(weighed, mask, self.scoring)
         if self.state.detailed:
-            self._count_details(logits, weights, indices)
+            self._count_details(logits, weights, indices, correction)
 
-    def _count_details(self, logits: Tensor, weights: Tensor, indices: Tensor) -> None:
+    def _count_details(self, logits: Tensor, weights: Tensor, indices: Tensor, correction: Tensor | None) -> None:
         counter, mask = self.counter, self.state.token_mask
         real = torch.ones(len(indices), dtype=torch.bool, device=indices.device) if mask is None else mask != 0
         gate = torch.zeros(self.num_experts, dtype=torch.float64, device=indices.device)
@@ -199,6 +205,7 @@ class PolicyRouter(nn.Module):
                 top_k=self.top_k,
                 scoring=self.scoring,
                 config=self.policy,
+                correction=correction,
             )
             differs = (indices.sort(dim=-1).values != unbiased.sort(dim=-1).values).any(dim=-1)
             counter.changed = counter.changed.to(gate.device) + (differs & real).sum()
@@ -219,13 +226,13 @@ def policy_class(router_class: Any) -> Any:
     return type(f"Condenser{router_class.__name__}", (PolicyRouter, router_class), {"base_class": router_class})
 
 
-def set_policy(router: Any, family: Family, state: ModelState, policy: RoutingConfig | None) -> None:
+def set_policy(router: Any, rule: Rule, state: ModelState, policy: RoutingConfig | None) -> None:
     """Turn a plain router into a `PolicyRouter`, in place; with a policy it also gets a zero bias and no condensers."""
     router.__class__ = policy_class(router.__class__)
-    router.family, router.scoring, router.policy, router.state = family, family.scoring(router), policy, state
+    router.rule, router.scoring, router.policy, router.state = rule, rule.scoring(router), policy, state
     router.counter = Counter(router.num_experts)
     if policy is not None:
-        device = router.weight.device
+        device = next(router.parameters()).device
         router.register_buffer("selection_bias", torch.zeros(router.num_experts, dtype=torch.float32, device=device))
         router.register_buffer("condenser_ids", torch.zeros(0, dtype=torch.int64, device=device))
 
@@ -234,6 +241,6 @@ def clear_policy(router: Any) -> None:
     """Turn a `PolicyRouter` back into the plain router that it was."""
     if router.policy is not None:
         del router.selection_bias, router.condenser_ids
-    for name in ("family", "scoring", "policy", "state", "counter"):
+    for name in ("rule", "scoring", "policy", "state", "counter"):
         delattr(router, name)
     router.__class__ = type(router).base_class

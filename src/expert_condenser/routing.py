@@ -9,30 +9,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from expert_condenser.errors import RoutingError
-
-
-@dataclass(frozen=True)
-class Scoring:
-    """How a model family turns router logits into gate weights; the method leaves all of this as it is."""
-
-    function: Literal["softmax", "topk_softmax"] = "softmax"
-    """`softmax` over all experts, or over the chosen logits only (`topk_softmax`: gpt-oss)."""
-    normalize: bool = False
-    """Divide the chosen scores by their sum (`norm_topk_prob`)."""
-    scale: float = 1.0
-    """Multiply the weights at the end (`routed_scaling_factor`)."""
-    num_groups: int = 1
-    """Groups of neighbouring experts in group-limited routing (`n_group`)."""
-    groups_kept: int = 1
-    """Groups a token may choose from (`topk_group`); a group is ranked by its best expert."""
-    sorted_slots: bool = True
-    """Whether the family asks `torch.topk` for sorted columns; it decides their order, nothing else."""
-    weights_in_float32: bool = False
-    """Weights stay float32 instead of being cast to the dtype of the logits."""
+from expert_condenser.scoring import SOFTMAX, Scoring, expert_scores, gate_weights, group_mask, native_ranks
 
 
 @dataclass(frozen=True)
@@ -120,8 +101,9 @@ def route(
     condensers: Int[Tensor, " R"],
     *,
     top_k: int,
-    scoring: Scoring = Scoring(),
+    scoring: Scoring = SOFTMAX,
     config: RoutingConfig = PAPER,
+    correction: Float[Tensor, " E"] | None = None,
     indices: Int[Tensor, "T S"] | None = None,
 ) -> tuple[Float[Tensor, "T S"], Int[Tensor, "T S"]]:
     """Choose with the bias, weigh without it (preset `paper`; section 1 of docs/method.md).
@@ -129,8 +111,9 @@ def route(
         y(x) = sum_{i in routed} s_i E_i(x) + sum_{c in C} s_c E_c(x)
 
     Returns `(weights, indices)`; `S` is K under the shared budget and K + R under the additive one.
-    No gradient flows through the choice. `indices` given: that choice is weighed again instead of
-    being made (the recomputation of gradient checkpointing).
+    No gradient flows through the choice. `correction` is the family's own bias, where it has one.
+    `indices` given: that choice is weighed again instead of being made (the recomputation of gradient
+    checkpointing).
 
     A bias of zero leaves every bit of the family's own routing as it is. One exception: where scores
     underflow to 0, stock group-limited routing takes experts of masked groups, with weight 0; here a
@@ -138,7 +121,9 @@ def route(
     """
     check_condensers(len(condensers), logits.shape[-1], top_k, config, scoring)
     if indices is None:
-        indices = choose_experts(logits.detach(), bias, condensers, top_k=top_k, scoring=scoring, config=config)
+        indices = choose_experts(
+            logits.detach(), bias, condensers, top_k=top_k, scoring=scoring, config=config, correction=correction
+        )
     if not config.bias_in_weights:
         return gate_weights(logits, indices, scoring), indices
     weights = gate_weights(logits.float() + bias, indices, scoring)
@@ -146,7 +131,7 @@ def route(
 
 
 def check_condensers(
-    num_condensers: int, num_experts: int, top_k: int, config: RoutingConfig, scoring: Scoring = Scoring()
+    num_condensers: int, num_experts: int, top_k: int, config: RoutingConfig, scoring: Scoring = SOFTMAX
 ) -> None:
     """Raise `RoutingError` unless R condensers leave every token enough experts to choose from.
 
@@ -179,18 +164,20 @@ def choose_experts(
     condensers: Int[Tensor, " R"],
     *,
     top_k: int,
-    scoring: Scoring = Scoring(),
+    scoring: Scoring = SOFTMAX,
     config: RoutingConfig = PAPER,
+    correction: Float[Tensor, " E"] | None = None,
 ) -> Int[Tensor, "T S"]:
     """The experts of every token, without gradient.
 
     Shared budget: a condenser is an expert whose bias is +infinity. Additive: the K largest among the
     other experts (among all experts with `duplicates`), then the R condensers in their order.
     """
-    ranks = biased_ranks(logits, bias, scoring, config)
+    ranks = biased_ranks(logits, bias, scoring, config, correction)
     others = ranks.index_fill(-1, condensers, -torch.inf) if len(condensers) else ranks
     if scoring.num_groups > 1:
-        ranks = ranks.masked_fill(~group_mask(others, scoring), -torch.inf)
+        mask = group_mask(group_ranks(others, bias, scoring, config, correction), scoring)
+        ranks = ranks.masked_fill(~mask, -torch.inf)
         others = ranks.index_fill(-1, condensers, -torch.inf) if len(condensers) else ranks
     if config.budget == "shared":
         ranks = ranks.index_fill(-1, condensers, torch.inf) if len(condensers) else ranks
@@ -201,45 +188,37 @@ def choose_experts(
 
 
 def biased_ranks(
-    logits: Float[Tensor, "T E"], bias: Float[Tensor, " E"], scoring: Scoring, config: RoutingConfig = PAPER
+    logits: Float[Tensor, "T E"],
+    bias: Float[Tensor, " E"],
+    scoring: Scoring,
+    config: RoutingConfig = PAPER,
+    correction: Float[Tensor, " E"] | None = None,
 ) -> Float[Tensor, "T E"]:
     """`rank_i = z_i + beta_i`, or `s_i + beta_i` in score space.
 
-    A family that chooses by its logits (`topk_softmax`) has no other score space. While the bias is zero
-    the ranks are the family's own scores, so that even ties fall as they do there.
+    A family with a `correction` b of its own stays in its space: `s_i + b_i + beta_i` (docs/method.md). While
+    the bias is zero the ranks are the family's own, so that even ties fall as they do there.
     """
-    native = logits.float() if scoring.function == "topk_softmax" else expert_scores(logits)
-    biased = (logits.float() if config.bias_space == "logit" else native) + bias
+    native = native_ranks(logits, scoring, correction)
+    biased = (native if _in_native_space(config, correction) else logits.float()) + bias
     return torch.where((bias == 0).all(), native, biased)
 
 
-def group_mask(ranks: Float[Tensor, "T E"], scoring: Scoring) -> Bool[Tensor, "T E"]:
-    """True for the experts of the `groups_kept` groups with the best expert."""
-    num_tokens, num_experts = ranks.shape
-    group_size = num_experts // scoring.num_groups
-    best = ranks.view(num_tokens, scoring.num_groups, group_size).amax(dim=-1)
-    kept = torch.topk(best, scoring.groups_kept, dim=-1, sorted=False).indices
-    mask = torch.zeros_like(best, dtype=torch.bool).scatter_(1, kept, True)
-    return mask.repeat_interleave(group_size, dim=-1)
+def group_ranks(
+    ranks: Float[Tensor, "T E"],
+    bias: Float[Tensor, " E"],
+    scoring: Scoring,
+    config: RoutingConfig = PAPER,
+    correction: Float[Tensor, " E"] | None = None,
+) -> Float[Tensor, "T E"]:
+    """What ranks the groups: `ranks`, as scores where the sum of two is taken; logits do not add up."""
+    if scoring.group_rank == "best" or _in_native_space(config, correction):
+        return ranks
+    return torch.where((bias == 0).all(), ranks, expert_scores(ranks, scoring))
 
 
-def expert_scores(logits: Float[Tensor, "T E"]) -> Float[Tensor, "T E"]:
-    """`s = softmax(z)` over all experts, in float32 as in every supported family."""
-    return torch.softmax(logits, dim=-1, dtype=torch.float32)
-
-
-def gate_weights(
-    logits: Float[Tensor, "T E"], indices: Int[Tensor, "T S"], scoring: Scoring = Scoring()
-) -> Float[Tensor, "T S"]:
-    """The weights of the chosen experts, after the family's own post-processing over all of them."""
-    if scoring.function == "topk_softmax":
-        return torch.softmax(logits.gather(-1, indices), dim=-1, dtype=logits.dtype) * scoring.scale
-    weights = expert_scores(logits).gather(-1, indices)
-    if scoring.normalize:
-        weights = weights / weights.sum(dim=-1, keepdim=True)
-    if scoring.scale != 1.0:
-        weights = weights * scoring.scale
-    return weights if scoring.weights_in_float32 else weights.to(logits.dtype)
+def _in_native_space(config: RoutingConfig, correction: Tensor | None) -> bool:
+    return config.bias_space == "score" or correction is not None
 
 
 def count_usage(
@@ -251,12 +230,19 @@ def count_usage(
     return counts.scatter_add_(0, indices.reshape(-1), real.reshape(-1))
 
 
-def mass_usage(logits: Float[Tensor, "T E"], token_mask: Shaped[Tensor, " T"] | None = None) -> Float[Tensor, " E"]:
-    """`u_i = sum_t softmax(z_t)_i` over the tokens where `token_mask` is not 0; float64.
+def mass_usage(
+    logits: Float[Tensor, "T E"],
+    token_mask: Shaped[Tensor, " T"] | None = None,
+    scoring: Scoring = SOFTMAX,
+) -> Float[Tensor, " E"]:
+    """`u_i = sum_t p_ti` over the tokens where `token_mask` is not 0; float64.
 
-    With `bias_in_weights` the caller passes `z + beta`, the logits that weigh.
+    `p` is the softmax of the logits, or the family's scores divided by their sum. With `bias_in_weights`
+    the caller passes `z + beta`, the logits that weigh.
     """
-    probabilities = expert_scores(logits.detach()).double()
+    probabilities = expert_scores(logits.detach(), scoring).double()
+    if "softmax" not in scoring.function:
+        probabilities = probabilities / probabilities.sum(dim=-1, keepdim=True)
     if token_mask is not None:
         probabilities = probabilities * (token_mask != 0)[:, None]
     return probabilities.sum(dim=0)

@@ -1,0 +1,120 @@
+"""How a model family turns router logits into choices and gate weights; the method leaves all of this as it is.
+
+Pure functions on tensors. Shape letters: `T` tokens, `E` routed experts, `S` slots (columns) of the result.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """One family's formula. The defaults are `softmax` over all experts, weights as they are."""
+
+    function: Literal["softmax", "sigmoid", "sqrtsoftplus", "topk_softmax", "topk_sigmoid"] = "softmax"
+    """A score per expert; with `topk_` experts are chosen by their logits, and only those chosen are scored."""
+    float32: bool = True
+    """Scores are computed in float32, whatever the dtype of the logits."""
+    normalize: bool = False
+    """Divide the chosen scores by their sum (`norm_topk_prob`)."""
+    sum_epsilon: float = 0.0
+    """What the family adds to that sum."""
+    sum_minimum: float = 0.0
+    """What the family raises that sum to, at least."""
+    scale: float = 1.0
+    """Multiply the weights at the end (`routed_scaling_factor`)."""
+    num_groups: int = 1
+    """Groups of neighbouring experts in group-limited routing (`n_group`)."""
+    groups_kept: int = 1
+    """Groups a token may choose from (`topk_group`)."""
+    group_rank: Literal["best", "best_two"] = "best"
+    """A group is ranked by its best expert, or by the sum of its two best."""
+    sorted_slots: bool = True
+    """Whether the family asks `torch.topk` for sorted columns; it decides their order, nothing else."""
+    weights_in_float32: bool = False
+    """Weights stay float32 instead of being cast to the dtype of the logits."""
+
+    @property
+    def chooses_by_logits(self) -> bool:
+        """Whether experts are ranked by their logits rather than by a score."""
+        return self.function in ("topk_softmax", "topk_sigmoid")
+
+
+SOFTMAX = Scoring()
+
+
+def expert_scores(logits: Float[Tensor, "T E"], scoring: Scoring = SOFTMAX) -> Float[Tensor, "T E"]:
+    """`s`, a score per expert; where only chosen experts are scored, their scores before that choice."""
+    dtype = torch.float32 if scoring.float32 else logits.dtype
+    if scoring.function in ("softmax", "topk_softmax"):
+        return torch.softmax(logits, dim=-1, dtype=dtype)
+    if scoring.function == "sqrtsoftplus":
+        return torch.nn.functional.softplus(logits.to(dtype)).sqrt()
+    return torch.sigmoid(logits.to(dtype))
+
+
+def native_ranks(
+    logits: Float[Tensor, "T E"], scoring: Scoring, correction: Float[Tensor, " E"] | None = None
+) -> Float[Tensor, "T E"]:
+    """What the family itself chooses by: scores or logits, plus its own correction bias where it has one."""
+    ranks = logits if scoring.chooses_by_logits else expert_scores(logits, scoring)
+    return (ranks if correction is None else ranks + correction).float()
+
+
+def group_mask(ranks: Float[Tensor, "T E"], scoring: Scoring) -> Bool[Tensor, "T E"]:
+    """True for the experts of the `groups_kept` best groups; an expert of rank -infinity lifts no group."""
+    num_tokens, num_experts = ranks.shape
+    group_size = num_experts // scoring.num_groups
+    groups = ranks.view(num_tokens, scoring.num_groups, group_size)
+    if scoring.group_rank == "best":
+        rank = groups.amax(dim=-1)
+    else:
+        two = groups.topk(2, dim=-1).values
+        rank = two.masked_fill(two == -torch.inf, 0.0).sum(dim=-1)
+        rank = rank.masked_fill((two == -torch.inf).all(dim=-1), -torch.inf)
+    kept = torch.topk(rank, scoring.groups_kept, dim=-1, sorted=False).indices
+    mask = torch.zeros_like(rank, dtype=torch.bool).scatter_(1, kept, True)
+    return mask.repeat_interleave(group_size, dim=-1)
+
+
+def gate_weights(
+    logits: Float[Tensor, "T E"], indices: Int[Tensor, "T S"], scoring: Scoring = SOFTMAX
+) -> Float[Tensor, "T S"]:
+    """The weights of the chosen experts, after the family's own post-processing over all of them."""
+    if scoring.chooses_by_logits:
+        weights = expert_scores(logits.gather(-1, indices), scoring)
+    else:
+        weights = expert_scores(logits, scoring).gather(-1, indices)
+    if scoring.normalize:
+        weights = weights / _normalizer(weights, scoring)
+    if scoring.scale != 1.0:
+        weights = weights * scoring.scale
+    return weights if scoring.weights_in_float32 else weights.to(logits.dtype)
+
+
+def mixture_weights(
+    logits: Float[Tensor, "T E"], indices: Int[Tensor, "T S"], scoring: Scoring = SOFTMAX
+) -> Float[Tensor, "T E"]:
+    """`q`, the weight of every expert as if it were among the chosen (DenseMixer, section 6 of docs/method.md).
+
+    At the chosen experts these are `gate_weights`, with their gradient; elsewhere `s_i * scale`, divided by
+    the constant sum over the chosen where the family normalises. Softmax over the chosen logits is softmax
+    over all, normalised.
+    """
+    chosen = gate_weights(logits, indices, scoring)
+    scores = expert_scores(logits, scoring)
+    if scoring.normalize or scoring.function == "topk_softmax":
+        scores = scores / _normalizer(scores.detach().gather(-1, indices), scoring)
+    scores = (scores * scoring.scale).to(chosen.dtype)
+    return scores.scatter(-1, indices, chosen)
+
+
+def _normalizer(chosen: Float[Tensor, "T S"], scoring: Scoring) -> Float[Tensor, "T 1"]:
+    total = chosen.sum(dim=-1, keepdim=True)
+    if scoring.sum_epsilon:
+        total = total + scoring.sum_epsilon
+    return torch.clamp(total, min=scoring.sum_minimum) if scoring.sum_minimum else total
