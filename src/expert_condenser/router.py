@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from expert_condenser.errors import RoutingError
+from expert_condenser.mixture import mix, remove_mixture
 from expert_condenser.routing import RoutingConfig, choose_experts, count_usage, mass_usage, route
 from expert_condenser.rules import Rule
 from expert_condenser.scoring import Scoring
@@ -144,6 +145,8 @@ class PolicyRouter(nn.Module):
     """None: the family's own routing, only counted."""
     counter: Counter
     state: ModelState
+    mixer: str | None = None
+    """DenseMixer's implementation, see `expert_condenser.mixture`."""
     num_experts: int
     top_k: int
     selection_bias: Float[Tensor, " E"]
@@ -160,6 +163,8 @@ class PolicyRouter(nn.Module):
         if self.state.counting:
             with torch.no_grad():
                 self._count(logits, weights, indices, self._correction(*extra))
+        if self.mixer is not None and self.training and torch.is_grad_enabled():
+            weights, indices = mix(self, logits, weights, indices)
         return logits, weights, indices
 
     def _correction(self, *extra: Any) -> Tensor | None:
@@ -239,6 +244,7 @@ def set_policy(router: Any, rule: Rule, state: ModelState, policy: RoutingConfig
 
 def clear_policy(router: Any) -> None:
     """Turn a `PolicyRouter` back into the plain router that it was."""
+    remove_mixture(router)
     if router.policy is not None:
         del router.selection_bias, router.condenser_ids
     for name in ("rule", "scoring", "policy", "state", "counter"):

@@ -1,0 +1,32 @@
+"""`densemixer`: the router learns from every expert, NeurIPS 2025 (see `expert_condenser.mixture`)."""
+
+from typing import cast, get_args
+
+from torch import nn
+
+from expert_condenser.errors import TrainingError
+from expert_condenser.methods.base import Method, MethodConfig
+from expert_condenser.mixture import Mixer, install_mixture
+
+
+class DenseMixer(Method):
+    """Forward as in plain fine-tuning, bit for bit; the router's gradient is that of the dense mixture."""
+
+    name = "densemixer"
+    summary = "straight-through router gradient from all experts; experts learn from their own tokens"
+    paper = "DenseMixer, NeurIPS 2025"
+    options = frozenset({"router", "mixer"})
+
+    def __init__(self, config: MethodConfig | None = None, phase: str | None = None) -> None:
+        super().__init__(config, phase)
+        if self.config.mixer not in get_args(Mixer):
+            raise TrainingError(f"mixer is one of {', '.join(get_args(Mixer))}; got {self.config.mixer!r}")
+        if self.config.router == "freeze":
+            raise TrainingError("densemixer changes the gradient of the routers; with router='freeze' it has no effect")
+
+    def prepare(self, model: nn.Module) -> None:
+        """Also install the mixture, once."""
+        super().prepare(model)
+        for layer in self.layers:
+            if layer.router.mixer is None:
+                install_mixture(layer, cast(Mixer, self.config.mixer))
