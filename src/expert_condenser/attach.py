@@ -1,6 +1,7 @@
 """Attach the method's routing to a loaded model, choose its condensers, detach it again."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -80,6 +81,27 @@ def set_condensers(model: nn.Module, condensers: Mapping[int, Sequence[int]]) ->
         router.condenser_ids = torch.tensor(list(ids), dtype=torch.int64, device=router.condenser_ids.device)
     if isinstance(inner := causal_lm(model), CondenserModel):
         inner.config.condenser["condensers_per_layer"] = [len(layer.router.condenser_ids) for layer in layers]
+
+
+def set_top_k(model: nn.Module, top_k: int) -> None:
+    """Give every token `top_k` experts, in the routers and in the config that is saved with the model.
+
+    Raises `RoutingError` where a layer has fewer experts, or where the config has no such number.
+    """
+    layers = moe_layers(model)
+    smallest = min(layer.num_experts for layer in layers)
+    if not 1 <= top_k <= smallest:
+        raise RoutingError(f"top_k is a number of experts per token, 1 to {smallest}; got {top_k}")
+    config: Any = model.config.get_text_config()  # type: ignore[operator, union-attr]
+    field = next((name for name in _TOP_K_FIELDS if hasattr(config, name)), None)
+    if field is None:
+        raise RoutingError(f"top_k is changed in the config, and that of {family_name(model)} has none")
+    setattr(config, field, top_k)
+    for layer in layers:
+        layer.router.top_k = top_k
+
+
+_TOP_K_FIELDS = ("num_experts_per_tok", "moe_topk", "moe_top_k", "top_k_experts")
 
 
 def _policy(layers: Sequence[MoELayer]) -> RoutingConfig:

@@ -1,5 +1,6 @@
 """Where a model keeps its MoE layers: every router with the experts beside it."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,8 @@ class MoELayer:
     num_experts: int
     top_k: int
     rule: Rule
+    block: str
+    """Qualified name of the module that holds router and experts, such as `model.layers.0.mlp`."""
 
     @property
     def scoring(self) -> Scoring:
@@ -34,6 +37,8 @@ class MoELayer:
 
 
 _RULES = {family.router_class: family.rule for family in FAMILIES.values()}
+_OF_IMAGES = re.compile(r"(^|\.)vision_")
+"""Routers that see image tokens only, such as ERNIE's `vision_moe` beside its `text_moe`, stay as they are."""
 
 
 def family_name(model: nn.Module) -> str:
@@ -53,13 +58,13 @@ def moe_layers(model: nn.Module) -> list[MoELayer]:
     layers = [
         _layer(name, router, modules, rule)
         for name, router in modules.items()
-        if (rule := _rule_of(router)) is not None
+        if (rule := _rule_of(router)) is not None and not _OF_IMAGES.search(name)
     ]
-    if not layers:
-        name = family_name(model)
-        reason = "has no MoE layer" if name in FAMILIES else REFUSED.get(name, "is not a family that is known here")
+    family = family_name(model)
+    if not layers or family in REFUSED:
+        reason = "has no MoE layer" if family in FAMILIES else REFUSED.get(family, "is not a family that is known here")
         raise UnsupportedModelError(
-            f"a MoE model of a supported family is needed; {type(model).__name__} ({name}): {reason}. "
+            f"a MoE model of a supported family is needed; {type(model).__name__} ({family}): {reason}. "
             f"Supported: {', '.join(sorted(FAMILIES))}."
         )
     return layers
@@ -68,8 +73,17 @@ def moe_layers(model: nn.Module) -> list[MoELayer]:
 def decoder_of(model: nn.Module, layers: list[MoELayer]) -> Any:
     """The module that runs the stack of layers (`OlmoeModel`, say): it sees the attention mask of every forward."""
     parts = layers[0].name.split(".")
-    depth = next(index for index, part in enumerate(parts) if part.isdigit())
-    return model.get_submodule(".".join(parts[: depth - 1]))
+    return model.get_submodule(".".join(parts[: _depth_position(parts) - 1]))
+
+
+def decoder_depth(layer: MoELayer) -> int:
+    """The layer's index among all decoder layers: 1 for the first MoE layer of a model whose layer 0 is dense."""
+    parts = layer.name.split(".")
+    return int(parts[_depth_position(parts)])
+
+
+def _depth_position(parts: list[str]) -> int:
+    return next(index for index, part in enumerate(parts) if part.isdigit())
 
 
 def _rule_of(module: nn.Module) -> Rule | None:
@@ -77,8 +91,17 @@ def _rule_of(module: nn.Module) -> Rule | None:
 
 
 def _layer(name: str, router: Any, modules: dict[str, Any], rule: Rule) -> MoELayer:
-    block = modules[name.rpartition(".")[0]]
-    return MoELayer(name, router, block.experts, int(router.num_experts), int(router.top_k), rule)
+    """The layer of a router; between it and its block may be the wrappers of an adapter (`gate.base_layer`)."""
+    block = outermost(name).rpartition(".")[0]
+    experts = modules[block].experts
+    return MoELayer(name, router, experts, int(router.num_experts), int(router.top_k), rule, block)
+
+
+def outermost(name: str) -> str:
+    """The name of a module without those of the adapters around it: `mlp.gate` for `mlp.gate.base_layer`."""
+    while name.endswith(".base_layer"):
+        name = name.removesuffix(".base_layer")
+    return name
 
 
 def expert_norms(layer: MoELayer) -> Tensor:

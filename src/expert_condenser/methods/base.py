@@ -4,20 +4,46 @@
 when a step is logged, `state_dict()` / `load_state_dict()` for a resume.
 """
 
-from abc import ABC, abstractmethod
+from abc import ABC
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from expert_condenser.attach import attach
 from expert_condenser.errors import TrainingError
+from expert_condenser.models import moe_layers
+from expert_condenser.parameters import ROUTER_MODES, RouterMode, is_adapter, set_router_mode
+from expert_condenser.router import PolicyRouter
 from expert_condenser.routing import RoutingConfig
 
 
 @dataclass
 class MethodConfig:
-    """The options of the methods; a method ignores none that was set (`check_options`)."""
+    """The options of the methods; a method ignores none that was set."""
 
+    router: str | None = field(
+        default=None,
+        metadata={"help": "'train', 'freeze', or 'lora' (with an adapter); None: train, and freeze with an adapter."},
+    )
+    top_k: int | None = field(
+        default=None, metadata={"help": "Experts per token, K + R as the control of budget='additive'; None: K."}
+    )
+    aux_loss_coef: float | None = field(
+        default=None, metadata={"help": "Coefficient of the auxiliary loss; None: that of the model's config."}
+    )
+    top_p: float = field(default=0.2, metadata={"help": "ESFT trains the smallest set of experts with this score."})
+    expert_config: str | None = field(
+        default=None, metadata={"help": "expert_cfg.json with ESFT's experts; None: score the training data first."}
+    )
+    score_rows: int = field(default=128, metadata={"help": "Rows of the training data that ESFT scores experts on."})
+    shared_experts: bool = field(default=False, metadata={"help": "ESFT also trains the shared experts."})
+    non_expert_modules: bool = field(
+        default=False, metadata={"help": "ESFT also trains all that is no expert: routers, attention, embeddings."}
+    )
+    mixer: str = field(
+        default="lean", metadata={"help": "DenseMixer's implementation: 'lean' (memory O(T D)) or 'plain' (O(T E D))."}
+    )
     bias_step: float = field(
         default=1e-3,
         metadata={"help": "gamma of the selection bias, per optimizer step (phase 1); gamma x steps is what counts."},
@@ -46,7 +72,7 @@ class MethodConfig:
     bias_center: str | None = field(default=None, metadata={"help": "'none' or 'mean'."})
     bias_clip: float | None = field(default=None, metadata={"help": "Bound on |bias|; 0.5 emulates the authors' bf16."})
 
-    def routing(self, **overrides: Any) -> RoutingConfig:
+    def routing(self) -> RoutingConfig:
         """The switches as a `RoutingConfig`; raises `RoutingError` where they have no meaning."""
         switches: dict[str, Any] = {
             "preset": self.routing_preset,
@@ -59,7 +85,7 @@ class MethodConfig:
         }
         if self.budget == "shared":
             switches["duplicates"] = False
-        return RoutingConfig(**{**switches, **overrides})
+        return RoutingConfig(**switches)
 
 
 class Method(ABC):
@@ -68,11 +94,17 @@ class Method(ABC):
     name: ClassVar[str]
     summary: ClassVar[str]
     """One line for a person who chooses a method."""
+    paper: ClassVar[str]
+    """Where the method was published."""
+    trainable: ClassVar[str] = "every weight"
+    """What trains, in words."""
     phases: ClassVar[tuple[str, ...]] = ("train",)
     """Trainings that the method needs, one after the other; the epochs are divided equally among them."""
-    options: ClassVar[frozenset[str]] = frozenset()
+    options: ClassVar[frozenset[str]] = frozenset({"router"})
     """The fields of `MethodConfig` that this method uses."""
-    router_aux_loss_coef: ClassVar[float] = 0.0
+    default_router: ClassVar[RouterMode] = "train"
+    """What becomes of the routers where the option `router` says nothing."""
+    router_aux_loss_coef: float = 0.0
 
     def __init__(self, config: MethodConfig | None = None, phase: str | None = None) -> None:
         """`phase` is one of `phases`, the first by default."""
@@ -80,10 +112,35 @@ class Method(ABC):
         self.phase = phase or self.phases[0]
         if self.phase not in self.phases:
             raise TrainingError(f"{self.name} has the phases {', '.join(self.phases)}; got {self.phase!r}")
+        if self.config.router not in (None, *ROUTER_MODES):
+            raise TrainingError(f"router is one of {', '.join(ROUTER_MODES)}; got {self.config.router!r}")
 
-    @abstractmethod
+    @property
+    def routing(self) -> RoutingConfig | None:
+        """The routing policy that the method attaches; None leaves routing alone and only counts."""
+        return None
+
     def prepare(self, model: nn.Module) -> None:
-        """Make the model ready for this phase, in place, before an optimizer is made for it."""
+        """Make the model ready for this phase, in place, before an optimizer is made for it.
+
+        Attaches the policy, or the counting; a model that has it already (a resumed one) keeps its bias.
+        Then sets what trains.
+        """
+        self.layers = moe_layers(model)
+        if not isinstance(self.layers[0].router, PolicyRouter):
+            attach(model, self.routing)
+            self.layers = moe_layers(model)
+        found = self.layers[0].router.policy
+        if found != self.routing:
+            raise TrainingError(
+                f"a model keeps the routing that it was trained with: {found}; asked for {self.routing}"
+            )
+        self.select_trainable(model)
+
+    def select_trainable(self, model: nn.Module) -> None:
+        """Set `requires_grad` of every parameter; here, that of the routers by the option `router`."""
+        adapted = any(is_adapter(name) for name, _ in model.named_parameters())
+        set_router_mode(model, self.layers, self.config.router or ("freeze" if adapted else self.default_router))
 
     def update(self, usage: Tensor) -> None:  # noqa: B027 - a method without an update is complete
         """Act on the usage `(L, E)` of one optimizer step, summed over its micro-batches and processes."""

@@ -8,4 +8,5 @@ class BiasOnly(SelectionBias):
 
     name = "bias_only"
     summary = "bias-driven sparsification: a selection bias pushes busy experts up"
+    paper = "arXiv 2604.23036, Table 5"
     rule = "sparsify"

@@ -30,8 +30,10 @@ class Condenser(BiasOnly):
 
     name = "condenser"
     summary = "ExpertCondenser: bias-driven sparsification, then always-active condenser experts"
+    paper = "arXiv 2604.23036"
     phases = ("sparsify", "condense")
     options = ROUTING_OPTIONS | {
+        "router",
         "bias_step",
         "bias_step_condense",
         "num_condensers",
@@ -116,7 +118,7 @@ class Condenser(BiasOnly):
 
     def _allocation(self) -> list[int]:
         maximum = self.layers[0].num_experts - 1
-        if self.config.routing().budget == "shared":
+        if self.routing.budget == "shared":
             maximum = min(maximum, self.layers[0].top_k - 1)
         # In phase 1 nothing is counted yet: equal Ginis check the recipe before anything is trained.
         equal = torch.ones(len(self.layers), dtype=torch.float64) if self.phase == "sparsify" else None
@@ -125,10 +127,10 @@ class Condenser(BiasOnly):
 
     def _check_layers(self) -> None:
         """What `choose` would refuse after phase 1 is refused before it."""
-        counts, routing = self._allocation(), self.config.routing()
+        counts = self._allocation()
         for index, (layer, count) in enumerate(zip(self.layers, counts, strict=True)):
             try:
-                check_condensers(count, layer.num_experts, layer.top_k, routing, layer.scoring)
+                check_condensers(count, layer.num_experts, layer.top_k, self.routing, layer.scoring)
             except RoutingError as error:
                 raise RoutingError(f"layer {index} ({layer.name}): {error}") from None
         if self.config.condenser_rule == "explicit":

@@ -8,4 +8,5 @@ class LossFree(SelectionBias):
 
     name = "loss_free"
     summary = "loss-free balancing: a selection bias pushes busy experts down"
+    paper = "arXiv 2408.15664"
     rule = "balance"

@@ -1,14 +1,11 @@
 """What `loss_free`, `bias_only` and `condenser` share: a selection bias that moves once per optimizer step."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from expert_condenser.attach import attach
 from expert_condenser.bias import BiasRule, update_bias
-from expert_condenser.errors import TrainingError
-from expert_condenser.methods.base import Method
-from expert_condenser.models import MoELayer, moe_layers
-from expert_condenser.router import PolicyRouter
+from expert_condenser.methods.base import Method, MethodConfig
+from expert_condenser.routing import RoutingConfig
 
 ROUTING_OPTIONS = frozenset(
     {"routing_preset", "budget", "bias_space", "bias_in_weights", "usage", "bias_center", "bias_clip"}
@@ -19,23 +16,21 @@ class SelectionBias(Method):
     """Move every layer's bias by one step of `rule` after each optimizer step."""
 
     rule: BiasRule
-    options = ROUTING_OPTIONS | {"bias_step"}
+    options = ROUTING_OPTIONS | {"router", "bias_step"}
+
+    def __init__(self, config: MethodConfig | None = None, phase: str | None = None) -> None:
+        super().__init__(config, phase)
+        self.config.routing()  # raises where the switches have no meaning
 
     @property
     def bias_step(self) -> float:
         """gamma of this phase."""
         return self.config.bias_step
 
-    def prepare(self, model: nn.Module) -> None:
-        """Attach the routing policy; a model that has it already (a resumed one) keeps its bias."""
-        routing = self.config.routing()
-        self.layers: list[MoELayer] = moe_layers(model)
-        if not isinstance(self.layers[0].router, PolicyRouter):
-            attach(model, routing)
-            self.layers = moe_layers(model)
-        found = self.layers[0].router.policy
-        if found != routing:
-            raise TrainingError(f"a model keeps the routing that it was trained with: {found}; asked for {routing}")
+    @property
+    def routing(self) -> RoutingConfig:
+        """The switches of `MethodConfig`."""
+        return self.config.routing()
 
     @torch.no_grad()
     def update(self, usage: Tensor) -> None:
@@ -47,7 +42,7 @@ class SelectionBias(Method):
             self.bias_step,
             self.rule,
             competes=self._competes(usage).to(biases.device),
-            center=self.config.routing().bias_center,  # type: ignore[arg-type]
+            center=self.routing.bias_center,  # type: ignore[arg-type]
             clip=self.config.bias_clip,
         )
         for layer, bias in zip(self.layers, updated, strict=True):

@@ -1,0 +1,44 @@
+"""`sft_aux`: fine-tuning with the load-balancing auxiliary loss (Switch Transformers, arXiv 2101.03961)."""
+
+from torch import nn
+
+from expert_condenser.errors import TrainingError, UnsupportedModelError
+from expert_condenser.methods.base import Method, MethodConfig
+from expert_condenser.models import family_name
+
+
+class SftAux(Method):
+    """Loss = nll + coefficient x auxiliary loss, `E sum_i f_i P_i` over the real tokens of a micro-batch.
+
+    The loss itself is transformers' `load_balancing_loss_func`, weighed by TRL.
+    """
+
+    name = "sft_aux"
+    summary = "plain fine-tuning with the load-balancing auxiliary loss"
+    paper = "arXiv 2101.03961"
+    options = frozenset({"router", "aux_loss_coef"})
+
+    def __init__(self, config: MethodConfig | None = None, phase: str | None = None) -> None:
+        super().__init__(config, phase)
+        coefficient = self.config.aux_loss_coef
+        if coefficient is not None and not coefficient > 0:
+            raise TrainingError(f"aux_loss_coef is above 0 ('sft' is without the loss); got {coefficient}")
+        if self.config.router == "freeze":
+            raise TrainingError("the auxiliary loss acts on the routers; with router='freeze' it has no effect")
+
+    def prepare(self, model: nn.Module) -> None:
+        """Also find the coefficient: the option's, or the model's own."""
+        super().prepare(model)
+        config = model.config.get_text_config()  # type: ignore[operator, union-attr]
+        if not hasattr(config, "output_router_logits"):
+            raise UnsupportedModelError(
+                f"the auxiliary loss needs a model that returns its router logits; {family_name(model)} does not "
+                "(no output_router_logits in its config)"
+            )
+        own = getattr(config, "router_aux_loss_coef", 0.0)
+        self.router_aux_loss_coef = self.config.aux_loss_coef or own
+        if not self.router_aux_loss_coef > 0:
+            raise TrainingError(
+                f"the auxiliary loss needs a coefficient; {family_name(model)} has none of its own "
+                f"(router_aux_loss_coef: {own}). Set aux_loss_coef."
+            )
