@@ -102,10 +102,11 @@ def _measure(model_path: Path, place: Path, count: int) -> dict[str, Any]:
     place.mkdir(parents=True, exist_ok=True)
     (place / "results.json").write_text(json.dumps(as_results(records), indent=1) + "\n")
     texts = [f"{item.question}\n{item.answer}" for item in items(_task(), "validation", 200)]
+    rows = [tokenizer(text)["input_ids"] for text in texts]
     attached = hasattr(moe_layers(model)[0].router, "condenser_ids")
     outcome = {
         "accuracy": accuracies(records),
-        "usage": measure_usage(model, tokenizer, texts),
+        "usage": measure_usage(model, tokenizer, rows).counts,
         "condensers": condensers_of(model) if attached else {},
     }
     del model

@@ -1,0 +1,171 @@
+"""`esft_token`, `esft_gate`: Expert-Specialized Fine-Tuning, arXiv 2407.01906.
+
+Score the experts of every layer on task data, train the smallest set whose scores reach `top_p`, freeze the rest.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Float, Num
+from torch import Tensor, nn
+
+from expert_condenser.adapters import keep_adapters_of
+from expert_condenser.errors import TrainingError
+from expert_condenser.methods.base import Method, MethodConfig
+from expert_condenser.models import MoELayer, decoder_depth
+from expert_condenser.parameters import Group, freeze, is_adapter, parameter_groups, set_router_mode
+from expert_condenser.slices import is_sliced, train_slices
+
+ScoreKind = Literal["token", "gate"]
+
+
+def select_experts(scores: Float[Tensor, "L E"], top_p: float) -> list[list[int]]:
+    """Per layer the smallest set of experts whose scores reach `top_p`, best first (section 3.3 of the paper).
+
+    Experts are taken by descending score, ties by index, until their running sum reaches `top_p`; the one that
+    crosses it is taken. Raises `TrainingError` unless 0 < top_p <= 1 and every layer's scores are a share of one.
+    """
+    if not 0 < top_p <= 1:
+        raise TrainingError(f"top_p is a share of the score, above 0 and at most 1; got {top_p}")
+    sums = scores.double().sum(dim=-1)
+    if not torch.allclose(sums, torch.ones_like(sums), atol=1e-6) or (scores < 0).any():
+        raise TrainingError(f"scores are shares that sum to 1 in every layer; the sums are {sums.tolist()}")
+    order = scores.double().sort(dim=-1, descending=True, stable=True)
+    before = order.values.cumsum(dim=-1) - order.values
+    return [ids[reached < top_p - 1e-12].tolist() for ids, reached in zip(order.indices, before, strict=True)]
+
+
+def expert_shares(mass: Num[Tensor, "L E"]) -> Float[Tensor, "L E"]:
+    """Scores of the experts: counts (`token`) or gate weights (`gate`) as shares of the layer's total."""
+    return mass.double() / mass.double().sum(dim=-1, keepdim=True)
+
+
+@dataclass(frozen=True)
+class ExpertConfig:
+    """`expert_cfg.json` of ESFT's release: expert ids by decoder layer (not by MoE layer), and two switches."""
+
+    experts: dict[str, list[int]]
+    shared_experts: bool = False
+    non_expert_modules: bool = False
+
+    @classmethod
+    def read(cls, path: Path) -> "ExpertConfig":
+        """Raises `TrainingError` where the file is no such thing."""
+        try:
+            content = json.loads(path.read_text())
+            experts = {str(int(layer)): [int(i) for i in ids] for layer, ids in content["experts"].items()}
+            return cls(experts, bool(content["shared_experts"]), bool(content["non_expert_modules"]))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise TrainingError(f"expert_config is an expert_cfg.json as ESFT writes it; {path}: {error!r}") from error
+
+    def write(self, path: Path) -> None:
+        """As ESFT's release writes it."""
+        path.write_text(json.dumps(asdict(self)) + "\n")
+
+    def of_layers(self, layers: Sequence[MoELayer]) -> list[list[int]]:
+        """Expert ids per MoE layer; raises `TrainingError` where the file is that of another model."""
+        depths = [str(decoder_depth(layer)) for layer in layers]
+        ids = [i for chosen in self.experts.values() for i in chosen]
+        if set(depths) != set(self.experts) or max(ids, default=0) >= layers[0].num_experts:
+            raise TrainingError(
+                f"expert_cfg.json is of another model: it has decoder layers {', '.join(self.experts)} and experts up "
+                f"to {max(ids, default=0)}; this one has MoE layers {', '.join(depths)} of {layers[0].num_experts} "
+                "experts. Score this model: condenser score."
+            )
+        return [self.experts[depth] for depth in depths]
+
+
+class Esft(Method):
+    """What the two scores share."""
+
+    score: ClassVar[ScoreKind]
+    paper = "arXiv 2407.01906"
+    trainable = "the chosen experts"
+    default_router = "freeze"
+    options = frozenset({"router", "top_p", "expert_config", "score_rows", "shared_experts", "non_expert_modules"})
+
+    def __init__(self, config: MethodConfig | None = None, phase: str | None = None) -> None:
+        super().__init__(config, phase)
+        if not 0 < self.config.top_p <= 1:
+            raise TrainingError(f"top_p is a share of the score, above 0 and at most 1; got {self.config.top_p}")
+        if self.config.score_rows < 1:
+            raise TrainingError(f"score_rows is a number of rows, at least 1; got {self.config.score_rows}")
+        self.chosen: ExpertConfig | None = None
+        if self.config.expert_config is not None:
+            self.chosen = ExpertConfig.read(Path(self.config.expert_config))
+
+    def choose(self, layers: Sequence[MoELayer], scores: Float[Tensor, "L E"]) -> ExpertConfig:
+        """The experts to train, by their scores on the task data."""
+        ids = select_experts(scores, self.config.top_p)
+        experts = {str(decoder_depth(layer)): chosen for layer, chosen in zip(layers, ids, strict=True)}
+        self.chosen = ExpertConfig(experts, self.config.shared_experts, self.config.non_expert_modules)
+        return self.chosen
+
+    def select_trainable(self, model: nn.Module) -> None:
+        """The chosen experts, and the two switches; with an adapter, its parts on other experts stay zero."""
+        if self.chosen is None:
+            raise TrainingError("ESFT trains experts chosen by score: set expert_config, or score data first")
+        ids = self.chosen.of_layers(self.layers)
+        groups = parameter_groups(model, self.layers)
+        if any(map(is_adapter, groups)):
+            self._select_adapters(model, groups, ids)
+            return
+        kept = self._groups_that_train(set(groups.values()))
+        freeze(model, [name for name, group in groups.items() if group not in kept])
+        for layer, chosen in zip(self.layers, ids, strict=True):
+            if not is_sliced(layer):
+                train_slices(layer, chosen)
+
+    def _groups_that_train(self, groups: set[Group]) -> set[Group]:
+        kept: set[Group] = {"routed experts"}
+        assert self.chosen is not None
+        if self.config.router == "lora":
+            raise TrainingError("router='lora' trains adapters on the routers, and this run has none: set lora as well")
+        if self.chosen.shared_experts:
+            if "shared experts" not in groups:
+                raise TrainingError("shared_experts trains the shared experts, and this model has none")
+            kept.add("shared experts")
+        if self.chosen.non_expert_modules:
+            kept |= groups - {"shared experts"}
+        if self.config.router == "train":
+            kept.add("router")
+        return kept - {"router"} if self.config.router == "freeze" else kept
+
+    def _select_adapters(self, model: nn.Module, groups: dict[str, Group], ids: list[list[int]]) -> None:
+        """With an adapter: its parts on experts that were not chosen stay zero."""
+        assert self.chosen is not None
+        adapted = {group for name, group in groups.items() if is_adapter(name)} - {"router"}
+        if "routed experts" not in adapted:
+            raise TrainingError("ESFT trains experts; with an adapter it needs lora='experts'")
+        if adapted != {"routed experts"} and not self.chosen.non_expert_modules:
+            raise TrainingError(
+                f"the adapter also trains {', '.join(sorted(adapted - {'routed experts'}))}, which ESFT freezes unless "
+                "non_expert_modules is set; take lora='experts'"
+            )
+        set_router_mode(model, self.layers, self.config.router or "freeze")
+        for layer, chosen in zip(self.layers, ids, strict=True):
+            keep_adapters_of(layer, chosen)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Also the experts that train."""
+        return {**super().state_dict(), "experts": None if self.chosen is None else self.chosen.experts}
+
+
+class EsftToken(Esft):
+    """Scores are each expert's share of the selections."""
+
+    name = "esft_token"
+    summary = "train the experts that the task's tokens choose most, freeze the rest"
+    score = "token"
+
+
+class EsftGate(Esft):
+    """Scores are each expert's share of the gate weights."""
+
+    name = "esft_gate"
+    summary = "train the experts with the largest gate weights on the task, freeze the rest"
+    score = "gate"
