@@ -1,5 +1,6 @@
 """expert-condenser: fine-tune Mixture-of-Experts language models and keep their long-tailed experts."""
 
+from expert_condenser.adapters import register_adapter_type
 from expert_condenser.architectures import register
 from expert_condenser.attach import attach, detach, set_condensers
 from expert_condenser.bias import update_bias
@@ -24,3 +25,4 @@ __all__ = [
 ]
 
 register()
+register_adapter_type()

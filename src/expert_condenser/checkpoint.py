@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
@@ -14,6 +15,7 @@ from expert_condenser.errors import CheckpointError
 from expert_condenser.models import MODEL_TYPE_PREFIX
 
 MANIFEST = "manifest.json"
+ADAPTER_CONFIG = "adapter_config.json"
 CODE_MODULE = "expert_condenser_model"
 _OF_TRAINING = ("method_state.json", "usage.safetensors", MANIFEST)
 
@@ -36,6 +38,17 @@ classes would ignore; that is why its model type is `{model_type}`. To load it:
     model = AutoModelForCausalLM.from_pretrained("{name}")
 
 `provenance.json` says how it was made.
+"""
+
+_ADAPTER_README = """# {name}
+
+A LoRA adapter, fine-tuned with expert-condenser; `adapter_config.json` names its base, `provenance.json` says how
+it was made. It may hold the selection bias and the condensers of the routers. To load it:
+
+    pip install expert-condenser
+
+    from expert_condenser.checkpoint import load_model
+    model = load_model("{name}")
 """
 
 
@@ -62,6 +75,9 @@ def describe_model(folder: Path, provenance: dict[str, Any]) -> None:
     """
     (folder / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
     path = folder / "config.json"
+    if not path.exists():
+        (folder / "README.md").write_text(_ADAPTER_README.format(name=folder.name))
+        return
     config = json.loads(path.read_text())
     model_type = config["model_type"]
     if not model_type.startswith(MODEL_TYPE_PREFIX):
@@ -78,26 +94,45 @@ def describe_model(folder: Path, provenance: dict[str, Any]) -> None:
     (folder / "README.md").write_text(_README.format(name=folder.name, model_type=model_type))
 
 
-def load_model(path: str | Path, dtype: str | torch.dtype = "float32", **options: Any) -> Any:
-    """A CausalLM from a directory or the hub, every weight of it.
+def load_model(path: str | Path, dtype: str | torch.dtype = "float32", *, train: bool = False, **options: Any) -> Any:
+    """A model with a language head from a directory or the hub, every weight of it; of an adapter, its base with it.
 
-    Raises `CheckpointError` where the directory is missing, a file is damaged, or weights are missing or
-    of another shape; nothing is left at random values.
+    `train`: an adapter goes on training. Raises `CheckpointError` where the directory is missing, a file is
+    damaged, or weights are missing or of another shape; nothing is left at random values.
     """
     check_readable(Path(path))
     try:
-        kind = auto_class(type(AutoConfig.from_pretrained(path)))
-        model, info = kind.from_pretrained(
-            path, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
-        )
+        if (Path(path) / ADAPTER_CONFIG).exists():
+            return _load_adapter(Path(path), dtype, train, options)
+        return _load_whole(path, dtype, options)
     except CheckpointError:
         raise
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be loaded as a whole model: {error}") from error
+
+
+def _load_whole(path: str | Path, dtype: str | torch.dtype, options: dict[str, Any]) -> Any:
+    kind = auto_class(type(AutoConfig.from_pretrained(path)))
+    model, info = kind.from_pretrained(
+        path, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
+    )
     lost = sorted({str(key) for kind in ("missing_keys", "mismatched_keys") for key in info[kind]})
     if lost:
         raise CheckpointError(f"{path} must hold every weight of the model; missing or of another shape: {lost[:4]}")
     _own_memory(model)
+    return model
+
+
+def _load_adapter(path: Path, dtype: str | torch.dtype, train: bool, options: dict[str, Any]) -> Any:
+    base = json.loads((path / ADAPTER_CONFIG).read_text())["base_model_name_or_path"]
+    model = PeftModel.from_pretrained(load_model(base, dtype, **options), path, is_trainable=train)
+    with safe_open(path / "adapter_model.safetensors", framework="pt") as file:
+        saved, wanted = set(file.keys()), set(get_peft_model_state_dict(model))
+    if saved != wanted:
+        raise CheckpointError(
+            f"{path} must hold the whole adapter; missing: {sorted(wanted - saved)[:4]}, "
+            f"unexpected: {sorted(saved - wanted)[:4]}"
+        )
     return model
 
 
