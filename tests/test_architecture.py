@@ -15,7 +15,10 @@ FILES = {str(path.relative_to(SOURCE)): path.read_text() for path in sorted(SOUR
 RINGS = {
     0: {"errors"},
     1: {"scoring", "routing", "bias", "selection", "allocation", "concentration"},
-    2: {"rules", "families", "models", "router", "architectures", "attach", "checkpoint", "testing"},
+    2: {
+        *("rules", "families", "models", "parameters", "mixture", "slices", "router", "architectures", "attach"),
+        *("adapters", "checkpoint", "testing", "tiny_families"),
+    },
     3: {"methods"},
     4: {"__init__", "training", "evaluation", "report", "analysis", "testbed", "demo", "cli"},
 }

@@ -137,9 +137,16 @@ def stock_class(model_type: str) -> Any:
 def own_model_class(model_type: str) -> Any:
     """The class of `condenser_<model_type>` with a language head, registered with its Auto class."""
     config_class, base = own_config_class(model_type), stock_class(model_type)
-    body = {"config_class": config_class, "__module__": __name__, "base_class": base}
+    in_float32 = CondenserModel._keep_in_fp32_modules_strict | set(base._keep_in_fp32_modules_strict or ())
+    body = {
+        "config_class": config_class,
+        "__module__": __name__,
+        "base_class": base,
+        "_keep_in_fp32_modules_strict": in_float32,
+    }
     model_class = type(f"Condenser{base.__name__}", (CondenserModel, base), body)
     auto_class(CONFIG_MAPPING[model_type]).register(config_class, model_class)
+    _convert_like(base.__name__, model_class.__name__)
     return model_class
 
 
@@ -171,9 +178,14 @@ def register() -> None:
     for model_type in FAMILIES:
         own = MODEL_TYPE_PREFIX + model_type
         AutoConfig.register(own, own_config_class(model_type))
-        mapping = get_checkpoint_conversion_mapping(model_type)
-        if mapping is not None:
-            register_checkpoint_conversion_mapping(own, mapping)
+        _convert_like(model_type, own)
+
+
+def _convert_like(stock: str, own: str) -> None:
+    """Let keys of a checkpoint be renamed as those of a stock model type, or of a stock class."""
+    mapping = get_checkpoint_conversion_mapping(stock)
+    if mapping is not None:
+        register_checkpoint_conversion_mapping(own, mapping, overwrite=True)
 
 
 def condensers_of(model: nn.Module) -> dict[int, list[int]]:

@@ -133,7 +133,7 @@ def _grouped(function: str, **options: Any) -> Callable[[Any], Scoring]:
             "group_rank": "best_two",
             "sorted_slots": False,
         }
-        return Scoring(**{"function": function, **defaults, **options})  # type: ignore[arg-type]
+        return Scoring(**{"function": function, **defaults, **options})
 
     return scoring
 

@@ -10,14 +10,23 @@ from torch import nn
 from expert_condenser import METHODS, MethodConfig, moe_layers
 from expert_condenser.errors import TrainingError, UnsupportedModelError
 from expert_condenser.methods import Method
+from expert_condenser.methods.esft import Esft, ExpertConfig
 from expert_condenser.testing import tiny_batch, tiny_model
 
 every_method = pytest.mark.parametrize("name", METHODS)
 USAGE = torch.tensor([[9, 0, 3, 3, 7, 1, 3, 4]] * 3)
 
 
+def made(name, phase=None, **options):
+    """A method; ESFT with experts that were chosen for it."""
+    method = METHODS[name](MethodConfig(**options), phase)
+    if isinstance(method, Esft):
+        method.chosen = ExpertConfig({"0": [1, 5], "1": [0], "2": [7, 3, 2]})
+    return method
+
+
 def prepared(name, phase=None, **options):
-    method, model = METHODS[name](MethodConfig(**options), phase), tiny_model()
+    method, model = made(name, phase, **options), tiny_model()
     method.prepare(model)
     return method, model
 
@@ -28,12 +37,12 @@ def logits_of(model):
 
 
 def test_the_table():
-    assert list(METHODS) == ["sft", "loss_free", "bias_only", "condenser"]
+    rows = ["sft", "sft_aux", "frozen_router", "loss_free", "bias_only", "esft_token", "esft_gate", "densemixer"]
+    assert list(METHODS) == [*rows, "condenser"]
     assert METHODS["condenser"].phases == ("sparsify", "condense")
-    assert all(METHODS[name].phases == ("train",) for name in METHODS if name != "condenser")
-    assert METHODS["sft"].options == frozenset()
+    assert all(METHODS[name].phases == ("train",) for name in rows)
     assert METHODS["loss_free"].options == METHODS["bias_only"].options < METHODS["condenser"].options
-    assert METHODS["condenser"].options == {f.name for f in fields(MethodConfig)}
+    assert set().union(*(method.options for method in METHODS.values())) == {f.name for f in fields(MethodConfig)}
 
 
 @every_method
@@ -41,8 +50,9 @@ def test_a_method_describes_itself(name):
     method = METHODS[name]
     assert issubclass(method, Method)
     assert method.name == name
-    assert method.summary
-    assert "\n" not in method.summary
+    for text in (method.summary, method.paper, method.trainable):
+        assert text
+        assert "\n" not in text
     assert method.options <= {f.name for f in fields(MethodConfig)}
     assert method.router_aux_loss_coef == 0.0
     assert method().phase == method.phases[0]
@@ -69,7 +79,7 @@ def test_a_second_prepare_keeps_the_router_state(name):
     method, model = prepared(name)
     method.update(USAGE)
     state = {key: value.clone() for key, value in model.state_dict().items()}
-    METHODS[name]().prepare(model)
+    made(name).prepare(model)
     assert model.state_dict().keys() == state.keys()
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
 

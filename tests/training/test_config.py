@@ -108,7 +108,7 @@ def test_an_option_without_effect_on_the_command_line(tmp_path):
         ({"dataset": ""}, "a run needs data: set dataset"),
         ({"resume": True, "overwrite": True}, "set one of them"),
         ({"push_to_hub": True}, "runs upload nothing"),
-        ({"router_aux_loss_coef": 0.01}, r"the method sets the auxiliary-loss coefficient \(condenser: 0.0\)"),
+        ({"router_aux_loss_coef": 0.01}, "the method sets the auxiliary-loss coefficient"),
         ({"router_aux_loss_coef": 0.0, "method": "sft"}, "leave router_aux_loss_coef out"),
     ],
 )

@@ -13,6 +13,7 @@ from expert_condenser.errors import TrainingError
 from expert_condenser.methods.base import Method
 from expert_condenser.models import moe_layers
 from expert_condenser.router import PolicyRouter
+from expert_condenser.training.auxiliary import check_auxiliary_gradient
 from expert_condenser.training.usage import StepUsage, collect
 
 METHOD_STATE = "method_state.json"
@@ -31,7 +32,8 @@ class MethodCallback(TrainerCallback):
         trainer = Trainer(model, ..., callbacks=[MethodCallback(method)])
 
     Every checkpoint also gets the method's state and the usage of each logged interval. The metrics are
-    added to the log entry of the step: `nll` (the loss without auxiliary term), `expert_diversity`,
+    added to the log entry of the step: `nll` (the loss without auxiliary term; `eval_nll`
+    in evaluations), `expert_diversity`,
     `usage_gini`, `dead_experts`, and for methods with a bias `bias_range`, `route_churn` (share of the
     tokens whose experts the bias changed) and `condenser_gate_share`.
     """
@@ -57,6 +59,10 @@ class MethodCallback(TrainerCallback):
                 "nn.DataParallel runs copies of the routers, whose counts are lost; start one process per GPU with "
                 "torchrun or accelerate launch"
             )
+        routers = [p for layer in self.layers for p in layer.router.parameters() if p.requires_grad]
+        self._watched = routers or [p for p in model.parameters() if p.requires_grad]
+        if self.method.router_aux_loss_coef:
+            check_auxiliary_gradient(model, self.layers)
         self.steps = state.global_step
         if state.global_step:
             self._restore(Path(args.output_dir) / f"checkpoint-{state.global_step}")
@@ -72,7 +78,7 @@ class MethodCallback(TrainerCallback):
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Stop before a gradient that is not finite reaches the weights: it shows in the routers of every layer."""
-        gradients = [layer.router.weight.grad for layer in self.layers if layer.router.weight.grad is not None]
+        gradients = [parameter.grad for parameter in self._watched if parameter.grad is not None]
         if not args.fp16 and gradients and not torch.stack([g.sum() for g in gradients]).sum().isfinite():
             raise TrainingError(
                 f"a gradient is not finite at step {state.global_step + 1}; the last checkpoint is kept"
@@ -90,6 +96,8 @@ class MethodCallback(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Add the metrics to the log entry and close the interval of the usage history."""
+        if logs and "eval_loss" in logs:
+            logs["eval_nll"] = state.log_history[-1]["eval_nll"] = self._nll(logs, "eval_")
         if not logs or "loss" not in logs or self.last is None:
             return
         metrics: dict[str, float] = {"nll": self._nll(logs), **self.last.metrics(self.layers), **self.method.metrics()}
@@ -155,6 +163,6 @@ class MethodCallback(TrainerCallback):
             saved = load_file(folder / USAGE_HISTORY)
             self._history = dict(zip(saved["step"].tolist(), saved["counts"], strict=True))
 
-    def _nll(self, logs: dict[str, Any]) -> float:
-        auxiliary = logs.get("aux_loss")
-        return float(logs["loss"]) - (self.method.router_aux_loss_coef * auxiliary if auxiliary else 0.0)
+    def _nll(self, logs: dict[str, Any], prefix: str = "") -> float:
+        auxiliary = logs.get(f"{prefix}aux_loss")
+        return float(logs[f"{prefix}loss"]) - (self.method.router_aux_loss_coef * auxiliary if auxiliary else 0.0)

@@ -11,12 +11,13 @@ import torch
 import yaml
 from trl import SFTConfig, TrlParser
 
+from expert_condenser.adapters import AdapterConfig
 from expert_condenser.errors import TrainingError
 from expert_condenser.methods import METHODS, MethodConfig
 
 
 @dataclass
-class TrainingConfig(MethodConfig, SFTConfig):
+class TrainingConfig(AdapterConfig, MethodConfig, SFTConfig):
     """One recipe. The defaults of `SFTConfig` hold except for the fields below."""
 
     model_name_or_path: str = field(
@@ -73,6 +74,7 @@ class TrainingConfig(MethodConfig, SFTConfig):
         if self.push_to_hub:
             raise TrainingError("runs upload nothing; push the finished model directory yourself")
         self._check_method_options()
+        self.check_adapter(self.router)
         super().__post_init__()
 
     def phase_length(self, num_phases: int) -> dict[str, float | int]:
@@ -96,10 +98,18 @@ class TrainingConfig(MethodConfig, SFTConfig):
             )
         if self.router_aux_loss_coef is not None:
             raise TrainingError(
-                f"the method sets the auxiliary-loss coefficient ({self.method}: "
-                f"{METHODS[self.method].router_aux_loss_coef}); leave router_aux_loss_coef out"
+                "the method sets the auxiliary-loss coefficient: leave router_aux_loss_coef out, or take method "
+                "sft_aux and its aux_loss_coef"
             )
-        self.routing()
+        if self.router == "lora" and self.lora is None:
+            raise TrainingError("router='lora' trains adapters on the routers: set lora as well")
+        reentrant = (self.gradient_checkpointing_kwargs or {}).get("use_reentrant", False)
+        if self.method == "sft_aux" and self.gradient_checkpointing and reentrant:
+            raise TrainingError(
+                "reentrant gradient checkpointing runs the layers without a graph, so the auxiliary loss would reach "
+                "no router; set use_reentrant to false in gradient_checkpointing_kwargs"
+            )
+        METHODS[self.method](self)
 
 
 def parse_config(arguments: list[str]) -> TrainingConfig:

@@ -1,10 +1,10 @@
 """One run from recipe to model: every phase of a method, each a TRL training, resumable at any step.
 
 output_dir/
-    run.json, metrics.jsonl, condensers.json
+    run.json, metrics.jsonl, condensers.json (who became one), expert_cfg.json (whom ESFT trains)
     <phase>/checkpoint-N/     while a phase trains
     <phase>/final/            its weights and router state, from which the next phase starts; usage.safetensors
-    model/                    the result
+    model/                    the result; of a LoRA run the merged one, beside adapter/
 """
 
 import copy
@@ -18,7 +18,7 @@ from rich.console import Console
 from transformers import PreTrainedTokenizerBase, TrainerState
 from trl import SFTTrainer
 
-from expert_condenser.architectures import CondenserModel, condensers_of
+from expert_condenser.architectures import condensers_of
 from expert_condenser.checkpoint import (
     clear,
     copy_model,
@@ -27,17 +27,27 @@ from expert_condenser.checkpoint import (
     load_model,
     load_tokenizer,
     newest_whole,
+    save_model,
     write_manifest,
 )
 from expert_condenser.errors import TrainingError
 from expert_condenser.methods import METHODS, Method
 from expert_condenser.methods.condenser import Condenser
-from expert_condenser.testbed import base_model_path
+from expert_condenser.methods.esft import Esft, ExpertConfig
 from expert_condenser.training.callback import METHOD_STATE, MethodCallback
 from expert_condenser.training.config import TrainingConfig
 from expert_condenser.training.data import build_dataset, length_report
+from expert_condenser.training.model import (
+    choose_experts_by_score,
+    load_for_training,
+    merge_checked,
+    resolve_model,
+    trainable_counts,
+    trainable_table,
+)
 from expert_condenser.training.records import RUN, RunRecorder, check_same_run, describe, write_json
 
+EXPERT_CONFIG = "expert_cfg.json"
 console = Console(stderr=True)
 
 
@@ -63,7 +73,7 @@ class Run:
         self.folder = Path(config.output_dir)
         self.main = config.process_index == 0
         self._check_folder()
-        METHODS[config.method](config)
+        self.chosen_experts: ExpertConfig | None = None
         self.model_path = resolve_model(config.model_name_or_path)
         self.tokenizer: PreTrainedTokenizerBase = self._tokenizer()
         self.train_dataset = self._dataset(config.dataset, config.dataset_split, config.limit)
@@ -84,22 +94,31 @@ class Run:
             final = self.folder / phase / "final"
             if not is_whole(final):
                 checkpoint = self._newest_checkpoint(phase)
-                model = self._load(checkpoint or source) if model is None else model
-                self._train_phase(index, phase, model, state, checkpoint)
+                method = self._method(phase)
+                model = self._load(checkpoint or source, method) if model is None else model
+                self._train_phase(index, method, model, state, checkpoint)
                 model = None
             source, state = final, json.loads((final / METHOD_STATE).read_text())
         return self._finish(Path(source))
 
     def _prepared_base(self, phase: str) -> Any:
         """The base model, prepared for the first phase: its errors come before anything is written or deleted."""
-        model = self._load(self.model_path)
-        if isinstance(model, CondenserModel):
-            raise TrainingError(
-                f"a run starts from a base model, and {self.model_path} has a selection bias and condensers already; "
-                "name its base, or --resume the run that made it"
-            )
-        METHODS[self.config.method](self.config, phase).prepare(model)
+        method = self._method(phase)
+        model = self._load(self.model_path, method)
+        if isinstance(method, Esft) and method.chosen is None:
+            choose_experts_by_score(method, model, self.tokenizer, self.train_dataset, self.config.max_length)
+            self.chosen_experts = method.chosen
+        method.prepare(model)
         return model
+
+    def _method(self, phase: str) -> Method:
+        """The method of a phase; ESFT with the experts that this run chose."""
+        method = METHODS[self.config.method](self.config, phase)
+        if isinstance(method, Esft) and method.chosen is None:
+            path = self.folder / EXPERT_CONFIG
+            resumed = ExpertConfig.read(path) if self.config.resume and path.exists() else None
+            method.chosen = self.chosen_experts or resumed
+        return method
 
     def _newest_checkpoint(self, phase: str) -> Path | None:
         """Where a resumed phase goes on; newer checkpoints that a crash left unfinished are deleted."""
@@ -110,19 +129,19 @@ class Run:
         return checkpoint
 
     def _train_phase(
-        self, index: int, phase: str, model: Any, state: dict[str, Any] | None, checkpoint: Path | None
+        self, index: int, method: Method, model: Any, state: dict[str, Any] | None, checkpoint: Path | None
     ) -> None:
         """One phase, from its start or from `checkpoint`, whose weights `model` has; leaves `final`."""
-        method = METHODS[self.config.method](self.config, phase)
         if state is not None:
             method.load_state_dict(state)
         method.prepare(model)
         if checkpoint is None and self.main:
-            self._write_condensers(method, model)
+            self._write_choices(method, model)
         callback = MethodCallback(method)
-        trainer = self._trainer(index, phase, method, model, callback)
+        trainer = self._trainer(index, method.phase, method, model, callback)
         if self.main:
-            console.rule(f"{self.config.method}: {phase} ({index + 1} of {len(method.phases)})")
+            console.rule(f"{method.name}: {method.phase} ({index + 1} of {len(method.phases)})")
+            console.print(trainable_table(self.record["trainable"]))
         start = time.time()
         if checkpoint is None:
             trainer.train()
@@ -133,16 +152,14 @@ class Run:
                 f"going on from {checkpoint}; its experts are loaded whole, whatever the Trainer says of keys"
             )
             trainer.train(resume_from_checkpoint=str(checkpoint))
-        self._close_phase(phase, trainer, method, callback, time.time() - start)
+        self._close_phase(method.phase, trainer, method, callback, time.time() - start)
 
     def _trainer(self, index: int, phase: str, method: Method, model: Any, callback: MethodCallback) -> SFTTrainer:
         args = copy.copy(self.config)
         args.output_dir = str(self.folder / phase)
         args.chat_template_path = None  # the tokenizer has it already
         args.seed = self.config.seed + index
-        args.router_aux_loss_coef = (
-            method.router_aux_loss_coef if hasattr(model.config, "router_aux_loss_coef") else None
-        )
+        args.router_aux_loss_coef = method.router_aux_loss_coef
         for name, value in self.config.phase_length(len(method.phases)).items():
             setattr(args, name, value)
         trainer = StrictSFTTrainer(
@@ -178,10 +195,17 @@ class Run:
         """Publish the last phase's weights; copying files works for sharded models too."""
         target = self.folder / "model"
         if self.main:
-            copy_model(final, target)
             provenance = {key: self.record[key] for key in ("method", "versions", "git_commit", "config", "phases")}
-            describe_model(target, provenance)
-            write_json(self.folder / RUN, {**self.record, "finished": True})
+            if self.config.lora is None:
+                copy_model(final, target)
+                describe_model(target, provenance)
+            else:
+                copy_model(final, self.folder / "adapter")
+                describe_model(self.folder / "adapter", provenance)
+                model, self.record["merge_difference"] = merge_checked(load_model(final, self.config.dtype))
+                save_model(model, self.tokenizer, target, provenance)
+            totals = {key: sum(phase[key] for phase in self.record["phases"].values()) for key in ("steps", "tokens")}
+            write_json(self.folder / RUN, {**self.record, **totals, "finished": True})
         return target
 
     def _tokenizer(self) -> PreTrainedTokenizerBase:
@@ -193,11 +217,8 @@ class Run:
             tokenizer.chat_template = file.read_text() if file.is_file() else load_tokenizer(path).chat_template
         return tokenizer
 
-    def _load(self, source: str | Path) -> Any:
-        options = {}
-        if self.config.experts_implementation is not None:
-            options["experts_implementation"] = self.config.experts_implementation
-        return load_model(source, self.config.dtype, **options)
+    def _load(self, source: str | Path, method: Method) -> Any:
+        return load_for_training(source, self.config, method)
 
     def _dataset(self, source: str, split: str, limit: int | None) -> Any:
         dataset = build_dataset(
@@ -225,9 +246,14 @@ class Run:
                 f"{report['rows']} rows, {report['lost']} of them before their answer begins[/]"
             )
 
-    def _write_condensers(self, method: Method, model: Any) -> None:
+    def _write_choices(self, method: Method, model: Any) -> None:
+        """Who became a condenser and why, which experts ESFT trains, and what trains at all."""
+        self.record["trainable"] = trainable_counts(model)
+        write_json(self.folder / RUN, self.record)
         if isinstance(method, Condenser) and any(condensers_of(model).values()):
             write_json(self.folder / "condensers.json", method.report(model))
+        if isinstance(method, Esft) and method.chosen is not None:
+            method.chosen.write(self.folder / EXPERT_CONFIG)
 
     def _check_folder(self) -> None:
         """Raise `TrainingError` rather than mix two runs; nothing is written yet."""
@@ -261,11 +287,6 @@ def is_last(checkpoint: Path) -> bool:
     """Whether a checkpoint was written after the last step of its training."""
     state = json.loads((checkpoint / "trainer_state.json").read_text())
     return bool(state["global_step"] >= state["max_steps"])
-
-
-def resolve_model(name: str) -> str:
-    """`testbed` is the embedded base model; everything else is a directory or a hub name."""
-    return str(base_model_path()) if name == "testbed" else name
 
 
 def train(config: TrainingConfig) -> Path:
