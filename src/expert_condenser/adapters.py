@@ -15,6 +15,7 @@ from peft.tuners.lora import LoraModel
 from peft.tuners.lora.layer import ParamWrapper
 from torch import nn
 
+from expert_condenser.architectures import causal_lm, make_room
 from expert_condenser.attach import attach
 from expert_condenser.errors import TrainingError
 from expert_condenser.models import MoELayer, moe_layers
@@ -85,8 +86,9 @@ class CondenserLoraModel(LoraModel):
         saved = config[adapter_name].condenser if isinstance(config, dict) else config.condenser
         if not isinstance(moe_layers(model)[0].router, PolicyRouter):
             attach(model, RoutingConfig(**saved["routing"]))
-            for layer, count in zip(moe_layers(model), saved["condensers_per_layer"], strict=True):
-                layer.router.condenser_ids = layer.router.condenser_ids.new_zeros(count)
+            make_room(model, saved["condensers_per_layer"])
+            if (inner := causal_lm(model)) is not None:
+                inner.config.condenser["condensers_per_layer"] = list(saved["condensers_per_layer"])
         super().__init__(model, config, adapter_name, *args, **kwargs)
 
     @classmethod

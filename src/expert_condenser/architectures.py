@@ -7,6 +7,7 @@ made when the first config of its type is.
 
 import copy
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -39,8 +40,7 @@ class CondenserModel:  # in front of a PreTrainedModel
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)  # type: ignore[call-arg]
         install_policy(self, RoutingConfig(**config.condenser["routing"]))  # type: ignore[arg-type]
-        for layer, count in zip(moe_layers(self), config.condenser["condensers_per_layer"], strict=True):  # type: ignore[arg-type]
-            layer.router.condenser_ids = layer.router.condenser_ids.new_zeros(count)
+        make_room(self, config.condenser["condensers_per_layer"])  # type: ignore[arg-type]
 
     @classmethod
     def from_pretrained(cls, path: Any, *args: Any, **kwargs: Any) -> Any:
@@ -88,6 +88,13 @@ class CondenserConfig:  # in front of a PreTrainedConfig
         path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
     @classmethod
+    def from_pretrained(cls, path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers; a directory of the family's own type gives the family's config (PEFT asks for it)."""
+        found = cls.get_config_dict(path)[0].get("model_type")  # type: ignore[attr-defined]
+        kind = cls.base_class if found == cls.base_class.model_type else super()
+        return kind.from_pretrained(path, *args, **kwargs)
+
+    @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """As in transformers, with the notice taken away."""
         config_dict = copy.deepcopy(config_dict)
@@ -103,6 +110,12 @@ def install_policy(model: nn.Module, policy: RoutingConfig | None) -> None:
     state = ModelState(decoder_of(model, layers))
     for layer in layers:
         set_policy(layer.router, layer.rule, state, policy)
+
+
+def make_room(model: nn.Module, condensers_per_layer: Sequence[int]) -> None:
+    """Give every router a tensor for that many condensers, to be filled from a checkpoint."""
+    for layer, count in zip(moe_layers(model), condensers_per_layer, strict=True):
+        layer.router.condenser_ids = layer.router.condenser_ids.new_zeros(count)
 
 
 @cache
