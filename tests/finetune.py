@@ -10,6 +10,7 @@ from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from expert_condenser import METHODS, MethodCallback, MethodConfig, moe_layers, set_condensers
+from expert_condenser.methods.esft import Esft
 from expert_condenser.testbed.tokenizer import train_tokenizer
 from expert_condenser.testing import tiny_batch, tiny_model
 
@@ -50,11 +51,22 @@ class UsageRecorder(TrainerCallback):
         self.usage.append(self.callback.last.counts)
 
 
-def finetune(folder, method="bias_only", *, model=None, condensers=None, bias_step=1e-2, data=None, **options):
-    """Train `STEPS` optimizer steps with plain SGD, so that rounding stays rounding; returns the `Outcome`."""
-    model = model or tiny_model()
-    made = METHODS[method](MethodConfig(bias_step=bias_step))
+def make_method(name, model, **options):
+    """A prepared method; ESFT trains two experts of every layer."""
+    made = METHODS[name](MethodConfig(**options))
+    if isinstance(made, Esft):
+        made.choose(layers := moe_layers(model), torch.eye(layers[0].num_experts)[:2].mean(0).repeat(len(layers), 1))
     made.prepare(model)
+    return made
+
+
+def finetune(folder, method="bias_only", *, model=None, condensers=None, bias_step=1e-2, data=None, **options):
+    """Train `STEPS` optimizer steps with plain SGD, so that rounding stays rounding; returns the `Outcome`.
+
+    `aux_loss_coef` among the options goes to the method.
+    """
+    model = model or tiny_model()
+    made = make_method(method, model, bias_step=bias_step, aux_loss_coef=options.pop("aux_loss_coef", None), top_p=1.0)
     if condensers is not None:
         set_condensers(model, condensers)
     callback = MethodCallback(made)
@@ -71,7 +83,7 @@ def finetune(folder, method="bias_only", *, model=None, condensers=None, bias_st
         "save_strategy": "no",
         "disable_tqdm": True,
         "dataloader_pin_memory": False,
-        "router_aux_loss_coef": 0.0,
+        "router_aux_loss_coef": made.router_aux_loss_coef,
         "use_cpu": True,
         "seed": 3,
     }

@@ -91,8 +91,9 @@ class CondenserConfig:  # in front of a PreTrainedConfig
     def from_pretrained(cls, path: Any, *args: Any, **kwargs: Any) -> Any:
         """As in transformers; a directory of the family's own type gives the family's config (PEFT asks for it)."""
         found = cls.get_config_dict(path)[0].get("model_type")  # type: ignore[attr-defined]
-        kind = cls.base_class if found == cls.base_class.model_type else super()
-        return kind.from_pretrained(path, *args, **kwargs)
+        if found == cls.base_class.model_type:
+            return cls.base_class.from_pretrained(path, *args, **kwargs)
+        return super().from_pretrained(path, *args, **kwargs)  # type: ignore[misc]
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:

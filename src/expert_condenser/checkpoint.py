@@ -34,8 +34,8 @@ classes would ignore; that is why its model type is `{model_type}`. To load it:
     pip install expert-condenser
 
     import expert_condenser
-    from transformers import AutoModelForCausalLM
-    model = AutoModelForCausalLM.from_pretrained("{name}")
+    from transformers import {auto}
+    model = {auto}.from_pretrained("{name}")
 
 `provenance.json` says how it was made.
 """
@@ -82,16 +82,17 @@ def describe_model(folder: Path, provenance: dict[str, Any]) -> None:
     model_type = config["model_type"]
     if not model_type.startswith(MODEL_TYPE_PREFIX):
         return
-    names = {"config": own_config_class(model_type.removeprefix(MODEL_TYPE_PREFIX)).__name__}
-    names["model"] = config["architectures"][0]
+    family = model_type.removeprefix(MODEL_TYPE_PREFIX)
+    config_class = own_config_class(family)
+    names = {"config": config_class.__name__, "model": config["architectures"][0]}
+    auto = auto_class(config_class.base_class).__name__
     config["auto_map"] = {
         "AutoConfig": f"{CODE_MODULE}.{names['config']}",
-        "AutoModelForCausalLM": f"{CODE_MODULE}.{names['model']}",
+        auto: f"{CODE_MODULE}.{names['model']}",
     }
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    family = model_type.removeprefix(MODEL_TYPE_PREFIX)
     (folder / f"{CODE_MODULE}.py").write_text(_CODE.format(model_type=family, **names))
-    (folder / "README.md").write_text(_README.format(name=folder.name, model_type=model_type))
+    (folder / "README.md").write_text(_README.format(name=folder.name, model_type=model_type, auto=auto))
 
 
 def load_model(path: str | Path, dtype: str | torch.dtype = "float32", *, train: bool = False, **options: Any) -> Any:

@@ -29,7 +29,35 @@ def _testbed(arguments: list[str]) -> None:
     testbed(arguments)
 
 
-COMMANDS: dict[str, Callable[[list[str]], None]] = {"train": _train, "demo": _demo, "testbed": _testbed}
+def _score(arguments: list[str]) -> None:
+    """score the experts of a model on task data, for ESFT: --model_name_or_path M --dataset D [--output FILE]"""
+    from expert_condenser.analysis.commands import score
+
+    score(arguments)
+
+
+def _families(arguments: list[str]) -> None:
+    """the supported model families and their routing: [--json]"""
+    from expert_condenser.catalog import families
+
+    families(arguments)
+
+
+def _methods(arguments: list[str]) -> None:
+    """the methods, what they train and what they cost: [--json]"""
+    from expert_condenser.catalog import methods
+
+    methods(arguments)
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "train": _train,
+    "score": _score,
+    "methods": _methods,
+    "families": _families,
+    "demo": _demo,
+    "testbed": _testbed,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

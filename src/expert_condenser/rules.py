@@ -47,6 +47,13 @@ def _linear_in_float32(router: Any, hidden: Tensor) -> Tensor:
     return linear(_flat(hidden).float(), router.weight.float())
 
 
+def _kolibri_linear(router: Any, hidden: Tensor) -> Tensor:
+    flat = _flat(hidden)
+    if flat.is_cuda and flat.dtype == router.weight.dtype and not torch.is_grad_enabled():
+        return torch.mm(flat, router.weight.t(), out_dtype=torch.float32)  # as the family does when it infers
+    return _linear_in_float32(router, hidden)
+
+
 def _linear_without_autocast(router: Any, hidden: Tensor) -> Tensor:
     with torch.autocast(hidden.device.type, enabled=False):
         return _linear_in_float32(router, hidden)
@@ -132,10 +139,14 @@ def _grouped(function: str, **options: Any) -> Callable[[Any], Scoring]:
             "groups_kept": router.topk_group or 1,
             "group_rank": "best_two",
             "sorted_slots": False,
+            "float32": False,
         }
         return Scoring(**{"function": function, **defaults, **options})
 
     return scoring
+
+
+_softmax_grouped = _grouped("softmax", float32=None, weights_in_float32=True)
 
 
 def _lfm2(router: Any) -> Scoring:
@@ -145,14 +156,22 @@ def _lfm2(router: Any) -> Scoring:
         normalize=router.norm_topk_prob,
         sum_epsilon=1e-6,
         scale=router.routed_scaling_factor,
+        weights_in_float32=True,
     )
 
 
 def _scaled_sigmoid(scale: str, epsilon: float = 1e-20, **options: Any) -> Callable[[Any], Scoring]:
     def scoring(router: Any) -> Scoring:
-        factor = getattr(router, scale)
-        defaults = {"normalize": True, "sum_epsilon": epsilon, "scale": factor, "sorted_slots": False}
-        return Scoring(**{"function": "sigmoid", **defaults, **options})
+        defaults = {
+            "function": "sigmoid",
+            "float32": False,
+            "normalize": True,
+            "sum_epsilon": epsilon,
+            "scale": getattr(router, scale),
+            "sorted_slots": False,
+            "weights_in_float32": True,
+        }
+        return Scoring(**{**defaults, **options})
 
     return scoring
 
@@ -161,7 +180,7 @@ def _scored_by(router: Any) -> Scoring:
     """DeepSeek-V4 names its score function in the config."""
     function = {"Sigmoid": "sigmoid", "SqrtSoftplus": "sqrtsoftplus"}
     name = next(value for key, value in function.items() if key in type(router.score_fn).__name__)
-    return _scaled_sigmoid("routed_scaling_factor", float32=False, function=name)(router)
+    return _scaled_sigmoid("routed_scaling_factor", function=name)(router)
 
 
 def _cohere2(router: Any) -> Scoring:
@@ -170,22 +189,23 @@ def _cohere2(router: Any) -> Scoring:
         function="topk_sigmoid" if sigmoid else "topk_softmax",
         float32=not sigmoid,
         normalize=sigmoid and router.norm_topk_prob,
+        weights_in_float32=True,
     )
 
 
 # --- the rules ---
 
 SOFTMAX = Rule("softmax, renormalised if norm_topk_prob", _linear, lambda r: Scoring(normalize=r.norm_topk_prob))
-SOFTMAX_PLAIN = Rule("softmax", _linear, _constant())
+SOFTMAX_PLAIN = Rule("softmax", _linear, _constant(weights_in_float32=True), weights_like_hidden=True)
 SOFTMAX_NORMALIZED = Rule("softmax, renormalised", _linear, _constant(normalize=True))
 SOFTMAX_HUNYUAN = Rule("softmax, renormalised", _hunyuan_gate, _constant(normalize=True))
 SOFTMAX_FLOAT32 = Rule(
     "softmax, renormalised, float32 weights", _linear, _constant(normalize=True, weights_in_float32=True)
 )
 SOFTMAX_LIMITED = Rule("softmax, group-limited by the best of a group, scaled", _linear_in_float32, _deepseek_v2)
-SOFTMAX_GROUPED = Rule("softmax, group-limited by the two best of a group", _linear, _grouped("softmax", float32=False))
+SOFTMAX_GROUPED = Rule("softmax, group-limited by the two best of a group", _linear, _softmax_grouped)
 SOFTMAX_GROUPED_FLOAT32 = Rule(
-    "softmax, group-limited by the two best of a group", _linear_in_float32, _grouped("softmax")
+    "softmax, group-limited by the two best of a group", _linear_in_float32, _softmax_grouped
 )
 SOFTMAX_CORRECTED = Rule(
     "softmax with native correction bias, renormalised",
@@ -194,19 +214,29 @@ SOFTMAX_CORRECTED = Rule(
     _moe_statics,
     weights_like_hidden=True,
 )
-TOPK_SOFTMAX = Rule("softmax over the chosen logits", _linear, _constant(function="topk_softmax", float32=False))
-TOPK_SOFTMAX_BIASED = Rule("softmax over the chosen logits; linear with bias", _linear_with_bias, TOPK_SOFTMAX.scoring)
+TOPK_SOFTMAX = Rule(
+    "softmax over the chosen logits",
+    _linear,
+    _constant(function="topk_softmax", float32=None, weights_in_float32=True),
+)
+TOPK_SOFTMAX_BIASED = Rule(
+    "softmax over the chosen logits; linear with bias",
+    _linear_with_bias,
+    _constant(function="topk_softmax", float32=False),
+)
 TOPK_SOFTMAX_FLOAT32 = Rule(
     "softmax over the chosen logits, in float32",
     _linear_to_float32,
     _constant(function="topk_softmax"),
     weights_like_hidden=True,
 )
-TOPK_EITHER = Rule("softmax over the chosen logits, or sigmoid of them", _linear, _cohere2)
+TOPK_EITHER = Rule("softmax over the chosen logits, or sigmoid of them", _linear, _cohere2, weights_like_hidden=True)
 TOPK_SIGMOID_CORRECTED = Rule(
     "logits with native correction bias, sigmoid of the chosen",
-    _linear_in_float32,
-    lambda router: Scoring(function="topk_sigmoid", normalize=router.norm_topk_prob),
+    _kolibri_linear,
+    lambda router: Scoring(
+        function="topk_sigmoid", float32=False, normalize=router.norm_topk_prob, weights_in_float32=True
+    ),
     _own_correction,
 )
 SIGMOID = Rule(

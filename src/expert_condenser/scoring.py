@@ -17,8 +17,8 @@ class Scoring:
 
     function: Literal["softmax", "sigmoid", "sqrtsoftplus", "topk_softmax", "topk_sigmoid"] = "softmax"
     """A score per expert; with `topk_` experts are chosen by their logits, and only those chosen are scored."""
-    float32: bool = True
-    """Scores are computed in float32, whatever the dtype of the logits."""
+    float32: bool | None = True
+    """Whether scores are computed in float32 or in the dtype of the logits; None leaves it to torch (autocast)."""
     normalize: bool = False
     """Divide the chosen scores by their sum (`norm_topk_prob`)."""
     sum_epsilon: float = 0.0
@@ -36,7 +36,7 @@ class Scoring:
     sorted_slots: bool = True
     """Whether the family asks `torch.topk` for sorted columns; it decides their order, nothing else."""
     weights_in_float32: bool = False
-    """Weights stay float32 instead of being cast to the dtype of the logits."""
+    """Weights stay in the dtype that they get (float32 if scores are) instead of being cast to that of the logits."""
 
     @property
     def chooses_by_logits(self) -> bool:
@@ -49,12 +49,13 @@ SOFTMAX = Scoring()
 
 def expert_scores(logits: Float[Tensor, "T E"], scoring: Scoring = SOFTMAX) -> Float[Tensor, "T E"]:
     """`s`, a score per expert; where only chosen experts are scored, their scores before that choice."""
-    dtype = torch.float32 if scoring.float32 else logits.dtype
     if scoring.function in ("softmax", "topk_softmax"):
+        dtype = {True: torch.float32, False: logits.dtype, None: None}[scoring.float32]
         return torch.softmax(logits, dim=-1, dtype=dtype)
+    logits = logits.float() if scoring.float32 else logits
     if scoring.function == "sqrtsoftplus":
-        return torch.nn.functional.softplus(logits.to(dtype)).sqrt()
-    return torch.sigmoid(logits.to(dtype))
+        return torch.nn.functional.softplus(logits).sqrt()
+    return torch.sigmoid(logits)
 
 
 def native_ranks(
@@ -90,7 +91,8 @@ def gate_weights(
     else:
         weights = expert_scores(logits, scoring).gather(-1, indices)
     if scoring.normalize:
-        weights = weights / _normalizer(weights, scoring)
+        quotient = weights / _normalizer(weights, scoring)  # under autocast, sums are float32
+        weights = quotient if scoring.weights_in_float32 else quotient.to(weights.dtype)
     if scoring.scale != 1.0:
         weights = weights * scoring.scale
     return weights if scoring.weights_in_float32 else weights.to(logits.dtype)
