@@ -20,7 +20,7 @@ MODELS = {
     "gpt-oss-20b": ("openai/gpt-oss-20b", 1e-4),
 }
 """Hub name and gamma of phase 1; none is published for gpt-oss-20b."""
-METHOD_NAMES = ("sft", "loss_free", "bias_only", "condenser")
+LORA = "-lora"
 LAUNCHERS = {"ddp": "MULTI_GPU", "fsdp2": "FSDP", "zero3": "DEEPSPEED"}
 
 every_recipe = pytest.mark.parametrize("name", RECIPES)
@@ -44,12 +44,13 @@ def copy_of(name, folder, **changes):
 
 
 def test_there_is_one_recipe_per_model_and_method():
-    assert set(RECIPES) == {f"{model}-{method}" for model in MODELS for method in METHOD_NAMES}
+    wanted = {f"{model}-{method}" for model in MODELS for method in METHODS}
+    assert set(RECIPES) == {*wanted, f"olmoe-1b-7b-condenser{LORA}"}
 
 
 @every_recipe
 def test_a_recipe_is_what_its_name_says(name, tmp_path):
-    model, _, method = name.rpartition("-")
+    model, _, method = name.removesuffix(LORA).rpartition("-")
     config = parse(RECIPES[name], tmp_path)
     hub_name, gamma = MODELS[model]
     assert (config.model_name_or_path, config.method) == (hub_name, method)
@@ -66,7 +67,10 @@ def test_a_recipe_has_the_published_settings(name, tmp_path):
     phases = len(METHODS[config.method].phases)
     assert config.phase_length(phases)["num_train_epochs"] * phases == 2
     assert config.per_device_train_batch_size * config.gradient_accumulation_steps == 32
-    assert (config.learning_rate, config.warmup_steps) == (1e-5, 0.1)
+    assert (config.learning_rate, config.warmup_steps) == (1e-4 if name.endswith(LORA) else 1e-5, 0.1)
+    assert (config.lora is not None) == name.endswith(LORA)
+    if config.lora is not None:
+        assert (config.lora_r, config.lora_alpha) == (32, 64)
     assert (config.lr_scheduler_type, config.lr_scheduler_kwargs) == ("cosine_with_min_lr", {"min_lr_rate": 0.1})
     assert (config.max_length, config.bf16, config.seed) == (4096, True, 1234)
     assert config.dataset == "openai/gsm8k:main"
