@@ -1,6 +1,7 @@
 """What `condenser families` and `condenser methods` print is what is in the tables."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +9,8 @@ from expert_condenser.catalog import committed_costs, family_rows
 from expert_condenser.cli import main
 from expert_condenser.families import FAMILIES, REFUSED
 from expert_condenser.methods import METHODS
+
+README = Path(__file__).parents[1] / "README.md"
 
 
 def printed(capsys, *words):
@@ -29,6 +32,12 @@ def test_families_one_line_each(capsys):
     assert len(lines) == len(FAMILIES) + len(REFUSED) + 1
     assert lines[-1] == f"{len(FAMILIES)} supported, {len(REFUSED)} refused"
     assert next(line for line in lines if line.startswith("gpt_oss ")).split()[1] == "supported"
+
+
+def test_the_table_of_the_readme_is_the_printed_one(capsys):
+    table = printed(capsys, "families", "--markdown").strip()
+    assert table in README.read_text()
+    assert all(f"`{name}`" in table for name in (*FAMILIES, *REFUSED))
 
 
 def test_methods_as_json(capsys):

@@ -18,9 +18,11 @@ def families(arguments: list[str]) -> None:
     """Print every family with its routing, or the reason why it is refused."""
     parser = argparse.ArgumentParser(prog="condenser families", description="MoE families and their routing.")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--markdown", action="store_true", help="print the table of the README")
+    options = parser.parse_args(arguments)
     rows = family_rows()
-    if parser.parse_args(arguments).json:
-        print(json.dumps({"families": rows}, indent=1))
+    if options.json or options.markdown:
+        print(json.dumps({"families": rows}, indent=1) if options.json else families_markdown())
         return
     for row in rows:
         mark = "supported" if row["supported"] else "refused"
@@ -53,6 +55,19 @@ def family_rows() -> list[dict[str, Any]]:
         for name, reason in sorted(REFUSED.items())
     ]
     return supported + refused
+
+
+def families_markdown() -> str:
+    """The supported families by what their routers compute, and the refused ones, as a Markdown table."""
+    scorings = dict.fromkeys(family.rule.description for family in FAMILIES.values())
+    rows = [
+        (scoring, [f"`{name}`" for name, family in FAMILIES.items() if family.rule.description == scoring])
+        for scoring in scorings
+    ]
+    rows.sort(key=lambda row: (-len(row[1]), row[0]))
+    lines = [f"| {scoring} | {', '.join(names)} |" for scoring, names in rows]
+    refused = f"| *refused* | {', '.join(f'`{name}`' for name in REFUSED)} |"
+    return "\n".join([f"| the router's scores | {len(FAMILIES)} families |", "|---|---|", *lines, refused])
 
 
 def methods(arguments: list[str]) -> None:
