@@ -14,6 +14,8 @@ from tests.finetune import BATCH, STEPS, finetune, rows
 
 TOLERANCE = 2e-6
 CONDENSERS = {0: [1, 4], 1: [0, 7], 2: [2, 3]}
+OTHER_METHODS = ("frozen_router", "esft_gate", "densemixer")
+"""Not `sft_aux`: the auxiliary loss of a batch is no mean over its parts."""
 
 
 @pytest.fixture(scope="module")
@@ -141,3 +143,8 @@ def test_two_processes(tmp_path, reference):
     local = [found["local_usage"] for found in ranks]
     assert not torch.equal(local[0], torch.stack(reference.usage)), "one process alone sees another usage"
     assert torch.equal(local[0] + local[1], torch.stack(reference.usage))
+    for method in OTHER_METHODS:
+        alone = finetune(tmp_path / f"{method}-alone", method)
+        for found in (rank[method] for rank in ranks):
+            assert torch.equal(found["usage"], torch.stack(alone.usage))
+            assert max((found["weights"][k] - v).abs().max().item() for k, v in alone.weights.items()) < TOLERANCE

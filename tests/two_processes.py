@@ -1,4 +1,4 @@
-"""Run by `test_equivalence.test_two_processes` under torchrun: one fine-tuning over two gloo processes."""
+"""Run by `test_equivalence.test_two_processes` under torchrun: fine-tunings over two gloo processes."""
 
 import os
 import sys
@@ -8,7 +8,7 @@ import torch
 
 from expert_condenser.training import usage
 from tests.finetune import BATCH, finetune
-from tests.test_equivalence import CONDENSERS
+from tests.test_equivalence import CONDENSERS, OTHER_METHODS
 
 rank = int(os.environ["RANK"])
 local_usage = []
@@ -31,4 +31,8 @@ found = {
     "usage": torch.stack(outcome.usage),
     "local_usage": torch.stack(local_usage).unflatten(0, (-1, num_layers)),
 }
+for method in OTHER_METHODS:
+    folder = Path(sys.argv[1]) / method
+    other = finetune(folder, method, per_device_train_batch_size=BATCH // 2, ddp_backend="gloo")
+    found[method] = {"weights": other.weights, "usage": torch.stack(other.usage)}
 torch.save(found, Path(sys.argv[1]) / f"rank{rank}.pt")

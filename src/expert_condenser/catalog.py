@@ -78,7 +78,7 @@ def methods(arguments: list[str]) -> None:
     parser.add_argument("--rounds", type=int, default=3, help="runs of each method, interleaved (with --measure)")
     options = parser.parse_args(arguments)
     if options.measure is not None:
-        costs = measure_costs(list(METHODS), options.rounds)
+        costs = measure_costs(options.rounds)
         options.measure.write_text(json.dumps(costs, indent=1) + "\n")
     else:
         costs = committed_costs()

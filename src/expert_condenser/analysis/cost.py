@@ -30,14 +30,20 @@ SHAPE = {
     "num_experts": 64,
     "num_experts_per_tok": 8,
 }
+_REST = {"vocab_size": 1024, "num_attention_heads": 8, "pad_token_id": 0, "bos_token_id": None, "eos_token_id": 1}
 ROWS, LENGTH, STEPS = 4, 256, 4
+ARMS: dict[str, tuple[str, dict[str, Any]]] = {
+    **{name: (name, {}) for name in METHODS},
+    "densemixer (plain)": ("densemixer", {"mixer": "plain"}),
+}
+"""What is measured: every method as it comes, and DenseMixer's plain implementation beside the lean one."""
 
 
-def measure_costs(names: list[str], rounds: int) -> dict[str, Any]:
-    """Seconds per step and peak memory of each method, and both relative to `sft`."""
-    runs: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+def measure_costs(rounds: int) -> dict[str, Any]:
+    """Seconds per step and peak memory of each arm, and both relative to `sft`."""
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in ARMS}
     for _ in range(rounds):
-        for name in names:
+        for name in ARMS:
             command = [sys.executable, "-m", "expert_condenser.analysis.cost", name]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             runs[name].append(json.loads(done.stdout.splitlines()[-1]))
@@ -53,13 +59,14 @@ def measure_costs(names: list[str], rounds: int) -> dict[str, Any]:
     return {"measured_on": _setting(rounds), "relative_to_sft": relative, "medians": medians}
 
 
-def measure_step(name: str) -> dict[str, float]:
+def measure_step(arm: str) -> dict[str, float]:
     """Median seconds of a training step with AdamW, and the peak of the process's memory above its start, in MB."""
+    name, options = ARMS[arm]
     start = _peak_mb()
     torch.manual_seed(0)
-    model: Any = OlmoeForCausalLM(OlmoeConfig(vocab_size=1024, num_attention_heads=8, **SHAPE)).train()
+    model: Any = OlmoeForCausalLM(OlmoeConfig(**SHAPE, **_REST)).train()
     ids = torch.randint(0, 1024, (ROWS, LENGTH))
-    method = _prepared(name, model)
+    method = _prepared(name, options, model)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5)
     seconds = []
     for _ in range(STEPS):
@@ -73,9 +80,9 @@ def measure_step(name: str) -> dict[str, float]:
     return {"step_s": statistics.median(seconds[1:]), "peak_mb": _peak_mb() - start}
 
 
-def _prepared(name: str, model: Any) -> Method:
+def _prepared(name: str, options: dict[str, Any], model: Any) -> Method:
     """The method on the model, in its last phase, which costs the most."""
-    method = METHODS[name](MethodConfig())
+    method = METHODS[name](MethodConfig(**options))
     if isinstance(method, Esft):
         method.choose(moe_layers(model), _scores(model))
     method.prepare(model)
