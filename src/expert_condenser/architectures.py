@@ -189,7 +189,7 @@ def release(model: Any) -> None:
 
 def register() -> None:
     """Make the own config types known to transformers (done when `expert_condenser` is imported)."""
-    for model_type in FAMILIES:
+    for model_type in FAMILIES.keys() & CONFIG_MAPPING.keys():  # older releases of transformers have fewer
         own = MODEL_TYPE_PREFIX + model_type
         AutoConfig.register(own, own_config_class(model_type))
         _convert_like(model_type, own)

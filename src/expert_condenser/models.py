@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from expert_condenser.errors import UnsupportedModelError
 from expert_condenser.families import FAMILIES, REFUSED
@@ -60,14 +61,25 @@ def moe_layers(model: nn.Module) -> list[MoELayer]:
         for name, router in modules.items()
         if (rule := _rule_of(router)) is not None and not _OF_IMAGES.search(name)
     ]
-    family = family_name(model)
-    if not layers or family in REFUSED:
-        reason = "has no MoE layer" if family in FAMILIES else REFUSED.get(family, "is not a family that is known here")
+    if reason := _refusal(model, layers):
         raise UnsupportedModelError(
-            f"a MoE model of a supported family is needed; {type(model).__name__} ({family}): {reason}. "
+            f"a MoE model of a supported family is needed; {type(model).__name__} ({family_name(model)}): {reason}. "
             f"Supported: {', '.join(sorted(FAMILIES))}."
         )
     return layers
+
+
+def _refusal(model: nn.Module, layers: list[MoELayer]) -> str | None:
+    """Why a model is not supported; None where it is."""
+    family = family_name(model)
+    if family in REFUSED:
+        return REFUSED[family]
+    if not layers:
+        return "has no MoE layer" if family in FAMILIES else "is not a family that is known here"
+    if family not in FAMILIES and isinstance(model, PreTrainedModel) and model.can_generate():
+        # Saved, it would be of its stock type, which loads it without its bias and condensers.
+        return "the language model inside is of a known family, the whole is not"
+    return None
 
 
 def decoder_of(model: nn.Module, layers: list[MoELayer]) -> Any:
@@ -93,7 +105,9 @@ def _rule_of(module: nn.Module) -> Rule | None:
 def _layer(name: str, router: Any, modules: dict[str, Any], rule: Rule) -> MoELayer:
     """The layer of a router; between it and its block may be the wrappers of an adapter (`gate.base_layer`)."""
     block = outermost(name).rpartition(".")[0]
-    experts = modules[block].experts
+    experts = getattr(modules[block], "experts", None)
+    if experts is None:
+        raise UnsupportedModelError(f"a router has its experts beside it, as {block}.experts; {name} has none there")
     return MoELayer(name, router, experts, int(router.num_experts), int(router.top_k), rule, block)
 
 

@@ -67,10 +67,6 @@ def _linear_like_weight(router: Any, hidden: Tensor) -> Tensor:
     return linear(_flat(hidden).to(router.weight.dtype), router.weight)
 
 
-def _linear_of_float32(router: Any, hidden: Tensor) -> Tensor:
-    return linear(_flat(hidden).float(), router.weight)
-
-
 def _softcapped(router: Any, hidden: Tensor) -> Tensor:
     logits, cap = _linear_to_float32(router, hidden), router.router_logit_softcapping
     return torch.tanh(logits / cap) * cap if cap > 0 else logits
@@ -94,10 +90,6 @@ def _hunyuan_gate(router: Any, hidden: Tensor) -> Tensor:
 
 def _own_correction(router: Any) -> Tensor:
     return router.e_score_correction_bias
-
-
-def _own_correction_like_scores(router: Any) -> Tensor:
-    return router.e_score_correction_bias.float()
 
 
 def _passed_correction(router: Any, correction: Tensor | None = None) -> Tensor | None:
@@ -287,7 +279,7 @@ SIGMOID_LAGUNA = Rule(
     "sigmoid of soft-capped logits with native correction bias, renormalised",
     _softcapped,
     _constant(function="sigmoid", normalize=True),
-    _own_correction_like_scores,
+    _own_correction,
     weights_like_hidden=True,
 )
 SCORED = Rule(
@@ -296,4 +288,4 @@ SCORED = Rule(
     _scored_by,
     _own_correction,
 )
-SCORED_FLOAT32 = Rule(SCORED.description, _linear_of_float32, _scored_by, _own_correction)
+SCORED_FLOAT32 = Rule(SCORED.description, _linear_in_float32, _scored_by, _own_correction)

@@ -1,9 +1,14 @@
 """Tiny random models of every family, for tests and examples: no downloads, milliseconds to build."""
 
+import copy
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
+
+from expert_condenser.architectures import auto_class
+from expert_condenser.models import moe_layers
+from expert_condenser.tiny_families import TINY_FAMILIES
 
 VOCABULARY_SIZE = 96
 _COMMON = {
@@ -52,23 +57,44 @@ TINY_CONFIGS: dict[str, dict[str, Any]] = {
     "deepseek_v2_grouped": {**_DEEPSEEK, "topk_method": "group_limited_greedy", "n_group": 4, "topk_group": 3},
     "gpt_oss": {"num_local_experts": 8, "num_experts_per_tok": 3, "head_dim": 16, "sliding_window": 16},
 }
-"""Every supported routing: a key is a model type, or one with a variant (`deepseek_v2_grouped`)."""
+"""The families that most tests run over: a key is a model type, or one with a variant (`deepseek_v2_grouped`).
+
+The others are in `tiny_families.py`, and `tests/test_families.py` runs over all.
+"""
 _VARIANTS = {"olmoe_normalized": "olmoe", "deepseek_v2_grouped": "deepseek_v2"}
+_CORRECTIONS = ("e_score_correction_bias", "expert_bias")
+"""What families name their own bias on the scores."""
+
+
+def tiny_config(name: str = "olmoe", **overrides: Any) -> Any:
+    """The config of `tiny_model(name)`; `overrides` are options of the text model."""
+    options = copy.deepcopy(TINY_CONFIGS[name] if name in TINY_CONFIGS else TINY_FAMILIES[name])
+    if "text_config" in options:
+        return AutoConfig.for_model(
+            name, **{**options, "text_config": {**_COMMON, **options["text_config"], **overrides}}
+        )
+    return AutoConfig.for_model(_VARIANTS.get(name, name), **{**_COMMON, **options, **overrides})
 
 
 def tiny_model(name: str = "olmoe", *, seed: int = 0, spread: float = 8.0, **overrides: Any) -> Any:
-    """A random CausalLM of `TINY_CONFIGS[name]`, float32, in eval mode, the same for the same seed.
+    """A random model of `TINY_CONFIGS[name]` or `TINY_FAMILIES[name]`, float32, in eval mode, same for the same seed.
 
-    The router weights are scaled by `spread`, so that experts are used unequally, as in real models.
+    The router weights are scaled by `spread`, so that experts are used unequally, as in real models; a
+    family's own correction bias is small random numbers.
     """
-    config = AutoConfig.for_model(_VARIANTS.get(name, name), **{**_COMMON, **TINY_CONFIGS[name], **overrides})
+    config = tiny_config(name, **overrides)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+        model = auto_class(type(config)).from_config(config, dtype=torch.float32).eval()
     with torch.no_grad():
-        for module_name, module in model.named_modules():
-            if module_name.endswith((".gate", ".router")):
-                module.weight.mul_(spread)
+        for layer in moe_layers(model):
+            for parameter in layer.router.parameters():
+                if parameter.dim() > 1:
+                    parameter.mul_(spread)
+        generator = torch.Generator().manual_seed(seed)
+        for tensor_name, tensor in (*model.named_parameters(), *model.named_buffers()):
+            if tensor_name.rpartition(".")[2] in _CORRECTIONS:
+                tensor.copy_(torch.rand(tensor.shape, generator=generator) * 0.1 - 0.05)
     return model
 
 
