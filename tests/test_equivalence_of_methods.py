@@ -59,7 +59,7 @@ def test_the_update_is_the_same(tmp_path, reference, way):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_auxiliary_loss_under_reentrant_checkpointing_is_refused_at_the_start(tmp_path, family):
-    with pytest.raises(TrainingError, match="has no gradient in .* Reentrant gradient checkpointing has this effect"):
+    with pytest.raises(TrainingError, match=r"has no gradient in .* Reentrant gradient checkpointing has this effect"):
         outcome_of(tmp_path, family, "sft_aux", **WAYS["reentrant"])
 
 

@@ -94,8 +94,8 @@ _TOWER = {
     "num_key_value_heads": 2,
     "patch_size": 4,
 }
-_VIT = {**_TOWER, "image_size": 16}
 _DEPTH = {"depth": 1, "hidden_size": 16, "intermediate_size": 24, "num_heads": 2, "patch_size": 4}
+_VIT = {**_TOWER, "image_size": 16}
 _GLM_VIT = {**_DEPTH, "image_size": 16, "out_hidden_size": 32}
 _QWEN_VIT: dict[str, Any] = {**_DEPTH, "out_hidden_size": 32, "num_position_embeddings": 16}
 _QWEN3_VIT = {**_QWEN_VIT, "deepstack_visual_indexes": [0]}
@@ -241,12 +241,6 @@ _OF_IMAGES_AND_TEXT: dict[str, dict[str, Any]] = {
         "audio_config": {"hidden_sizes": [8, 8, 8, 16], "depths": [1, 1, 1, 1], "out_hidden_size": 32},
         "out_hidden_size": 32,
         "projector_hidden_size": 32,
-    },
-    "nemotron_h_omni": {
-        "text_config": _NEMOTRON,
-        "vision_config": {**_VIT, "max_img_size": 32, "video_temporal_patch_size": 2},
-        "projector_hidden_size": 24,
-        "vision_hidden_size": 16,
     },
     "qwen3_5_moe": {"text_config": _QWEN3_5, "vision_config": _QWEN_VIT},
     "qwen3_omni_moe_thinker": {
