@@ -31,7 +31,7 @@ SHAPE = {
     "num_experts_per_tok": 8,
 }
 _REST = {"vocab_size": 1024, "num_attention_heads": 8, "pad_token_id": 0, "bos_token_id": None, "eos_token_id": 1}
-ROWS, LENGTH, STEPS = 4, 256, 4
+ROWS, LENGTH, STEPS = 2, 256, 4
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in METHODS},
     "densemixer (plain)": ("densemixer", {"mixer": "plain"}),
