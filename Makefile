@@ -17,7 +17,7 @@ demo: $(READY)
 	$(BIN)/condenser demo --output_dir demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 check: $(READY)
 	$(BIN)/ruff check .

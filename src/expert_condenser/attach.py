@@ -89,9 +89,9 @@ def set_top_k(model: nn.Module, top_k: int) -> None:
     Raises `RoutingError` where a layer has fewer experts, or where the config has no such number.
     """
     layers = moe_layers(model)
-    smallest = min(layer.num_experts for layer in layers)
-    if not 1 <= top_k <= smallest:
-        raise RoutingError(f"top_k is a number of experts per token, 1 to {smallest}; got {top_k}")
+    eligible = min(layer.num_experts // layer.scoring.num_groups * layer.scoring.groups_kept for layer in layers)
+    if not 1 <= top_k <= eligible:
+        raise RoutingError(f"top_k is a number of experts that a token may choose, 1 to {eligible}; got {top_k}")
     config: Any = model.config.get_text_config()  # type: ignore[operator, union-attr]
     field = next((name for name in _TOP_K_FIELDS if hasattr(config, name)), None)
     if field is None:

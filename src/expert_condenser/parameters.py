@@ -13,7 +13,10 @@ from expert_condenser.models import MoELayer, outermost
 Group = Literal["router", "routed experts", "shared experts", "attention", "embeddings", "norms", "other"]
 RouterMode = Literal["train", "freeze", "lora"]
 ROUTER_MODES: tuple[str, ...] = get_args(RouterMode)
-_ATTENTION = re.compile(r"attn|attention|mixer|mamba|conv|linear_attn|short_conv")
+_ATTENTION = re.compile(r"attn|attention|mixer|mamba|conv")
+_SHARED = re.compile(r"\.(shared_experts?|shared_expert_gate|shared_mlp)\.")
+_CORRECTION = re.compile(r"\.(expert_bias|e_score_correction_bias)$")
+_OTHER_TOWERS = re.compile(r"vision|visual|audio|projector")
 
 
 @dataclass(frozen=True)
@@ -31,13 +34,17 @@ def parameter_groups(model: nn.Module, layers: Sequence[MoELayer]) -> dict[str, 
 
 
 def count_trainable(model: nn.Module, layers: Sequence[MoELayer]) -> dict[Group, Count]:
-    """How many parameters each group has, and how many of them train; groups without any are left out."""
+    """How many parameters each group has, and how many of them train; groups without any are left out.
+
+    ESFT's slices train in the place of a part of a fused weight: they do not add to the total.
+    """
     groups = parameter_groups(model, layers)
     counts: dict[Group, Count] = {}
     for group in get_args(Group):
-        sizes = [(p.numel(), p.requires_grad) for name, p in model.named_parameters() if groups[name] == group]
-        if sizes:
-            counts[group] = Count(sum(size for size, _ in sizes), sum(size for size, trains in sizes if trains))
+        own = [(name, p) for name, p in model.named_parameters() if groups[name] == group]
+        if own:
+            total = sum(p.numel() for name, p in own if ".trained_slices." not in name)
+            counts[group] = Count(total, sum(p.numel() for _, p in own if p.requires_grad))
     return counts
 
 
@@ -76,10 +83,14 @@ def _under(name: str, module: str) -> bool:
 
 
 def _group(name: str, layers: Sequence[MoELayer], embeddings: set[str], norms: set[str]) -> Group:
-    if any(_under(name, outermost(layer.name)) for layer in layers):
+    if _OTHER_TOWERS.search(name):
+        return "other"
+    if _CORRECTION.search(name) or any(_under(name, outermost(layer.name)) for layer in layers):
         return "router"
     if any(_under(name, f"{layer.block}.experts") for layer in layers):
         return "routed experts"
+    if _SHARED.search(name):
+        return "shared experts"
     if any(module in embeddings for module in _ancestors(name)):
         return "embeddings"
     if any(module in norms for module in _ancestors(name)):

@@ -69,6 +69,12 @@ def is_sliced(layer: MoELayer) -> bool:
     return isinstance(layer.experts, SlicedExperts)
 
 
+def trained_ids(layer: MoELayer) -> list[int]:
+    """The experts of a layer that train as slices, ascending."""
+    ids: Any = layer.experts.trained_ids
+    return list(ids.tolist())
+
+
 def fused_names(layer: MoELayer) -> tuple[str, ...]:
     """The parameters of the experts that have one slice per expert: weights and biases, in any layout.
 

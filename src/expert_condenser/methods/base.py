@@ -112,6 +112,8 @@ class Method(ABC):
         self.phase = phase or self.phases[0]
         if self.phase not in self.phases:
             raise TrainingError(f"{self.name} has the phases {', '.join(self.phases)}; got {self.phase!r}")
+        if self.config.router is not None and "router" not in self.options:
+            raise TrainingError(f"{self.name} says itself what becomes of the routers; leave router out")
         if self.config.router not in (None, *ROUTER_MODES):
             raise TrainingError(f"router is one of {', '.join(ROUTER_MODES)}; got {self.config.router!r}")
 

@@ -18,7 +18,7 @@ from expert_condenser.errors import TrainingError
 from expert_condenser.methods.base import Method, MethodConfig
 from expert_condenser.models import MoELayer, decoder_depth
 from expert_condenser.parameters import Group, freeze, is_adapter, parameter_groups, set_router_mode
-from expert_condenser.slices import is_sliced, train_slices
+from expert_condenser.slices import is_sliced, train_slices, trained_ids
 
 ScoreKind = Literal["token", "gate"]
 
@@ -34,7 +34,8 @@ def select_experts(scores: Float[Tensor, "L E"], top_p: float) -> list[list[int]
     sums = scores.double().sum(dim=-1)
     if not torch.allclose(sums, torch.ones_like(sums), atol=1e-6) or (scores < 0).any():
         raise TrainingError(f"scores are shares that sum to 1 in every layer; the sums are {sums.tolist()}")
-    order = scores.double().sort(dim=-1, descending=True, stable=True)
+    shares = scores.double() / sums[:, None]
+    order = shares.sort(dim=-1, descending=True, stable=True)
     before = order.values.cumsum(dim=-1) - order.values
     return [ids[reached < top_p - 1e-12].tolist() for ids, reached in zip(order.indices, before, strict=True)]
 
@@ -57,8 +58,11 @@ class ExpertConfig:
         """Raises `TrainingError` where the file is no such thing."""
         try:
             content = json.loads(path.read_text())
-            experts = {str(int(layer)): [int(i) for i in ids] for layer, ids in content["experts"].items()}
-            return cls(experts, bool(content["shared_experts"]), bool(content["non_expert_modules"]))
+            switches = content["shared_experts"], content["non_expert_modules"]
+            ids = [i for chosen in content["experts"].values() for i in chosen]
+            if not {type(i) for i in ids} <= {int} or {type(switch) for switch in switches} != {bool}:
+                raise ValueError("expert ids are integers, and the switches true or false")
+            return cls({str(int(layer)): list(chosen) for layer, chosen in content["experts"].items()}, *switches)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise TrainingError(f"expert_config is an expert_cfg.json as ESFT writes it; {path}: {error!r}") from error
 
@@ -76,7 +80,12 @@ class ExpertConfig:
                 f"to {max(ids, default=0)}; this one has MoE layers {', '.join(depths)} of {layers[0].num_experts} "
                 "experts. Score this model: condenser score."
             )
-        return [self.experts[depth] for depth in depths]
+        chosen = [self.experts[depth] for depth in depths]
+        if min(ids, default=0) < 0 or any(len(set(of_layer)) != len(of_layer) for of_layer in chosen):
+            raise TrainingError(
+                f"the experts of a layer are distinct ids from 0 on; expert_cfg.json has {self.experts}"
+            )
+        return chosen
 
 
 class Esft(Method):
@@ -96,7 +105,14 @@ class Esft(Method):
             raise TrainingError(f"score_rows is a number of rows, at least 1; got {self.config.score_rows}")
         self.chosen: ExpertConfig | None = None
         if self.config.expert_config is not None:
+            self._check_scoring_is_idle()
             self.chosen = ExpertConfig.read(Path(self.config.expert_config))
+
+    def _check_scoring_is_idle(self) -> None:
+        names = ("top_p", "score_rows", "shared_experts", "non_expert_modules")
+        idle = [name for name in names if getattr(self.config, name) != getattr(MethodConfig, name)]
+        if idle:
+            raise TrainingError(f"expert_config says what trains, so {', '.join(idle)} has no effect; leave it out")
 
     def choose(self, layers: Sequence[MoELayer], scores: Float[Tensor, "L E"]) -> ExpertConfig:
         """The experts to train, by their scores on the task data."""
@@ -115,10 +131,13 @@ class Esft(Method):
             self._select_adapters(model, groups, ids)
             return
         kept = self._groups_that_train(set(groups.values()))
-        freeze(model, [name for name, group in groups.items() if group not in kept])
+        if kept < set(groups.values()):
+            freeze(model, [name for name, group in groups.items() if group not in kept])
         for layer, chosen in zip(self.layers, ids, strict=True):
             if not is_sliced(layer):
                 train_slices(layer, chosen)
+            elif (found := trained_ids(layer)) != sorted(chosen):
+                raise TrainingError(f"{layer.name} trains the experts {found} already; got {chosen}")
 
     def _groups_that_train(self, groups: set[Group]) -> set[Group]:
         kept: set[Group] = {"routed experts"}

@@ -1,5 +1,6 @@
 """Does the auxiliary loss reach the routers? A test at the start of a run, on the model as it will train."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,24 @@ from expert_condenser.errors import TrainingError
 from expert_condenser.models import MoELayer, outermost
 
 ROWS, LENGTH = 2, 16
+
+
+def check_auxiliary_coefficient(model: Any, args: Any, wanted: float) -> None:
+    """Raise `TrainingError` unless the trainer weighs the auxiliary loss as the method says.
+
+    TRL's `router_aux_loss_coef` is the model's own where it is None; a bare Trainer goes by the model's config.
+    """
+    config = model.config.get_text_config()
+    own = getattr(config, "router_aux_loss_coef", 0.0)
+    if hasattr(args, "router_aux_loss_coef"):
+        found = own if args.router_aux_loss_coef is None else args.router_aux_loss_coef
+    else:
+        found = own if getattr(config, "output_router_logits", False) else 0.0
+    if found != wanted:
+        raise TrainingError(
+            f"the method weighs the auxiliary loss by {wanted}, and this trainer by {found}; set router_aux_loss_coef "
+            "in SFTConfig, or output_router_logits and router_aux_loss_coef in the config of the model"
+        )
 
 
 def check_auxiliary_gradient(model: Any, layers: Sequence[MoELayer]) -> None:
@@ -35,10 +54,12 @@ def check_auxiliary_gradient(model: Any, layers: Sequence[MoELayer]) -> None:
 def _auxiliary_loss(model: Any, layers: Sequence[MoELayer]) -> torch.Tensor:
     config = model.config.get_text_config()
     ids = torch.arange(ROWS * LENGTH, device=model.device).view(ROWS, LENGTH) % config.vocab_size
-    training = model.training
+    training, counters = model.training, [copy.copy(layer.router.counter) for layer in layers]
     with torch.random.fork_rng():
         logits = model.train()(input_ids=ids, output_router_logits=True, use_cache=False).router_logits
     model.train(training)
+    for layer, counter in zip(layers, counters, strict=True):
+        layer.router.counter = counter
     loss: torch.Tensor = load_balancing_loss_func(logits, layers[0].num_experts, layers[0].top_k)
     return loss
 

@@ -13,7 +13,7 @@ from expert_condenser.errors import TrainingError
 from expert_condenser.methods.base import Method
 from expert_condenser.models import moe_layers
 from expert_condenser.router import PolicyRouter
-from expert_condenser.training.auxiliary import check_auxiliary_gradient
+from expert_condenser.training.auxiliary import check_auxiliary_coefficient, check_auxiliary_gradient
 from expert_condenser.training.usage import StepUsage, collect
 
 METHOD_STATE = "method_state.json"
@@ -61,6 +61,7 @@ class MethodCallback(TrainerCallback):
             )
         routers = [p for layer in self.layers for p in layer.router.parameters() if p.requires_grad]
         self._watched = routers or [p for p in model.parameters() if p.requires_grad]
+        check_auxiliary_coefficient(model, args, self.method.router_aux_loss_coef)
         if self.method.router_aux_loss_coef:
             check_auxiliary_gradient(model, self.layers)
         self.steps = state.global_step

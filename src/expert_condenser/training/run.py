@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from transformers import PreTrainedTokenizerBase, TrainerState
 from trl import SFTTrainer
@@ -46,23 +45,10 @@ from expert_condenser.training.model import (
     trainable_table,
 )
 from expert_condenser.training.records import RUN, RunRecorder, check_same_run, describe, write_json
+from expert_condenser.training.trainer import StrictSFTTrainer
 
 EXPERT_CONFIG = "expert_cfg.json"
 console = Console(stderr=True)
-
-
-class StrictSFTTrainer(SFTTrainer):
-    """TRL's trainer, stopped by the first loss that is not finite, before it reaches the weights."""
-
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """One micro-batch; raises `TrainingError` on NaN or infinity."""
-        loss: torch.Tensor = super().training_step(*args, **kwargs)
-        if not torch.isfinite(loss):
-            raise TrainingError(
-                f"the loss is {loss.item()} at step {self.state.global_step + 1}; the run stops and keeps its last "
-                "checkpoint. Lower learning_rate or check the data, then --resume."
-            )
-        return loss
 
 
 class Run:
