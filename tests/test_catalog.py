@@ -25,7 +25,7 @@ def test_families_as_json(capsys):
     assert {row["model_type"] for row in rows if row["supported"]} == set(FAMILIES)
     assert {row["model_type"]: row["reason"] for row in rows if not row["supported"]} == REFUSED
     assert len(FAMILIES) >= 50
-    assert all(row["scoring"] and row["router"] and row["reason"] is None for row in rows if row["supported"])
+    assert all(row["scoring"] and row["router_class"] and row["reason"] is None for row in rows if row["supported"])
 
 
 def test_families_one_line_each(capsys):

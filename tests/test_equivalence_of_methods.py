@@ -49,7 +49,7 @@ def test_the_update_is_far_above_the_tolerance(reference):
 def test_the_update_is_the_same(tmp_path, reference, way):
     family, method, expected = reference
     if (method, way) in IMPOSSIBLE:
-        return
+        pytest.skip("no such equality: see IMPOSSIBLE")
     outcome = outcome_of(tmp_path, family, method, **WAYS[way])
     assert len(outcome.usage) == STEPS
     assert all(torch.equal(a, b) for a, b in zip(outcome.usage, expected.usage, strict=True))

@@ -290,3 +290,9 @@ def test_a_refused_type_says_why():
     model.config.model_type = "qwen3_omni_moe"
     with pytest.raises(UnsupportedModelError, match="load its thinker"):
         moe_layers(model)
+
+
+def test_the_table_says_where_the_router_sits():
+    for name, family in FAMILIES.items():
+        layer = moe_layers(tiny_model(name))[0]
+        assert re.sub(r"^.*?\.\d+\.", "", layer.name) == family.router

@@ -294,3 +294,14 @@ def test_the_layout_of_every_family():
         assert fused_names(layer) == (with_biases if name == "gpt_oss" else ("gate_up_proj", "down_proj"))
         shapes = [tuple(layer.experts.get_parameter(key).shape) for key in ("gate_up_proj", "down_proj")]
         assert (shapes[0][2] == 32) == (name != "gpt_oss"), "gpt_oss has (E, in, out), all others (E, out, in)"
+
+
+def test_after_a_load_the_slices_are_those_of_what_was_loaded():
+    model, other = tiny_model(), tiny_model(seed=1)
+    for layer in moe_layers(model):
+        train_slices(layer, [1, 5])
+    model.load_state_dict(other.state_dict())
+    ids = tiny_batch(2, 7)
+    with torch.no_grad():
+        assert torch.equal(model(input_ids=ids).logits, other(input_ids=ids).logits)
+    model.load_state_dict(model.state_dict())

@@ -6,10 +6,10 @@ an adapter has a type of its own, which PEFT knows once `expert_condenser` is im
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast
 
 import torch
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft import LoraConfig, TaskType, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.lora import LoraModel
 from peft.tuners.lora.layer import ParamWrapper
@@ -17,14 +17,13 @@ from torch import nn
 
 from expert_condenser.architectures import causal_lm, make_room
 from expert_condenser.attach import attach
-from expert_condenser.errors import TrainingError
+from expert_condenser.errors import RoutingError, TrainingError
 from expert_condenser.models import MoELayer, moe_layers
 from expert_condenser.parameters import parameter_groups
 from expert_condenser.router import PolicyRouter
 from expert_condenser.routing import RoutingConfig
 
-Target = Literal["attention", "experts", "router"]
-TARGETS: tuple[str, ...] = get_args(Target)
+LORA = ("attention", "experts", "attention+experts")
 OWN_TYPE = "LORA (the routing of this adapter needs: pip install expert-condenser)"
 """PEFT's `peft_type` of an adapter with router state: the message of its refusal where we are not imported."""
 STATE = ("selection_bias", "condenser_ids")
@@ -51,10 +50,10 @@ class AdapterConfig:
             if idle:
                 raise TrainingError(f"{', '.join(idle)} is of an adapter, and there is none: set lora")
             return
-        if unknown := set(targets) - set(TARGETS):
-            raise TrainingError(f"lora is {', '.join(TARGETS[:2])} or both with '+'; got {', '.join(sorted(unknown))}")
-        if self.lora_r < 1:
-            raise TrainingError(f"lora_r is a rank, at least 1; got {self.lora_r}")
+        if self.lora not in LORA:
+            raise TrainingError(f"lora is one of {', '.join(LORA)} (routers: router='lora'); got {self.lora!r}")
+        if self.lora_r < 1 or self.lora_alpha < 1:
+            raise TrainingError(f"lora_r and lora_alpha are at least 1; got {self.lora_r} and {self.lora_alpha}")
         if targets != ["attention"] and (self.lora_dropout or self.lora_dora):
             raise TrainingError(
                 "PEFT adapts experts and routers as fused parameters, where neither lora_dropout nor lora_dora exists; "
@@ -84,12 +83,25 @@ class CondenserLoraModel(LoraModel):
 
     def __init__(self, model: Any, config: Any, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         saved = config[adapter_name].condenser if isinstance(config, dict) else config.condenser
-        if not isinstance(moe_layers(model)[0].router, PolicyRouter):
+        found = getattr(moe_layers(model)[0].router, "policy", None)
+        if isinstance(moe_layers(model)[0].router, PolicyRouter):
+            if found is None or asdict(found) != asdict(RoutingConfig(**saved["routing"])):
+                raise RoutingError(
+                    f"the adapter was trained with the routing {saved['routing']}; the base has {found}. Load it onto "
+                    "a plain base: detach(model) first."
+                )
+        else:
             attach(model, RoutingConfig(**saved["routing"]))
             make_room(model, saved["condensers_per_layer"])
             if (inner := causal_lm(model)) is not None:
                 inner.config.condenser["condensers_per_layer"] = list(saved["condensers_per_layer"])
         super().__init__(model, config, adapter_name, *args, **kwargs)
+
+    def inject_adapter(self, model: Any, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """As in PEFT, for one adapter: the routers have one bias and one set of condensers."""
+        if len(self.peft_config) > 1:
+            raise RoutingError("a model has one adapter with router state; load a second one onto another base")
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
 
     @classmethod
     def _get_adapter_state_dict(cls, model: Any, config: Any, **options: Any) -> Any:
@@ -163,8 +175,3 @@ def keep_adapters_of(layer: MoELayer, ids: Sequence[int]) -> None:
             mask = chosen.repeat(weight.shape[1] // layer.num_experts).to(weight.device)
             weight.register_hook(lambda gradient, mask=mask: gradient * mask)
         wrapper = wrapper.base_layer
-
-
-def merged(model: Any) -> Any:
-    """The model with its adapter merged into its weights, as one without adapter; changes the model."""
-    return model.merge_and_unload() if isinstance(model, PeftModel) else model

@@ -92,6 +92,8 @@ def set_top_k(model: nn.Module, top_k: int) -> None:
     eligible = min(layer.num_experts // layer.scoring.num_groups * layer.scoring.groups_kept for layer in layers)
     if not 1 <= top_k <= eligible:
         raise RoutingError(f"top_k is a number of experts that a token may choose, 1 to {eligible}; got {top_k}")
+    if any(name.endswith(".tid2eid") for name, _ in model.named_buffers()):
+        raise RoutingError(f"some layers of {family_name(model)} have a table of K experts for every token id")
     config: Any = model.config.get_text_config()  # type: ignore[operator, union-attr]
     field = next((name for name in _TOP_K_FIELDS if hasattr(config, name)), None)
     if field is None:

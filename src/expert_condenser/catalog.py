@@ -12,6 +12,7 @@ from expert_condenser.families import FAMILIES, REFUSED
 from expert_condenser.methods import METHODS, MethodConfig
 
 COSTS = "costs.json"
+TESTED = "identity when off, the paper's routing, a training step, save and load (tests/test_families.py)"
 
 
 def families(arguments: list[str]) -> None:
@@ -36,9 +37,11 @@ def family_rows() -> list[dict[str, Any]]:
         {
             "model_type": name,
             "supported": True,
-            "router": family.router_class,
+            "router_class": family.router_class,
+            "router_path": family.router,
             "scoring": family.rule.description,
             "native_correction_bias": family.rule.correction is not None,
+            "tested": TESTED,
             "reason": None,
         }
         for name, family in sorted(FAMILIES.items())
@@ -47,9 +50,11 @@ def family_rows() -> list[dict[str, Any]]:
         {
             "model_type": name,
             "supported": False,
-            "router": None,
+            "router_class": None,
+            "router_path": None,
             "scoring": None,
             "native_correction_bias": None,
+            "tested": None,
             "reason": reason,
         }
         for name, reason in sorted(REFUSED.items())
@@ -77,7 +82,10 @@ def methods(arguments: list[str]) -> None:
     parser.add_argument("--measure", metavar="FILE", type=Path, help="measure the costs here, into a JSON file")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each method, interleaved (with --measure)")
     options = parser.parse_args(arguments)
+    if options.rounds < 1:
+        parser.error(f"--rounds is at least 1; got {options.rounds}")
     if options.measure is not None:
+        options.measure.touch()
         costs = measure_costs(options.rounds)
         options.measure.write_text(json.dumps(costs, indent=1) + "\n")
     else:

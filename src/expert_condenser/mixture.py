@@ -37,18 +37,18 @@ class LeanMixture(torch.autograd.Function):
     ) -> Float[Tensor, "T D"]:
         ctx.save_for_backward(hidden, indices)
         ctx.experts, ctx.num_experts, ctx.dtype = experts, weights.shape[-1], weights.dtype
+        device = hidden.device.type
+        ctx.autocast = (device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
         return torch.zeros_like(hidden)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: D102
         hidden, indices = ctx.saved_tensors
-        dense = torch.cat(
-            [
-                _inner_products(ctx.experts, hidden, gradients[0], chunk)
-                for chunk in torch.split(torch.arange(ctx.num_experts, device=hidden.device), indices.shape[-1])
-            ],
-            dim=-1,
-        ).to(ctx.dtype)
+        device, dtype, enabled = ctx.autocast
+        with torch.autocast(device, dtype=dtype, enabled=enabled):  # as in the experts' forward
+            chunks = torch.split(torch.arange(ctx.num_experts, device=hidden.device), indices.shape[-1])
+            products = [_inner_products(ctx.experts, hidden, gradients[0], chunk) for chunk in chunks]
+        dense = torch.cat(products, dim=-1).to(ctx.dtype)
         return dense.scatter(-1, indices, 0.0), None, None, None
 
 

@@ -65,6 +65,12 @@ def set_router_mode(model: nn.Module, layers: Sequence[MoELayer], mode: str) -> 
         freeze(model, routers)
 
 
+def router_trains(model: nn.Module, layers: Sequence[MoELayer]) -> bool:
+    """Whether a parameter of a router, or of an adapter on one, is trained."""
+    groups = parameter_groups(model, layers)
+    return any(p.requires_grad and groups[name] == "router" for name, p in model.named_parameters())
+
+
 def freeze(model: nn.Module, names: Sequence[str]) -> None:
     """Take parameters out of training; raises `TrainingError` if there are none, so that no switch is idle."""
     if not names:

@@ -62,6 +62,7 @@ def train_slices(layer: MoELayer, ids: Sequence[int]) -> None:
     setattr(experts, SLICES, nn.ParameterDict(slices))
     experts.register_state_dict_pre_hook(lambda module, prefix, keep_vars: module.write_back())
     experts.register_state_dict_post_hook(_drop_slices)
+    experts.register_load_state_dict_post_hook(_reread_slices)
 
 
 def is_sliced(layer: MoELayer) -> bool:
@@ -116,3 +117,11 @@ def _sliced_class(experts_class: Any, names: tuple[str, ...]) -> Any:
 def _drop_slices(module: Any, state: dict[str, Any], prefix: str, metadata: Any) -> None:
     for key in [key for key in state if key.startswith(f"{prefix}{SLICES}.")]:
         del state[key]
+
+
+def _reread_slices(module: Any, keys: Any) -> None:
+    """After a load: the slices are those of the fused weights that were loaded."""
+    keys.missing_keys[:] = [key for key in keys.missing_keys if f".{SLICES}." not in key]
+    with torch.no_grad():
+        for name, slices in getattr(module, SLICES).items():
+            slices.copy_(module._parameters[name][module.trained_ids])

@@ -127,7 +127,7 @@ def test_a_bias_that_learnt_nothing_chooses_nobody():
     [
         ({"num_condensers": "3"}, r"at most 2 condensers; got \"3\".*layer 0: R = 3.*lower R"),
         ({"num_condensers": "1/3/2"}, "layer 1: R = 3"),
-        ({"num_condensers": "8", "budget": "additive"}, "at most 7 condensers"),
+        ({"num_condensers": "8", "budget": "additive"}, "at most 5 condensers"),
         ({"num_condensers": "two"}, "condensers per layer are"),
     ],
 )

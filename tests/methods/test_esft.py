@@ -368,6 +368,11 @@ def test_options_of_the_scoring_have_no_effect_beside_a_file(tmp_path, option):
         METHODS["esft_token"](MethodConfig(expert_config=str(path), **option))
 
 
+def test_a_file_that_names_no_expert_trains_nothing_and_is_refused():
+    with pytest.raises(TrainingError, match="esft_token with these options trains no parameter"):
+        prepared("olmoe", experts={"0": [], "1": [], "2": []})
+
+
 def test_other_experts_than_those_that_train_already_are_refused():
     model = prepared("olmoe")
     with pytest.raises(TrainingError, match=r"trains the experts .* already; got"):

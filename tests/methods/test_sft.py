@@ -71,7 +71,7 @@ def test_the_bounds_of_top_k(top_k):
 
 def test_more_experts_than_there_are():
     model = tiny_model()
-    with pytest.raises(RoutingError, match="top_k is a number of experts per token, 1 to 8; got 9"):
+    with pytest.raises(RoutingError, match="top_k is a number of experts that a token may choose, 1 to 8; got 9"):
         METHODS["sft"](MethodConfig(top_k=9)).prepare(model)
     assert model.config.num_experts_per_tok == 3
     assert torch.equal(logits_of(model), logits_of(tiny_model()))

@@ -9,10 +9,10 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
-from expert_condenser import METHODS, moe_layers
+from expert_condenser import METHODS, RoutingConfig, attach, moe_layers
 from expert_condenser.architectures import condensers_of, selection_biases
 from expert_condenser.checkpoint import load_model
-from expert_condenser.errors import CheckpointError, TrainingError
+from expert_condenser.errors import CheckpointError, RoutingError, TrainingError
 from expert_condenser.testing import tiny_batch
 from expert_condenser.training.model import MERGE_TOLERANCE
 from expert_condenser.training.run import train
@@ -109,6 +109,16 @@ def test_stock_peft_refuses_an_adapter_with_router_state_and_says_what_to_instal
     assert load("import").returncode == 0
 
 
+def test_an_adapter_with_router_state_wants_a_plain_base_and_no_second_adapter(base, tmp_path):
+    train(config(base, tmp_path, **options_of("bias_only", max_steps=1)))
+    for other in (None, RoutingConfig(preset="reference")):
+        with pytest.raises(RoutingError, match="Load it onto a plain base"):
+            PeftModel.from_pretrained(attach(load_model(base / "model"), other), tmp_path / "adapter")
+    model = load_model(tmp_path / "adapter")
+    with pytest.raises(RoutingError, match="one adapter with router state"):
+        model.load_adapter(str(tmp_path / "adapter"), "second")
+
+
 def test_a_damaged_adapter_is_refused(base, tmp_path):
     train(config(base, tmp_path, **options_of("sft", max_steps=1)))
     path = tmp_path / "adapter" / "adapter_model.safetensors"
@@ -125,8 +135,11 @@ def test_a_damaged_adapter_is_refused(base, tmp_path):
         ({"lora": "experts", "lora_dropout": 0.05}, "neither lora_dropout nor lora_dora exists"),
         ({"lora": "attention+experts", "lora_dora": True}, "neither lora_dropout nor lora_dora exists"),
         ({"lora": "attention", "router": "lora", "lora_dropout": 0.05}, "neither lora_dropout nor lora_dora exists"),
-        ({"lora": "mlp"}, "lora is attention, experts or both with '\\+'; got mlp"),
-        ({"lora": "attention", "lora_r": 0}, "lora_r is a rank"),
+        ({"lora": "mlp"}, "lora is one of attention, experts, attention\\+experts .*; got 'mlp'"),
+        ({"lora": "attention+router"}, "lora is one of"),
+        ({"lora": "attention", "lora_r": 0}, "lora_r and lora_alpha are at least 1"),
+        ({"lora": "attention", "lora_alpha": 0}, "lora_r and lora_alpha are at least 1"),
+        ({"lora": "attention", "top_k": 5}, "top_k is a field of the model's config, and an adapter has none"),
         ({"lora_r": 8}, "lora_r is of an adapter, and there is none"),
         ({"router": "lora"}, "set lora as well"),
     ],
@@ -140,7 +153,10 @@ def test_adapter_options_that_cannot_be_meant(base, tmp_path, options, message):
     ("options", "message"),
     [
         ({"method": "sft", "lora": "attention", "router": "train"}, "router is 'freeze' or 'lora'"),
+        ({"method": "densemixer", "lora": "attention"}, "none of them trains"),
+        ({"method": "sft_aux", "lora": "attention", "aux_loss_coef": 0.1}, "none of them trains"),
         ({"method": "esft_gate", "lora": "attention"}, "it needs lora='experts'"),
+        ({"method": "esft_gate", "lora": "experts", "non_expert_modules": True}, "the weights of the base stay"),
         ({"method": "esft_gate", "lora": "attention+experts"}, "the adapter also trains attention"),
     ],
 )

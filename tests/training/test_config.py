@@ -110,6 +110,16 @@ def test_an_option_without_effect_on_the_command_line(tmp_path):
         ({"push_to_hub": True}, "runs upload nothing"),
         ({"router_aux_loss_coef": 0.01}, "the method sets the auxiliary-loss coefficient"),
         ({"router_aux_loss_coef": 0.0, "method": "sft"}, "leave router_aux_loss_coef out"),
+        (
+            {"method": "sft_aux", "gradient_checkpointing_kwargs": {"use_reentrant": True}},
+            "reentrant gradient checkpointing runs the layers without a graph",
+        ),
+        (
+            {"method": "sft_aux", "gradient_checkpointing_kwargs": '{"use_reentrant": true}'},
+            "reentrant gradient checkpointing runs the layers without a graph",
+        ),
+        ({"method": "esft_gate", "top_p": 0.0}, "top_p is a share of the score"),
+        ({"dtype": "int8"}, "dtype is float32, bfloat16, float16 or auto"),
     ],
 )
 def test_a_recipe_that_cannot_be_meant(options, message):

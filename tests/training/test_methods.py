@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from expert_condenser import METHODS, moe_layers
 from expert_condenser.checkpoint import load_model
+from expert_condenser.errors import TrainingError
 from expert_condenser.testing import tiny_batch
 from expert_condenser.training.run import train
 from tests.runs import STEPS, assert_identical, config, interrupted, log_of, make_base, read
@@ -49,3 +50,26 @@ def test_a_method_trains_resumes_and_reloads(base, tmp_path, method):
         assert model(input_ids=tiny_batch(2, 9)).logits.isfinite().all()
     frozen = {n for n, p in model.named_parameters() if n.startswith(tuple(x.name for x in moe_layers(model)))} - moved
     assert bool(frozen) == (method in ("frozen_router", "esft_token", "esft_gate")), json.dumps(sorted(frozen))
+
+
+@pytest.mark.parametrize("family", ["olmoe", "deepseek_v2", "deepseek_v3", "granitemoe"])
+def test_the_auxiliary_loss_is_the_training_s_and_not_the_model_s(tmp_path, family):
+    """TRL changes the config, and reads numbers that some families name otherwise; the result has the base's."""
+    base = make_base(tmp_path, family)
+    start = read(base / "model" / "config.json")
+    for method in ("sft", "sft_aux"):
+        options = {"method": method, "max_steps": 1, **OPTIONS.get(method, {})}
+        train(config(base, tmp_path / method, **options))
+        saved = read(tmp_path / method / "model" / "config.json")
+        fields = ("output_router_logits", "router_aux_loss_coef", "num_experts")
+        assert {name: saved.get(name) for name in fields} == {name: start.get(name) for name in fields}
+    assert any("aux_loss" in entry for entry in log_of(tmp_path / "sft_aux"))
+
+
+def test_what_cannot_train_is_refused_before_an_earlier_run_is_deleted(tmp_path):
+    base = make_base(tmp_path)
+    train(config(base, tmp_path / "run", method="sft", max_steps=1))
+    before = sorted(str(path) for path in (tmp_path / "run").rglob("*"))
+    with pytest.raises(TrainingError, match="none of them trains"):
+        train(config(base, tmp_path / "run", method="sft_aux", router="freeze", overwrite=True))
+    assert sorted(str(path) for path in (tmp_path / "run").rglob("*")) == before

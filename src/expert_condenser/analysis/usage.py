@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from expert_condenser.models import moe_layers
+from expert_condenser.models import decoder_of, moe_layers
 from expert_condenser.routing import count_usage
 
 
@@ -22,10 +22,11 @@ class Usage(NamedTuple):
 
 @torch.no_grad()
 def measure_usage(
-    model: Any, tokenizer: PreTrainedTokenizerBase, rows: Sequence[list[int]], *, batch_size: int = 32
+    model: Any, tokenizer: PreTrainedTokenizerBase, rows: Sequence[list[int]], *, batch_size: int = 16
 ) -> Usage:
-    """Run the model on token ids in eval mode; counts are int64, gate weights are summed in float64."""
+    """Run the decoder on token ids in eval mode; counts are int64, gate weights are summed in float64."""
     layers = moe_layers(model)
+    decoder = decoder_of(model, layers)
     shape = len(layers), layers[0].num_experts
     usage = Usage(torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.float64))
     training = model.training
@@ -39,7 +40,7 @@ def measure_usage(
             for index, layer in enumerate(layers)
         ]
         try:
-            model(**inputs, use_cache=False)
+            decoder(**inputs, use_cache=False)
         finally:
             for hook in hooks:
                 hook.remove()

@@ -20,7 +20,7 @@ from expert_condenser.routing import RoutingConfig
 
 @dataclass
 class MethodConfig:
-    """The options of the methods; a method ignores none that was set."""
+    """The options of the methods; a recipe may set those that its method uses (`Method.options`)."""
 
     router: str | None = field(
         default=None,
@@ -104,6 +104,8 @@ class Method(ABC):
     """The fields of `MethodConfig` that this method uses."""
     default_router: ClassVar[RouterMode] = "train"
     """What becomes of the routers where the option `router` says nothing."""
+    whole_weights: ClassVar[bool] = False
+    """Whether the method works on whole weights only, not on those that FSDP2 or ZeRO-3 split over processes."""
     router_aux_loss_coef: float = 0.0
 
     def __init__(self, config: MethodConfig | None = None, phase: str | None = None) -> None:
@@ -138,6 +140,8 @@ class Method(ABC):
                 f"a model keeps the routing that it was trained with: {found}; asked for {self.routing}"
             )
         self.select_trainable(model)
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            raise TrainingError(f"{self.name} with these options trains no parameter of the model")
 
     def select_trainable(self, model: nn.Module) -> None:
         """Set `requires_grad` of every parameter; here, that of the routers by the option `router`."""

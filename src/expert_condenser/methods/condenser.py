@@ -117,9 +117,10 @@ class Condenser(BiasOnly):
         self.usage = None if usage is None else torch.tensor(usage, dtype=dtype)
 
     def _allocation(self) -> list[int]:
-        maximum = self.layers[0].num_experts - 1
-        if self.routing.budget == "shared":
-            maximum = min(maximum, self.layers[0].top_k - 1)
+        layer, routing = self.layers[0], self.routing
+        eligible = layer.num_experts // layer.scoring.num_groups * layer.scoring.groups_kept
+        room = layer.top_k - 1 if routing.budget == "shared" else eligible - layer.top_k
+        maximum = layer.num_experts - 1 if routing.duplicates else min(layer.num_experts - 1, room)
         # In phase 1 nothing is counted yet: equal Ginis check the recipe before anything is trained.
         equal = torch.ones(len(self.layers), dtype=torch.float64) if self.phase == "sparsify" else None
         ginis = equal if self.usage is None else gini(self.usage)

@@ -7,6 +7,7 @@ from torch import nn
 from expert_condenser.errors import TrainingError
 from expert_condenser.methods.base import Method, MethodConfig
 from expert_condenser.mixture import Mixer, install_mixture
+from expert_condenser.parameters import router_trains
 
 
 class DenseMixer(Method):
@@ -16,17 +17,21 @@ class DenseMixer(Method):
     summary = "straight-through router gradient from all experts; experts learn from their own tokens"
     paper = "DenseMixer, NeurIPS 2025"
     options = frozenset({"router", "mixer"})
+    whole_weights = True
 
     def __init__(self, config: MethodConfig | None = None, phase: str | None = None) -> None:
         super().__init__(config, phase)
         if self.config.mixer not in get_args(Mixer):
             raise TrainingError(f"mixer is one of {', '.join(get_args(Mixer))}; got {self.config.mixer!r}")
-        if self.config.router == "freeze":
-            raise TrainingError("densemixer changes the gradient of the routers; with router='freeze' it has no effect")
 
     def prepare(self, model: nn.Module) -> None:
-        """Also install the mixture, once."""
+        """Also install the mixture, once; raises `TrainingError` where no router trains."""
         super().prepare(model)
+        if not router_trains(model, self.layers):
+            raise TrainingError(
+                "densemixer is about the gradient of the routers, and none of them trains: leave router out, or with "
+                "an adapter set router='lora'"
+            )
         for layer in self.layers:
             if layer.router.mixer is None:
                 install_mixture(layer, cast(Mixer, self.config.mixer))

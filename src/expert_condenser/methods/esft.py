@@ -95,6 +95,7 @@ class Esft(Method):
     paper = "arXiv 2407.01906"
     trainable = "the chosen experts"
     default_router = "freeze"
+    whole_weights = True
     options = frozenset({"router", "top_p", "expert_config", "score_rows", "shared_experts", "non_expert_modules"})
 
     def __init__(self, config: MethodConfig | None = None, phase: str | None = None) -> None:
@@ -160,6 +161,11 @@ class Esft(Method):
         adapted = {group for name, group in groups.items() if is_adapter(name)} - {"router"}
         if "routed experts" not in adapted:
             raise TrainingError("ESFT trains experts; with an adapter it needs lora='experts'")
+        if self.chosen.shared_experts or (self.chosen.non_expert_modules and adapted == {"routed experts"}):
+            raise TrainingError(
+                "with an adapter the weights of the base stay: shared_experts is not possible, and non_expert_modules "
+                "needs lora='attention+experts'"
+            )
         if adapted != {"routed experts"} and not self.chosen.non_expert_modules:
             raise TrainingError(
                 f"the adapter also trains {', '.join(sorted(adapted - {'routed experts'}))}, which ESFT freezes unless "

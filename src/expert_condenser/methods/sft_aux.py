@@ -1,10 +1,13 @@
 """`sft_aux`: fine-tuning with the load-balancing auxiliary loss (Switch Transformers, arXiv 2101.03961)."""
 
+import math
+
 from torch import nn
 
 from expert_condenser.errors import TrainingError, UnsupportedModelError
 from expert_condenser.methods.base import Method, MethodConfig
 from expert_condenser.models import family_name
+from expert_condenser.parameters import router_trains
 
 
 class SftAux(Method):
@@ -21,14 +24,17 @@ class SftAux(Method):
     def __init__(self, config: MethodConfig | None = None, phase: str | None = None) -> None:
         super().__init__(config, phase)
         coefficient = self.config.aux_loss_coef
-        if coefficient is not None and not coefficient > 0:
-            raise TrainingError(f"aux_loss_coef is above 0 ('sft' is without the loss); got {coefficient}")
-        if self.config.router == "freeze":
-            raise TrainingError("the auxiliary loss acts on the routers; with router='freeze' it has no effect")
+        if coefficient is not None and not 0 < coefficient < math.inf:
+            raise TrainingError(f"aux_loss_coef is a number above 0 ('sft' is without the loss); got {coefficient}")
 
     def prepare(self, model: nn.Module) -> None:
         """Also find the coefficient: the option's, or the model's own."""
         super().prepare(model)
+        if not router_trains(model, self.layers):
+            raise TrainingError(
+                "the auxiliary loss acts on the routers, and none of them trains: leave router out, or with an adapter "
+                "set router='lora'"
+            )
         config = model.config.get_text_config()  # type: ignore[operator, union-attr]
         if not hasattr(config, "output_router_logits"):
             raise UnsupportedModelError(

@@ -11,24 +11,46 @@ from expert_condenser.errors import TrainingError
 from expert_condenser.models import MoELayer, outermost
 
 ROWS, LENGTH = 2, 16
+_FIELDS = ("output_router_logits", "router_aux_loss_coef", "num_experts")
 
 
 def check_auxiliary_coefficient(model: Any, args: Any, wanted: float) -> None:
     """Raise `TrainingError` unless the trainer weighs the auxiliary loss as the method says.
 
-    TRL's `router_aux_loss_coef` is the model's own where it is None; a bare Trainer goes by the model's config.
+    TRL's `router_aux_loss_coef` is the model's own where it is None. A bare Trainer goes by what the model was
+    built with, and multiplies by the accumulation steps: there the loss has to be off.
     """
     config = model.config.get_text_config()
     own = getattr(config, "router_aux_loss_coef", 0.0)
-    if hasattr(args, "router_aux_loss_coef"):
-        found = own if args.router_aux_loss_coef is None else args.router_aux_loss_coef
-    else:
-        found = own if getattr(config, "output_router_logits", False) else 0.0
+    if not hasattr(args, "router_aux_loss_coef"):
+        if wanted or getattr(config, "output_router_logits", False):
+            raise TrainingError(
+                "the auxiliary loss is weighed by TRL's SFTTrainer; a bare Trainer would multiply it by the "
+                "accumulation steps. Take SFTTrainer for sft_aux, and output_router_logits=False for other methods."
+            )
+        return
+    found = own if args.router_aux_loss_coef is None else args.router_aux_loss_coef
     if found != wanted:
         raise TrainingError(
             f"the method weighs the auxiliary loss by {wanted}, and this trainer by {found}; set router_aux_loss_coef "
-            "in SFTConfig, or output_router_logits and router_aux_loss_coef in the config of the model"
+            f"of SFTConfig to {wanted}"
         )
+
+
+def lend_fields(config: Any, layers: Sequence[MoELayer]) -> None:
+    """Give a config the two numbers that TRL's auxiliary loss reads, where the family names them otherwise."""
+    for name, value in (("num_experts", layers[0].num_experts), ("num_experts_per_tok", layers[0].top_k)):
+        if not hasattr(config, name):
+            setattr(config, name, value)
+
+
+def restore_fields(config: Any, base: Any) -> None:
+    """Undo what TRL and `lend_fields` changed: the auxiliary loss is the training's, not the saved model's."""
+    for name in _FIELDS:
+        if hasattr(base, name):
+            setattr(config, name, getattr(base, name))
+        elif hasattr(config, name):
+            delattr(config, name)
 
 
 def check_auxiliary_gradient(model: Any, layers: Sequence[MoELayer]) -> None:
@@ -56,11 +78,13 @@ def _auxiliary_loss(model: Any, layers: Sequence[MoELayer]) -> torch.Tensor:
     ids = torch.arange(ROWS * LENGTH, device=model.device).view(ROWS, LENGTH) % config.vocab_size
     training, counters = model.training, [copy.copy(layer.router.counter) for layer in layers]
     with torch.random.fork_rng():
-        logits = model.train()(input_ids=ids, output_router_logits=True, use_cache=False).router_logits
+        output = model.train()(input_ids=ids, output_router_logits=True, use_cache=False)
     model.train(training)
     for layer, counter in zip(layers, counters, strict=True):
         layer.router.counter = counter
-    loss: torch.Tensor = load_balancing_loss_func(logits, layers[0].num_experts, layers[0].top_k)
+    if getattr(output, "router_logits", None) is None:
+        raise TrainingError(f"the auxiliary loss needs the router logits, which {type(model).__name__} does not return")
+    loss: torch.Tensor = load_balancing_loss_func(output.router_logits, layers[0].num_experts, layers[0].top_k)
     return loss
 
 

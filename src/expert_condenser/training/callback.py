@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
 from expert_condenser.errors import TrainingError
@@ -61,6 +62,11 @@ class MethodCallback(TrainerCallback):
             )
         routers = [p for layer in self.layers for p in layer.router.parameters() if p.requires_grad]
         self._watched = routers or [p for p in model.parameters() if p.requires_grad]
+        if self.method.whole_weights and any(hasattr(p, "ds_id") or isinstance(p, DTensor) for p in model.parameters()):
+            raise TrainingError(
+                f"{self.method.name} works on whole weights, and these are split over processes (FSDP2 or ZeRO-3); use "
+                "DDP, or ZeRO-1 or 2"
+            )
         check_auxiliary_coefficient(model, args, self.method.router_aux_loss_coef)
         if self.method.router_aux_loss_coef:
             check_auxiliary_gradient(model, self.layers)

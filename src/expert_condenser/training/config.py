@@ -59,6 +59,8 @@ class TrainingConfig(AdapterConfig, MethodConfig, SFTConfig):
         """Check what can be checked before anything is loaded."""
         if self.method not in METHODS:
             raise TrainingError(f"method is one of {', '.join(METHODS)}; got {self.method!r}")
+        if self.dtype not in ("float32", "bfloat16", "float16", "auto"):
+            raise TrainingError(f"dtype is float32, bfloat16, float16 or auto; got {self.dtype!r}")
         if not self.dataset:
             raise TrainingError("a run needs data: set dataset to a hub name, a file, a directory, or testbed:FAMILY")
         self.num_condensers = str(self.num_condensers)  # YAML reads a bare 2 as a number
@@ -76,6 +78,7 @@ class TrainingConfig(AdapterConfig, MethodConfig, SFTConfig):
         self._check_method_options()
         self.check_adapter(self.router)
         super().__post_init__()
+        self._check_checkpointing()
 
     def phase_length(self, num_phases: int) -> dict[str, float | int]:
         """Epochs and steps of one phase: an equal share of the whole, so that methods train equally long."""
@@ -103,13 +106,20 @@ class TrainingConfig(AdapterConfig, MethodConfig, SFTConfig):
             )
         if self.router == "lora" and self.lora is None:
             raise TrainingError("router='lora' trains adapters on the routers: set lora as well")
+        if self.top_k is not None and self.lora is not None:
+            raise TrainingError(
+                "top_k is a field of the model's config, and an adapter has none; leave one of them out"
+            )
+        METHODS[self.method](self)
+
+    def _check_checkpointing(self) -> None:
+        """After `SFTConfig` has parsed its options."""
         reentrant = (self.gradient_checkpointing_kwargs or {}).get("use_reentrant", False)
         if self.method == "sft_aux" and self.gradient_checkpointing and reentrant:
             raise TrainingError(
                 "reentrant gradient checkpointing runs the layers without a graph, so the auxiliary loss would reach "
                 "no router; set use_reentrant to false in gradient_checkpointing_kwargs"
             )
-        METHODS[self.method](self)
 
 
 def parse_config(arguments: list[str]) -> TrainingConfig:

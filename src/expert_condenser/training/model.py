@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from rich.table import Table
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from expert_condenser.adapters import add_adapter
 from expert_condenser.analysis.expert_scores import score_experts
@@ -52,12 +52,25 @@ def load_for_training(source: str | Path, config: TrainingConfig, method: Method
 
 
 def choose_experts_by_score(
-    method: Esft, model: Any, tokenizer: PreTrainedTokenizerBase, dataset: Any, max_length: int | None
+    method: Esft,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: Any,
+    max_length: int | None,
+    device: torch.device,
 ) -> None:
-    """Score the experts on the training data and let the method choose."""
+    """Score the experts on the training data, on the device that trains, and let the method choose."""
     rows = method.config.score_rows
+    model.to(device)
     scores = score_experts(model, tokenizer, dataset, method.score, rows=rows, max_length=max_length)
     method.choose(moe_layers(model), scores)
+
+
+def dtype_of(name: str, path: str) -> torch.dtype:
+    """The dtype that a recipe names; `auto` is that of the base model."""
+    saved = AutoConfig.from_pretrained(path).get_text_config().dtype if name == "auto" else name
+    dtype: torch.dtype = saved if isinstance(saved, torch.dtype) else getattr(torch, saved or "float32")
+    return dtype
 
 
 def trainable_counts(model: Any) -> dict[str, dict[str, int]]:
@@ -79,10 +92,9 @@ def trainable_table(counts: dict[str, dict[str, int]]) -> Table:
 
 @torch.no_grad()
 def merge_checked(model: Any) -> tuple[Any, float]:
-    """The model with its adapter merged, and the largest relative difference that this made to a logit.
+    """A float32 model with its adapter merged, and the largest relative difference that this made to a logit.
 
-    Raises `TrainingError` above `MERGE_TOLERANCE` in float32; lower precision may move a token to another
-    expert, and the difference is only reported.
+    Raises `TrainingError` above `MERGE_TOLERANCE`.
     """
     vocabulary = model.config.get_text_config().vocab_size
     ids = torch.arange(64, device=model.device).view(2, 32) * 7919 % vocabulary
@@ -90,7 +102,7 @@ def merge_checked(model: Any) -> tuple[Any, float]:
     merged = model.merge_and_unload()
     after = merged.eval()(input_ids=ids).logits.float()
     difference = ((after - before).abs().max() / before.abs().max()).item()
-    if next(merged.parameters()).dtype == torch.float32 and not difference <= MERGE_TOLERANCE:
+    if not difference <= MERGE_TOLERANCE:
         raise TrainingError(
             f"a merged adapter computes what it computed before; the logits differ by {difference:.1e} of the largest. "
             "The adapter itself is whole."

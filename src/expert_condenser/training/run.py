@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from transformers import PreTrainedTokenizerBase, TrainerState
+from transformers import AutoConfig, PreTrainedTokenizerBase, TrainerState
 from trl import SFTTrainer
 
 from expert_condenser.architectures import condensers_of
@@ -33,11 +33,13 @@ from expert_condenser.errors import TrainingError
 from expert_condenser.methods import METHODS, Method
 from expert_condenser.methods.condenser import Condenser
 from expert_condenser.methods.esft import Esft, ExpertConfig
+from expert_condenser.training.auxiliary import check_auxiliary_gradient, lend_fields, restore_fields
 from expert_condenser.training.callback import METHOD_STATE, MethodCallback
 from expert_condenser.training.config import TrainingConfig
 from expert_condenser.training.data import build_dataset, length_report
 from expert_condenser.training.model import (
     choose_experts_by_score,
+    dtype_of,
     load_for_training,
     merge_checked,
     resolve_model,
@@ -92,9 +94,12 @@ class Run:
         method = self._method(phase)
         model = self._load(self.model_path, method)
         if isinstance(method, Esft) and method.chosen is None:
-            choose_experts_by_score(method, model, self.tokenizer, self.train_dataset, self.config.max_length)
+            length, device = self.config.max_length, self.config.device
+            choose_experts_by_score(method, model, self.tokenizer, self.train_dataset, length, device)
             self.chosen_experts = method.chosen
         method.prepare(model)
+        if method.router_aux_loss_coef:
+            check_auxiliary_gradient(model, method.layers)
         return model
 
     def _method(self, phase: str) -> Method:
@@ -146,6 +151,7 @@ class Run:
         args.chat_template_path = None  # the tokenizer has it already
         args.seed = self.config.seed + index
         args.router_aux_loss_coef = method.router_aux_loss_coef
+        lend_fields(model.config.get_text_config(), method.layers)
         for name, value in self.config.phase_length(len(method.phases)).items():
             setattr(args, name, value)
         trainer = StrictSFTTrainer(
@@ -164,6 +170,8 @@ class Run:
         self, phase: str, trainer: SFTTrainer, method: Method, callback: MethodCallback, seconds: float
     ) -> None:
         final = self.folder / phase / "final"
+        base = AutoConfig.from_pretrained(self.model_path).get_text_config()
+        restore_fields(trainer.model.config.get_text_config(), base)
         trainer.save_model(str(final))
         if self.main:
             (final / METHOD_STATE).write_text(json.dumps(method.state_dict()) + "\n")
@@ -188,8 +196,8 @@ class Run:
             else:
                 copy_model(final, self.folder / "adapter")
                 describe_model(self.folder / "adapter", provenance)
-                model, self.record["merge_difference"] = merge_checked(load_model(final, self.config.dtype))
-                save_model(model, self.tokenizer, target, provenance)
+                model, self.record["merge_difference"] = merge_checked(load_model(final))
+                save_model(model.to(dtype_of(self.config.dtype, self.model_path)), self.tokenizer, target, provenance)
             totals = {key: sum(phase[key] for phase in self.record["phases"].values()) for key in ("steps", "tokens")}
             write_json(self.folder / RUN, {**self.record, **totals, "finished": True})
         return target
@@ -266,6 +274,8 @@ class Run:
             clear(self.folder)
             self.folder.mkdir(parents=True, exist_ok=True)
             write_json(path, describe(self.config))
+            if self.chosen_experts is not None:
+                self.chosen_experts.write(self.folder / EXPERT_CONFIG)
         return json.loads(path.read_text())
 
 
