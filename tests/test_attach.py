@@ -208,6 +208,13 @@ def test_attach_twice_and_detach_without_attach_are_errors(config):
     attach(model, RoutingConfig())
 
 
+def test_a_router_without_experts_beside_it_is_refused_by_name():
+    model = tiny_model()
+    del model.model.layers[1].mlp.experts
+    with pytest.raises(UnsupportedModelError, match=r"as model\.layers\.1\.mlp\.experts; .*gate has none there"):
+        attach(model, RoutingConfig())
+
+
 SIZES = {"hidden_size": 16, "intermediate_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 
