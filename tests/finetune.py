@@ -15,6 +15,16 @@ from expert_condenser.testbed.tokenizer import train_tokenizer
 from expert_condenser.testing import tiny_batch, tiny_model
 
 STEPS, BATCH = 3, 8
+PLAIN = {
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "report_to": "none",
+    "save_strategy": "no",
+    "disable_tqdm": True,
+    "dataloader_pin_memory": False,
+    "use_cpu": True,
+}
+"""Options of every short training: float32 on the CPU, nothing written, nothing reported."""
 
 
 @cache
@@ -76,20 +86,13 @@ def finetune(folder, method="bias_only", *, model=None, condensers=None, bias_st
         "max_steps": STEPS,
         "optim": "sgd",
         "learning_rate": 0.1,
-        "bf16": False,
-        "gradient_checkpointing": False,
         "logging_steps": 1,
-        "report_to": "none",
-        "save_strategy": "no",
-        "disable_tqdm": True,
-        "dataloader_pin_memory": False,
         "router_aux_loss_coef": made.router_aux_loss_coef,
-        "use_cpu": True,
         "seed": 3,
     }
     trainer = SFTTrainer(
         model=model,
-        args=SFTConfig(output_dir=str(folder), **{**defaults, **options}),
+        args=SFTConfig(output_dir=str(folder), **{**PLAIN, **defaults, **options}),
         train_dataset=data if data is not None else rows(),
         processing_class=tokenizer(),
         callbacks=[callback, recorder],

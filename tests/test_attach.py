@@ -11,6 +11,7 @@ from expert_condenser.architectures import CondenserModel, condensers_of, select
 from expert_condenser.errors import RoutingError, UnsupportedModelError
 from expert_condenser.families import FAMILIES
 from expert_condenser.testing import TINY_CONFIGS, VOCABULARY_SIZE, tiny_batch, tiny_model
+from tests.comparison import assert_same, set_bias
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 every_family = pytest.mark.parametrize("name", TINY_CONFIGS)
@@ -28,18 +29,6 @@ def logits_and_gradients(model):
     output = model(input_ids=IDS, labels=IDS)
     output.loss.backward()
     return output.logits.detach(), {name: p.grad for name, p in model.named_parameters()}
-
-
-def assert_same(first, second):
-    assert torch.equal(first[0], second[0])
-    assert first[1].keys() == second[1].keys()
-    for name, gradient in first[1].items():
-        assert torch.equal(gradient, second[1][name]), name
-
-
-def set_bias(model, expert, value):
-    for layer in moe_layers(model):
-        layer.router.selection_bias[expert] = value
 
 
 @every_family

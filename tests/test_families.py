@@ -21,6 +21,7 @@ from expert_condenser.models import expert_norms
 from expert_condenser.testing import TINY_CONFIGS, tiny_batch, tiny_config, tiny_model
 from expert_condenser.tiny_families import TINY_FAMILIES
 from expert_condenser.training.usage import collect
+from tests.comparison import assert_same, set_bias
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 IDS = tiny_batch(3, 11)
@@ -80,18 +81,6 @@ def logits_and_gradients(model):
     logits = model(input_ids=IDS, use_cache=False).logits
     logits.float().pow(2).mean().backward()
     return logits.detach(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-
-
-def assert_same(first, second):
-    assert torch.equal(first[0], second[0])
-    assert first[1].keys() == second[1].keys()
-    for name, gradient in first[1].items():
-        assert torch.equal(gradient, second[1][name]), name
-
-
-def set_bias(model, expert, value):
-    for layer in moe_layers(model):
-        layer.router.selection_bias[expert] = value
 
 
 def condensed(model):

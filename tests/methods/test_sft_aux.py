@@ -13,7 +13,7 @@ from expert_condenser.errors import TrainingError, UnsupportedModelError
 from expert_condenser.testing import tiny_batch, tiny_model
 from expert_condenser.training.auxiliary import check_auxiliary_gradient
 from expert_condenser.training.trainer import StrictSFTTrainer
-from tests.finetune import finetune, rows, tokenizer
+from tests.finetune import PLAIN, finetune, rows, tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 FAMILIES = ("olmoe", "qwen2_moe", "deepseek_v2", "gpt_oss")
@@ -132,18 +132,11 @@ def evaluated(folder, method, family, accumulation=1, trainer_class=SFTTrainer, 
         "gradient_accumulation_steps": accumulation,
         "max_steps": 1,
         "learning_rate": 0.0,
-        "bf16": False,
-        "gradient_checkpointing": False,
-        "report_to": "none",
-        "save_strategy": "no",
-        "disable_tqdm": True,
-        "dataloader_pin_memory": False,
         "router_aux_loss_coef": made.router_aux_loss_coef,
-        "use_cpu": True,
     }
     trainer = trainer_class(
         model=model,
-        args=SFTConfig(output_dir=str(folder), **options),
+        args=SFTConfig(output_dir=str(folder), **PLAIN, **options),
         train_dataset=rows(LENGTHS),
         eval_dataset=rows(LENGTHS[:6]),
         processing_class=tokenizer(),
