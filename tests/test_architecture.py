@@ -14,9 +14,30 @@ SOURCE = Path(expert_condenser.__file__).parent
 FILES = {str(path.relative_to(SOURCE)): path.read_text() for path in sorted(SOURCE.rglob("*.py"))}
 RINGS = {
     0: {"errors"},
-    1: {"scoring", "routing", "bias", "selection", "allocation", "concentration"},
+    1: {
+        "scoring",
+        "routing",
+        "bias",
+        "selection",
+        "allocation",
+        "concentration",
+        "buffers",
+        "gating",
+        "sorted_experts",
+    },
     2: {
-        *("rules", "families", "models", "parameters", "mixture", "slices", "router", "architectures", "attach"),
+        *(
+            "rules",
+            "families",
+            "models",
+            "parameters",
+            "mixture",
+            "slices",
+            "implementation",
+            "router",
+            "architectures",
+            "attach",
+        ),
         *("adapters", "checkpoint", "testing", "tiny_families"),
     },
     3: {"methods"},

@@ -18,6 +18,7 @@ WAYS = {
     "padding": {"pad_to_multiple_of": 16},
     "grouped_mm": {"experts": "grouped_mm"},
     "batched_mm": {"experts": "batched_mm"},
+    "sorted_mm": {"experts": "sorted_mm"},
 }
 IMPOSSIBLE = {("sft_aux", "accumulation"), ("sft_aux", "reentrant")}
 """The auxiliary loss of a batch is no mean over its micro-batches; reentrant checkpointing is refused (below)."""

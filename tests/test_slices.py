@@ -13,7 +13,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 IDS = ([5, 1], [0, 7, 3], [])
 """Of the MoE layers in order; the third has none, and `deepseek_v2` has two layers."""
 STEPS = 5
-IMPLEMENTATIONS = ("eager", "batched_mm", "grouped_mm")
+IMPLEMENTATIONS = ("eager", "batched_mm", "grouped_mm", "sorted_mm")
 every_family = pytest.mark.parametrize("name", TINY_CONFIGS)
 
 

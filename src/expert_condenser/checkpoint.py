@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from expert_condenser.architectures import auto_class, own_config_class
 from expert_condenser.errors import CheckpointError
+from expert_condenser.implementation import default_implementation
 from expert_condenser.models import MODEL_TYPE_PREFIX
 
 MANIFEST = "manifest.json"
@@ -98,7 +99,8 @@ def describe_model(folder: Path, provenance: dict[str, Any]) -> None:
 def load_model(path: str | Path, dtype: str | torch.dtype = "float32", *, train: bool = False, **options: Any) -> Any:
     """A model with a language head from a directory or the hub, every weight of it; of an adapter, its base with it.
 
-    `train`: an adapter goes on training. Raises `CheckpointError` where the directory is missing, a file is
+    `train`: an adapter goes on training. `options` are those of `from_pretrained`; `experts_implementation` None is
+    our choice for the machine. Raises `CheckpointError` where the directory is missing, a file is
     damaged, or weights are missing or of another shape; nothing is left at random values.
     """
     check_readable(Path(path))
@@ -114,6 +116,7 @@ def load_model(path: str | Path, dtype: str | torch.dtype = "float32", *, train:
 
 def _load_whole(path: str | Path, dtype: str | torch.dtype, options: dict[str, Any]) -> Any:
     kind = auto_class(type(AutoConfig.from_pretrained(path)))
+    options = {**options, "experts_implementation": options.get("experts_implementation") or default_implementation()}
     model, info = kind.from_pretrained(
         path, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
     )

@@ -36,6 +36,18 @@ class WriteSlices(torch.autograd.Function):
 class SlicedExperts(nn.Module):
     """Mixed into a family's experts class: reading a fused weight gives the one with the slices."""
 
+    def ids(self) -> tuple[int, ...]:
+        """The experts that train, ascending."""
+        trained: Any = self.trained_ids
+        return tuple(trained.tolist())
+
+    def read(self, name: str) -> tuple[Tensor, Tensor]:
+        """A fused weight with the slices written into it, without gradient; and the slices, which have one."""
+        slices = getattr(self, SLICES)[name]
+        fused: Any = self._parameters[name]
+        with torch.no_grad():
+            return WriteSlices.apply(slices, fused, self.trained_ids), slices  # type: ignore[no-untyped-call]
+
     def write_back(self) -> None:
         """Write the slices into the fused weights, outside of a forward."""
         with torch.no_grad():
@@ -72,8 +84,8 @@ def is_sliced(layer: MoELayer) -> bool:
 
 def trained_ids(layer: MoELayer) -> list[int]:
     """The experts of a layer that train as slices, ascending."""
-    ids: Any = layer.experts.trained_ids
-    return list(ids.tolist())
+    experts: Any = layer.experts
+    return list(experts.ids())
 
 
 def fused_names(layer: MoELayer) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from transformers import OlmoeConfig, OlmoeForCausalLM, PreTrainedTokenizerFast
 
+from expert_condenser.implementation import NAME as SORTED
 from expert_condenser.testbed.families import FAMILIES, draw, frequencies, items
 from expert_condenser.testbed.tokenizer import VOCABULARY_SIZE, train_tokenizer
 
@@ -64,7 +65,7 @@ def pretrain(output_dir: Path, recipe: PretrainConfig) -> None:
     torch.manual_seed(recipe.seed)
     tokenizer = _tokenizer(output_dir)
     model = OlmoeForCausalLM(base_config(tokenizer, recipe))
-    model.set_experts_implementation("grouped_mm")
+    model.set_experts_implementation(SORTED)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.95), weight_decay=recipe.weight_decay
     )

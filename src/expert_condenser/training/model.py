@@ -14,6 +14,7 @@ from expert_condenser.analysis.expert_scores import score_experts
 from expert_condenser.architectures import CondenserModel
 from expert_condenser.checkpoint import load_model
 from expert_condenser.errors import TrainingError
+from expert_condenser.implementation import default_implementation
 from expert_condenser.methods import Method
 from expert_condenser.methods.esft import Esft
 from expert_condenser.models import moe_layers
@@ -35,10 +36,8 @@ def load_for_training(source: str | Path, config: TrainingConfig, method: Method
 
     Raises `TrainingError` where the recipe names a base that is a result of such a run.
     """
-    options = {}
-    if config.experts_implementation is not None:
-        options["experts_implementation"] = config.experts_implementation
-    model = load_model(source, config.dtype, train=True, **options)
+    experts = config.experts_implementation or default_implementation(config.device.type)
+    model = load_model(source, config.dtype, train=True, experts_implementation=experts)
     is_base = str(source) == resolve_model(config.model_name_or_path)
     if is_base and isinstance(model, CondenserModel | PeftModel):
         raise TrainingError(

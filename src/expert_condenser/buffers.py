@@ -1,0 +1,53 @@
+"""Memory that is used again: on the CPU, a fresh large tensor costs a page fault per 4 KB, as much time as reading it.
+
+The C library gives large blocks back to the kernel at once and gets them back page by page, cleared. The experts'
+weight gradients and scratch rows are the largest tensors of a MoE step, and are needed again in the next one.
+"""
+
+import math
+import mmap
+import sys
+import threading
+import weakref
+from collections import defaultdict
+
+import torch
+from torch import Tensor
+
+SMALLEST = 1 << 20
+"""Bytes below which the C library's allocator reuses memory itself."""
+
+_released: defaultdict[int, list[mmap.mmap]] = defaultdict(list)
+_scratch = threading.local()
+
+
+def recycled(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """An uninitialised tensor of the dtype of `like`, in memory of an earlier one that nobody holds any more.
+
+    The memory comes back when the last tensor on it is gone, gradients that the optimizer dropped included. At most
+    as much is kept as was in use at one time; `release` gives it up.
+    """
+    size = math.prod(shape) * like.dtype.itemsize
+    if like.device.type != "cpu" or sys.platform != "linux" or size < SMALLEST:
+        return like.new_empty(shape)
+    pages = _released[size].pop() if _released[size] else mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE)
+    view = memoryview(pages)
+    weakref.finalize(view, _released[size].append, pages).atexit = False
+    return torch.frombuffer(view, dtype=like.dtype).view(shape)
+
+
+def scratch(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """An uninitialised tensor that is valid until this thread's next call; on the CPU always the same memory."""
+    if like.device.type != "cpu":
+        return like.new_empty(shape)
+    size = math.prod(shape) * like.dtype.itemsize
+    held: Tensor | None = getattr(_scratch, "bytes", None)
+    if held is None or held.numel() < size:
+        held = _scratch.bytes = torch.empty(size, dtype=torch.uint8)
+    return held[:size].view(like.dtype).view(shape)
+
+
+def release() -> None:
+    """Give up the memory that is kept and not in use, and this thread's scratch."""
+    _released.clear()
+    _scratch.__dict__.clear()

@@ -1,0 +1,76 @@
+"""`sorted_mm`: our experts implementation, for every family whose experts transformers can swap.
+
+    AutoModelForCausalLM.from_pretrained(..., experts_implementation="sorted_mm")
+
+On a CPU it runs `expert_condenser.sorted_experts`; elsewhere, and where it cannot be exact, stock `grouped_mm`.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.activations import SiLUActivation
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, grouped_mm_experts_forward
+
+from expert_condenser.gating import Gate, SwiGlu
+from expert_condenser.slices import SlicedExperts
+from expert_condenser.sorted_experts import Experts, Fused, sorted_experts
+
+NAME = "sorted_mm"
+_STOCK_GATE = "_default_apply_gate"
+
+
+def sorted_mm_experts_forward(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+    """The experts' output `(T, D)`; the signature is that of transformers' experts interface."""
+    if not is_exact_for(self, hidden_states):
+        stock: Tensor = grouped_mm_experts_forward(self, hidden_states, top_k_index, top_k_weights)
+        return stock
+    with torch.autocast(hidden_states.device.type, enabled=False):
+        return sorted_experts(hidden_states, top_k_weights, top_k_index, experts_of(self))
+
+
+def default_implementation(device: str | None = None) -> str | None:
+    """The implementation for a device type: ours on the CPU; None, which is transformers' choice, elsewhere.
+
+    `device` None is the accelerator where there is one. docs/performance.md has the measurements.
+    """
+    if device is None:
+        device = "cpu" if torch.accelerator.current_accelerator() is None else "accelerator"
+    return NAME if device == "cpu" else None
+
+
+def is_exact_for(experts: Any, hidden: Tensor) -> bool:
+    """Whether `sorted_experts` computes what these experts do.
+
+    Not with expert parallelism (ids of other ranks), a norm after the experts, an activation that learns, or
+    under `torch.compile`, which would break the graph.
+    """
+    activation = getattr(experts, "act_fn", None)
+    learns = isinstance(activation, nn.Module) and next(activation.parameters(), None) is not None
+    rest = experts._is_expert_parallel or experts.has_post_expert_norm or learns or torch.compiler.is_compiling()
+    return hidden.device.type == "cpu" and not rest
+
+
+def experts_of(module: Any) -> Experts:
+    """A transformers experts module as `sorted_experts` takes it."""
+    names = ["gate_up_proj" if module.has_gate else "up_proj", "down_proj"]
+    names += [f"{name}_bias" for name in names] if module.has_bias else []
+    gate, transposed = gate_of(module), module.is_transposed
+    if not isinstance(module, SlicedExperts):
+        return Experts(Fused(*(getattr(module, name) for name in names)), gate, transposed)
+    read: Any = zip(*map(module.read, names), strict=True)
+    weights, slices = (Fused(*tensors) for tensors in read)
+    return Experts(weights, gate, transposed, slices, module.ids())
+
+
+def gate_of(module: Any) -> Gate:
+    """The activation between the projections; the usual one, `silu(gate) * up`, has a derivative by hand."""
+    if not module.has_gate:
+        return Gate(module.act_fn)
+    stock = type(module)._apply_gate.__name__ == _STOCK_GATE
+    if stock and isinstance(module.act_fn, nn.SiLU | SiLUActivation):
+        return SwiGlu()
+    return Gate(module._apply_gate)
+
+
+ALL_EXPERTS_FUNCTIONS.register(NAME, sorted_mm_experts_forward)

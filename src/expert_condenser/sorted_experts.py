@@ -1,0 +1,243 @@
+"""The experts of a MoE layer as one differentiable function on token-expert pairs that are sorted by expert.
+
+    y_t = sum_k w_tk E_i(x_t),  i = indices_tk,        E_i(x) = down_i gate(up_i x)
+
+Every expert is a few dense matrix products over its own tokens. Of the pairs only `up_i x` is kept for the backward
+pass: rows are gathered again, the activation is computed again, and the gradient of a weight, `<dL/dy_t, E_i(x_t)>`,
+is `<down_i^T dL/dy_t, gate(up_i x_t)>`, from a product that is needed anyway. An expert's weight gradient is written
+where it belongs, once. Written for the CPU, where launching a product costs little and memory traffic much.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from expert_condenser.buffers import recycled, scratch
+from expert_condenser.gating import Gate
+
+
+class Fused(NamedTuple):
+    """One tensor for all experts of each kind, the first dimension is E (or N experts that train)."""
+
+    up: Float[Tensor, "E P D"]
+    down: Float[Tensor, "E D I"]
+    up_bias: Float[Tensor, "E P"] | None = None
+    down_bias: Float[Tensor, "E D"] | None = None
+
+
+class Experts(NamedTuple):
+    """The experts of a layer: their weights, and how they are used."""
+
+    weights: Fused
+    gate: Gate
+    transposed: bool = False
+    """Weights are `(E, D, P)` and `(E, I, D)`."""
+    slices: Fused | None = None
+    """The slices of `weights` that train, in place of all of them."""
+    slice_ids: tuple[int, ...] = ()
+
+    def up(self, expert: int, dtype: torch.dtype) -> Float[Tensor, "D P"]:
+        """The projection up as a right-hand factor."""
+        weight = self.weights.up[expert].to(dtype)
+        return weight if self.transposed else weight.T
+
+    def down(self, expert: int, dtype: torch.dtype) -> Float[Tensor, "I D"]:
+        """The projection down as a right-hand factor."""
+        weight = self.weights.down[expert].to(dtype)
+        return weight if self.transposed else weight.T
+
+
+class Pairs(NamedTuple):
+    """Token-expert pairs sorted by expert, pairs of one expert by token."""
+
+    order: Int[Tensor, " S"]
+    """Which of the `T K` flat pairs comes here."""
+    place: Int[Tensor, "T K"]
+    """Where each pair went."""
+    tokens: Int[Tensor, " S"]
+    counts: list[int]
+
+    def of_experts(self) -> Iterator[tuple[int, slice]]:
+        """Every expert with tokens, and its rows."""
+        start = 0
+        for expert, count in enumerate(self.counts):
+            if count:
+                yield expert, slice(start, start + count)
+            start += count
+
+    def gather(self, hidden: Float[Tensor, "T D"], rows: slice) -> Float[Tensor, "N D"]:
+        """The tokens of some rows; all of them as they are, for an expert that every token has (a condenser)."""
+        tokens = self.tokens[rows]
+        if len(tokens) == len(hidden) and torch.equal(tokens, torch.arange(len(hidden), device=tokens.device)):
+            return hidden
+        return hidden.index_select(0, tokens)
+
+    def combine(
+        self, values: Float[Tensor, "S D"], weights: Float[Tensor, "T K"] | None = None
+    ) -> Float[Tensor, "T D"]:
+        """Sum the K rows of every token, weighed."""
+        return torch.nn.functional.embedding_bag(self.place, values, mode="sum", per_sample_weights=weights)
+
+
+def sort_pairs(indices: Int[Tensor, "T K"], num_experts: int) -> Pairs:
+    """Sort the choices of all tokens by expert."""
+    flat = indices.reshape(-1)
+    order = torch.sort(flat, stable=True).indices
+    place = torch.empty_like(order)
+    place[order] = torch.arange(len(order), device=order.device)
+    counts = torch.bincount(flat, minlength=num_experts).tolist()
+    return Pairs(order, place.view_as(indices), order // indices.shape[-1], counts)
+
+
+def sorted_experts(
+    hidden: Float[Tensor, "T D"], weights: Float[Tensor, "T K"], indices: Int[Tensor, "T K"], experts: Experts
+) -> Float[Tensor, "T D"]:
+    """The mixture of the chosen experts, in the dtype of `hidden`.
+
+    Computes in the dtype of the experts' weights, and in float32 where they are of a half precision that the CPU
+    has no instructions for. Differentiable once, by `hidden`, `weights` and the experts' weights (or slices).
+    """
+    pairs = sort_pairs(indices, len(experts.weights.up))
+    trained = experts.weights if experts.slices is None else experts.slices
+    return SortedExperts.apply(hidden, weights, *trained, experts, pairs)  # type: ignore[no-untyped-call]
+
+
+class SortedExperts(torch.autograd.Function):
+    """See the module; the four tensors after `weights` are those that get a gradient."""
+
+    @staticmethod
+    def forward(  # noqa: D102
+        ctx: Any, hidden: Tensor, weights: Tensor, *others: Any
+    ) -> Tensor:
+        experts, pairs = others[4:]
+        fused: Fused = experts.weights
+        dtype = compute_dtype(fused.up)
+        size = fused.up.shape[2] if experts.transposed else fused.up.shape[1]
+        projected = torch.empty(len(pairs.order), size, dtype=fused.up.dtype, device=hidden.device)
+        inputs = hidden.to(dtype)
+        outputs = scratch((len(pairs.order), hidden.shape[-1]), inputs)
+        for expert, rows in pairs.of_experts():
+            x = pairs.gather(inputs, rows)
+            multiply(x, experts.up(expert, dtype), projected[rows], bias_of(fused.up_bias, expert))
+            activated = experts.gate.forward(projected[rows].to(dtype))
+            multiply(activated, experts.down(expert, dtype), outputs[rows], bias_of(fused.down_bias, expert))
+        ctx.save_for_backward(hidden, weights, projected, *fused)
+        ctx.experts, ctx.pairs = experts._replace(weights=None, slices=None), pairs
+        return pairs.combine(outputs, weights.to(dtype)).to(hidden.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
+        hidden, weights, projected, *fused = ctx.saved_tensors
+        experts, pairs = ctx.experts._replace(weights=Fused(*fused)), ctx.pairs
+        gradients = Gradients(experts, ctx.needs_input_grad[2:6])
+        dtype = compute_dtype(projected)
+        inputs, gradient = hidden.to(dtype), gradient.to(dtype)
+        gates = weights.reshape(-1)[pairs.order].to(dtype)[:, None]
+        of_gates = torch.empty(len(pairs.order), dtype=dtype, device=hidden.device)
+        of_rows = scratch((len(pairs.order), hidden.shape[-1]), inputs)
+        for expert, rows in pairs.of_experts():
+            g = pairs.gather(gradient, rows)
+            of_activated = g @ experts.down(expert, dtype).T
+            activated, of_projected = experts.gate.backward(projected[rows].to(dtype), of_activated)
+            torch.sum(activated * of_activated, dim=-1, out=of_gates[rows])
+            if experts.weights.down_bias is not None:
+                of_gates[rows] += g @ experts.weights.down_bias[expert].to(dtype)
+            of_projected *= gates[rows]
+            if gradients.wants(expert):
+                x, weighed = pairs.gather(inputs, rows), activated.mul_(gates[rows])
+                gradients.write_up(expert, x, of_projected)
+                gradients.write_down(expert, weighed, g, gates[rows])
+            if ctx.needs_input_grad[0]:
+                torch.mm(of_projected, experts.up(expert, dtype).T, out=of_rows[rows])
+        of_hidden = pairs.combine(of_rows).to(hidden.dtype) if ctx.needs_input_grad[0] else None
+        of_weights = of_gates[pairs.place].to(weights.dtype)
+        return of_hidden, of_weights, *gradients.finish(pairs.counts), None, None
+
+
+class Gradients:
+    """The gradients of the fused tensors, each expert's written once."""
+
+    def __init__(self, experts: Experts, wanted: Sequence[bool]) -> None:
+        ids = experts.slice_ids or range(len(experts.weights.up))
+        self.slots = {expert: slot for slot, expert in enumerate(ids)} if any(wanted) else {}
+        self.transposed = experts.transposed
+        self.tensors = Fused(
+            *(
+                None if weight is None or not want else recycled((len(ids), *weight.shape[1:]), weight)
+                for weight, want in zip(experts.weights, wanted, strict=True)
+            )  # type: ignore[arg-type]
+        )
+
+    def wants(self, expert: int) -> bool:
+        """Whether any tensor of the expert gets a gradient."""
+        return expert in self.slots
+
+    def write_up(self, expert: int, x: Float[Tensor, "N D"], of_projected: Float[Tensor, "N P"]) -> None:
+        """The projection up: `x` is its input, `of_projected` the gradient of its output."""
+        slot = self.slots[expert]
+        if self.tensors.up is not None:
+            left, right = (x, of_projected) if self.transposed else (of_projected, x)
+            multiply(left.T, right, self.tensors.up[slot])
+        if self.tensors.up_bias is not None:
+            self.tensors.up_bias[slot] = of_projected.sum(dim=0)
+
+    def write_down(
+        self, expert: int, weighed: Float[Tensor, "N I"], gradient: Float[Tensor, "N D"], gates: Float[Tensor, "N 1"]
+    ) -> None:
+        """The projection down: `weighed` is its input times the gate weights, `gradient` that of the tokens."""
+        slot = self.slots[expert]
+        if self.tensors.down is not None:
+            left, right = (weighed, gradient) if self.transposed else (gradient, weighed)
+            multiply(left.T, right, self.tensors.down[slot])
+        if self.tensors.down_bias is not None:
+            self.tensors.down_bias[slot] = (gradient.T @ gates)[:, 0]
+
+    def finish(self, counts: Sequence[int]) -> Fused:
+        """All gradients; an expert without tokens has exactly zero."""
+        for expert, slot in self.slots.items():
+            if not counts[expert]:
+                for tensor in self.tensors:
+                    if tensor is not None:
+                        tensor[slot].zero_()
+        return self.tensors
+
+
+def multiply(
+    left: Float[Tensor, "A B"], right: Float[Tensor, "B C"], out: Float[Tensor, "A C"], bias: Tensor | None = None
+) -> None:
+    """`out = left right + bias`, cast to the dtype of `out` where that is another."""
+    if out.dtype != left.dtype:
+        out.copy_(left @ right if bias is None else torch.addmm(bias.to(left.dtype), left, right))
+    elif bias is None:
+        torch.mm(left, right, out=out)
+    else:
+        torch.addmm(bias, left, right, out=out)
+
+
+def bias_of(bias: Float[Tensor, "E N"] | None, expert: int) -> Float[Tensor, " N"] | None:
+    """An expert's bias, where there are any."""
+    return None if bias is None else bias[expert]
+
+
+def compute_dtype(weight: Tensor) -> torch.dtype:
+    """The dtype of the products: that of the weights, or float32 where the CPU could only emulate it.
+
+    Without AVX-512 or AMX, PyTorch's half-precision products are a hundred times slower than those of float32.
+    """
+    emulated = weight.device.type == "cpu" and weight.dtype.itemsize == 2 and not has_instructions(weight.dtype)
+    return torch.float32 if emulated else weight.dtype
+
+
+@cache
+def has_instructions(dtype: torch.dtype) -> bool:
+    """Whether oneDNN multiplies matrices of bfloat16 or float16 natively on this CPU."""
+    name = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}[dtype]
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    return hasattr(torch.ops.mkldnn, name) and bool(getattr(torch.ops.mkldnn, name)())
