@@ -4,6 +4,7 @@ from expert_condenser.adapters import register_adapter_type
 from expert_condenser.architectures import register
 from expert_condenser.attach import attach, detach, set_condensers
 from expert_condenser.bias import update_bias
+from expert_condenser.implementation import register_implementation
 from expert_condenser.methods import METHODS, MethodConfig
 from expert_condenser.models import moe_layers
 from expert_condenser.routing import RoutingConfig, route
@@ -26,3 +27,4 @@ __all__ = [
 
 register()
 register_adapter_type()
+register_implementation()

@@ -73,4 +73,6 @@ def gate_of(module: Any) -> Gate:
     return Gate(module._apply_gate)
 
 
-ALL_EXPERTS_FUNCTIONS.register(NAME, sorted_mm_experts_forward)
+def register_implementation() -> None:
+    """Make transformers know `sorted_mm` (done when `expert_condenser` is imported)."""
+    ALL_EXPERTS_FUNCTIONS.register(NAME, sorted_mm_experts_forward)
