@@ -32,7 +32,7 @@ def logits_and_gradients(model):
 
 
 @every_family
-@pytest.mark.parametrize("experts", ["eager", "batched_mm", "grouped_mm"])
+@pytest.mark.parametrize("experts", ["eager", "batched_mm", "grouped_mm", "sorted_mm"])
 def test_off_is_the_stock_model_bit_for_bit(name, experts):
     stock, attached = tiny_model(name), attach(tiny_model(name), RoutingConfig())
     for model in (stock, attached):

@@ -77,7 +77,7 @@ def test_gradient_checkpointing_control_a_naive_counter_counts_twice(tmp_path):
     assert sum(naive) == 2 * once
 
 
-@pytest.mark.parametrize("implementation", ["eager", "batched_mm", "grouped_mm"])
+@pytest.mark.parametrize("implementation", ["eager", "batched_mm", "grouped_mm", "sorted_mm"])
 def test_experts_implementation(tmp_path, reference, implementation):
     model = tiny_model()
     model.set_experts_implementation(implementation)

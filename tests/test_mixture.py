@@ -11,7 +11,7 @@ from expert_condenser.testing import TINY_CONFIGS, tiny_batch, tiny_model
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 TOP_K, ROWS, LENGTH = 3, 3, 7
-IMPLEMENTATIONS = ("eager", "batched_mm", "grouped_mm")
+IMPLEMENTATIONS = ("eager", "batched_mm", "grouped_mm", "sorted_mm")
 every_family = pytest.mark.parametrize("name", TINY_CONFIGS)
 
 
@@ -176,8 +176,8 @@ def test_plain_has_the_value_of_the_sparse_forward(name, float64):
     assert (found - expected).abs().max() / expected.abs().max() < 1e-12
 
 
-@pytest.mark.parametrize("implementation", ["batched_mm", "grouped_mm"])
-@pytest.mark.parametrize("name", ["olmoe", "gpt_oss"])
+@pytest.mark.parametrize("implementation", ["batched_mm", "grouped_mm", "sorted_mm"])
+@every_family
 def test_experts_implementations_have_the_same_gradients(name, implementation, float64, monkeypatch):
     """For float64 the grouped product is transformers' own loop, torch's has none."""
     monkeypatch.setattr("transformers.integrations.moe._can_use_grouped_mm", lambda *args: False)

@@ -6,7 +6,15 @@ from torch.nn import functional as F  # noqa: N812
 
 from expert_condenser import sorted_experts as module
 from expert_condenser.gating import Gate, SwiGlu
-from expert_condenser.sorted_experts import Experts, Fused, SortedExperts, compute_dtype, sort_pairs, sorted_experts
+from expert_condenser.sorted_experts import (
+    Experts,
+    Fused,
+    SortedExperts,
+    compute_dtype,
+    inner_products,
+    sort_pairs,
+    sorted_experts,
+)
 
 T, K, E, D, WIDTH = 13, 3, 7, 10, 6
 
@@ -196,6 +204,19 @@ def test_of_the_pairs_only_the_projections_are_kept():
         ours(gate, leaves, indices, transposed)
     own = {leaf.data_ptr() for leaf in leaves if leaf is not None}
     assert [tuple(t.shape) for t in kept if t.data_ptr() not in own] == [(T * K, 2 * WIDTH)]
+
+
+@every_layout
+def test_inner_products_are_those_with_each_experts_output(layout):
+    function, gate, leaves, _, transposed = inputs(layout)
+    hidden, _, *fused = leaves
+    gradient = torch.randn(T, D, dtype=torch.float64, generator=torch.Generator().manual_seed(9))
+    found = inner_products(hidden, gradient, Experts(Fused(*fused), gate, transposed))
+    one = torch.ones(T, 1, dtype=torch.float64)
+    for expert in range(E):
+        output = by_token(function, [hidden, one, *fused], torch.full((T, 1), expert), transposed)
+        assert torch.allclose(found[:, expert], (output * gradient).sum(-1), rtol=1e-12)
+    assert not found.requires_grad
 
 
 def test_a_second_derivative_is_refused():

@@ -50,11 +50,19 @@ def _methods(arguments: list[str]) -> None:
     methods(arguments)
 
 
+def _bench(arguments: list[str]) -> None:
+    """time and memory side by side: layer | train | generate [--shape S] [--arms A,B] [--json FILE]"""
+    from expert_condenser.bench.commands import bench
+
+    bench(arguments)
+
+
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": _train,
     "score": _score,
     "methods": _methods,
     "families": _families,
+    "bench": _bench,
     "demo": _demo,
     "testbed": _testbed,
 }

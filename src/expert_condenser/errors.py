@@ -23,3 +23,7 @@ class DataError(ExpertCondenserError):
 
 class TrainingError(ExpertCondenserError):
     """A training option that breaks a rule, or a run that must stop (a loss that is not finite)."""
+
+
+class BenchmarkError(ExpertCondenserError):
+    """A benchmark that cannot run as asked."""

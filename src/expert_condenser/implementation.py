@@ -14,7 +14,7 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, grouped_mm_expe
 
 from expert_condenser.gating import Gate, SwiGlu
 from expert_condenser.slices import SlicedExperts
-from expert_condenser.sorted_experts import Experts, Fused, sorted_experts
+from expert_condenser.sorted_experts import Experts, Fused, inner_products, sorted_experts
 
 NAME = "sorted_mm"
 _STOCK_GATE = "_default_apply_gate"
@@ -27,6 +27,15 @@ def sorted_mm_experts_forward(self: Any, hidden_states: Tensor, top_k_index: Ten
         return stock
     with torch.autocast(hidden_states.device.type, enabled=False):
         return sorted_experts(hidden_states, top_k_weights, top_k_index, experts_of(self))
+
+
+def inner_products_of(experts: Any, hidden: Tensor, gradient: Tensor) -> Tensor | None:
+    """`<E_i(x), g>` `(T, E)` of all experts of a module that runs `sorted_mm`; None where it does not."""
+    config = getattr(experts, "config", None)
+    if getattr(config, "_experts_implementation", None) != NAME or not is_exact_for(experts, hidden):
+        return None
+    with torch.autocast(hidden.device.type, enabled=False):
+        return inner_products(hidden, gradient, experts_of(experts))
 
 
 def default_implementation(device: str | None = None) -> str | None:

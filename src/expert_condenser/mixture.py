@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from expert_condenser.implementation import inner_products_of
 from expert_condenser.models import MoELayer
 from expert_condenser.scoring import mixture_weights
 
@@ -44,12 +45,14 @@ class LeanMixture(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: D102
         hidden, indices = ctx.saved_tensors
-        device, dtype, enabled = ctx.autocast
-        with torch.autocast(device, dtype=dtype, enabled=enabled):  # as in the experts' forward
-            chunks = torch.split(torch.arange(ctx.num_experts, device=hidden.device), indices.shape[-1])
-            products = [_inner_products(ctx.experts, hidden, gradients[0], chunk) for chunk in chunks]
-        dense = torch.cat(products, dim=-1).to(ctx.dtype)
-        return dense.scatter(-1, indices, 0.0), None, None, None
+        dense = inner_products_of(ctx.experts, hidden, gradients[0])
+        if dense is None:
+            device, dtype, enabled = ctx.autocast
+            with torch.autocast(device, dtype=dtype, enabled=enabled):  # as in the experts' forward
+                chunks = torch.split(torch.arange(ctx.num_experts, device=hidden.device), indices.shape[-1])
+                products = [_inner_products(ctx.experts, hidden, gradients[0], chunk) for chunk in chunks]
+            dense = torch.cat(products, dim=-1)
+        return dense.to(ctx.dtype).scatter(-1, indices, 0.0), None, None, None
 
 
 def _inner_products(

@@ -107,6 +107,29 @@ def sorted_experts(
     return SortedExperts.apply(hidden, weights, *trained, experts, pairs)  # type: ignore[no-untyped-call]
 
 
+@torch.no_grad()
+def inner_products(
+    hidden: Float[Tensor, "T D"], gradient: Float[Tensor, "T D"], experts: Experts
+) -> Float[Tensor, "T E"]:
+    """`<E_i(x_t), g_t>` of every token and every expert, without gradient; memory is that of one expert at a time.
+
+    As in the backward pass above, `E_i(x)` itself is not needed: it is `<gate(up_i x), down_i^T g>`.
+    """
+    fused = experts.weights
+    dtype = compute_dtype(fused.up)
+    inputs, gradient = hidden.to(dtype), gradient.to(dtype)
+    products = torch.empty(len(fused.up), len(hidden), dtype=dtype, device=hidden.device)
+    for expert, product in enumerate(products):
+        right = experts.up(expert, dtype)
+        projected = scratch((len(hidden), right.shape[1]), inputs)
+        multiply(inputs, right, projected, bias_of(fused.up_bias, expert))
+        of_activated = gradient @ experts.down(expert, dtype).T
+        torch.sum(of_activated.mul_(experts.gate.forward(projected)), dim=-1, out=product)
+        if fused.down_bias is not None:
+            product += gradient @ fused.down_bias[expert].to(dtype)
+    return products.T
+
+
 class SortedExperts(torch.autograd.Function):
     """See the module; the four tensors after `weights` are those that get a gradient."""
 
@@ -217,7 +240,7 @@ def multiply(
     elif bias is None:
         torch.mm(left, right, out=out)
     else:
-        torch.addmm(bias, left, right, out=out)
+        torch.addmm(bias.to(left.dtype), left, right, out=out)
 
 
 def bias_of(bias: Float[Tensor, "E N"] | None, expert: int) -> Float[Tensor, " N"] | None:

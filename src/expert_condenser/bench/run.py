@@ -1,0 +1,100 @@
+"""One benchmark: arms in turns on one workload, beside the machine's own rate; the result as JSON."""
+
+import gc
+import statistics
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from expert_condenser.bench.arms import Arm, arms_of
+from expert_condenser.bench.measure import Measurement, available_memory, compare
+from expert_condenser.bench.roofline import dense_products, grouped_products
+from expert_condenser.bench.workloads import WORKLOADS, Setting, TrainWork
+from expert_condenser.errors import BenchmarkError
+
+ROOFLINES = {"roofline:dense": dense_products, "roofline:grouped": grouped_products}
+
+
+def benchmark(workload: str, names: list[str], setting: Setting, *, rounds: int, seconds: float) -> dict[str, Any]:
+    """The report of one run: per arm the figures, its ratio to the first arm, and its share of the roofline.
+
+    `flops_per_s` counts the FLOPs that a sparse layer needs (model FLOPs), forward and backward, for every arm alike.
+    Raises `BenchmarkError` where no arm fits into memory.
+    """
+    arms = arms_of(names)
+    skipped = {name: reason for name, arm in arms.items() if (reason := too_large(arm, setting)) is not None}
+    arms = {name: arm for name, arm in arms.items() if name not in skipped}
+    if not arms:
+        raise BenchmarkError(f"no arm fits into memory: {skipped}")
+    model = setting.shape.model(setting.device, setting.dtype)
+    steps: dict[str, Any] = {name: WORKLOADS[workload](arm, model, setting) for name, arm in arms.items()}
+    rooflines: dict[str, Any] = {}
+    if workload == "layer":
+        rooflines = {name: make(setting.shape, setting.device, setting.dtype) for name, make in ROOFLINES.items()}
+    results = compare({**steps, **rooflines}, rounds=rounds, seconds=seconds, device=setting.device)
+    report = {
+        "workload": workload,
+        **describe(setting),
+        "rounds": len(next(iter(results.values())).seconds),
+        "arms": {name: _figures(workload, results[name], results, setting) for name in steps},
+        "skipped": skipped,
+        "versions": {name: version(name) for name in ("torch", "transformers", "expert-condenser")},
+    }
+    if workload == "layer":
+        flops = setting.shape.expert_flops()
+        report["roofline_flops_per_s"] = flops / results["roofline:dense"].median
+        report["roofline_grouped_flops_per_s"] = flops / results["roofline:grouped"].median
+    for name, step in steps.items():
+        if isinstance(step, TrainWork):
+            timed = step.callback_seconds[-report["rounds"] :]
+            report["arms"][name]["callback_share"] = statistics.median(timed) / results[name].median
+    del model, steps
+    gc.collect()
+    return report
+
+
+def describe(setting: Setting) -> dict[str, Any]:
+    """Shape, dtype, device and threads, for the report."""
+    shape = setting.shape
+    sizes = {
+        "T": shape.tokens, "E": shape.experts, "K": shape.top_k, "D": shape.hidden, "I": shape.intermediate,
+        "L": shape.layers, "family": shape.family,
+    }  # fmt: skip
+    return {
+        "shape": sizes,
+        "dtype": str(setting.dtype).removeprefix("torch."),
+        "device": setting.device,
+        "threads": torch.get_num_threads(),
+        "experts_implementation": setting.experts,
+    }
+
+
+def _figures(workload: str, own: Measurement, all_results: dict[str, Measurement], setting: Setting) -> dict[str, Any]:
+    shape = setting.shape
+    tokens = shape.tokens if workload != "generate" else shape.tokens // 96 * 32
+    figures: dict[str, Any] = {
+        "median_s": own.median,
+        "iqr_s": own.spread,
+        "tokens_per_s": tokens / own.median,
+        "flops_per_s": None,
+        "peak_mb": own.peak_mb,
+        "ratio": own.ratio_to(next(iter(all_results.values()))),
+    }
+    if workload == "layer":
+        figures["flops_per_s"] = shape.expert_flops() / own.median
+        figures["roofline_share"] = 1 / own.ratio_to(all_results["roofline:dense"])
+        figures["grouped_roofline_share"] = 1 / own.ratio_to(all_results["roofline:grouped"])
+    return figures
+
+
+def too_large(arm: Arm, setting: Setting) -> str | None:
+    """Why an arm is left out: `batched_mm` copies an expert's weights for every token that chose it."""
+    shape = setting.shape
+    if (arm.experts or setting.experts) != "batched_mm" or setting.device != "cpu":
+        return None
+    weights = 3 * shape.hidden * shape.intermediate * setting.dtype.itemsize
+    needed = 3 * shape.tokens * arm.slots(shape) * weights / 2**20
+    if needed < available_memory():
+        return None
+    return f"batched_mm copies weights for every pair: about {needed / 1024:.0f} GB here"
