@@ -1,12 +1,19 @@
 """Helpers that several test files share."""
 
+import atexit
 import os
+import shutil
+import tempfile
 from contextlib import contextmanager
 
 import pytest
 import torch
 
-from expert_condenser import moe_layers
+# Before anything imports `datasets`: tests, and the processes that they start, leave nothing in the user's cache.
+os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp()
+atexit.register(shutil.rmtree, os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
+
+from expert_condenser import moe_layers  # noqa: E402
 
 # With several threads, stock transformers is not repeatable to the bit: the backward of `batched_mm` sums in the order
 # in which threads arrive. One thread is also faster for models of this size.

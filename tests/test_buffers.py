@@ -1,5 +1,7 @@
 """Memory comes back when nobody holds it, never before."""
 
+import platform
+import subprocess
 import sys
 
 import pytest
@@ -66,3 +68,24 @@ def test_scratch_is_the_same_memory_and_grows():
     assert scratch((5, 7), LIKE).data_ptr() == scratch((35,), LIKE).data_ptr()
     assert scratch((50, 70), LIKE).shape == (50, 70)
     assert small.shape == (5, 7)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+def test_freed_memory_is_kept_with_fewer_page_faults():
+    """In a process of its own: the setting holds for good."""
+    code = """if True:
+        import resource, torch
+        from expert_condenser.buffers import keep_freed_memory
+        def faults():
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            for _ in range(5):
+                torch.ones(12_000_000)
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+        first = faults()
+        assert keep_freed_memory()
+        faults()
+        print(first, faults())
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    before, after = map(int, done.stdout.split())
+    assert after < before / 10

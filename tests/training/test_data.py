@@ -7,8 +7,9 @@ from datasets import Dataset
 from expert_condenser.errors import DataError
 from expert_condenser.testbed.tokenizer import train_tokenizer
 from expert_condenser.training import data
-from expert_condenser.training.data import build_dataset, length_report, load_rows
+from expert_condenser.training.data import build_dataset, load_rows
 from expert_condenser.training.formats import FORMATS, choose_format, text_of
+from expert_condenser.training.tokens import length_report
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "train"
 ALPACA = {"instruction": "What is 2 + 3?", "input": "", "output": "2 + 3 = 5.", "answer": "5.0"}

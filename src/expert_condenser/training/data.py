@@ -8,8 +8,7 @@ looked up on the hub. In a directory, a file whose name begins with a split (`te
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import takewhile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from expert_condenser.errors import DataError
 from expert_condenser.testbed.families import FINETUNE_ITEMS, HELD_OUT_ITEMS, Split, items
 from expert_condenser.training.formats import Message, Row, RowFormat, choose_format
+from expert_condenser.training.tokens import on_disk, render, shared_length
 
 TESTBED = "testbed:"
 SUFFIXES = (".json", ".jsonl", ".parquet")
@@ -78,24 +78,7 @@ def load_rows(
             columns["completion"].append(completion)
         if len(columns["prompt"]) == limit:
             break
-    return Dataset.from_dict(columns)
-
-
-def length_report(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, float | int]:
-    """Lengths in tokens, and what truncation to `max_length` costs.
-
-    `truncated` rows are longer than `max_length`; `lost` ones have a prompt that fills it, so that no token of the
-    completion is left to learn from.
-    """
-    report: dict[str, float | int] = {"rows": len(dataset), "tokens": 0, "longest": 0, "truncated": 0, "lost": 0}
-    for row in dataset:
-        prompt = _render(row["prompt"], tokenizer, tokenize=True, add_generation_prompt=True)
-        whole = _render(row["prompt"] + row["completion"], tokenizer, tokenize=True)
-        report["tokens"] += len(whole)
-        report["longest"] = max(report["longest"], len(whole))
-        report["truncated"] += len(whole) > max_length
-        report["lost"] += _shared_length(prompt, whole) >= max_length
-    return report
+    return on_disk(Dataset.from_dict(columns))
 
 
 def _read_parts(source: str, split: str) -> Iterator[Part]:
@@ -226,12 +209,12 @@ def _convert(
 def _check_template(prompt: list[Message], completion: list[Message], tokenizer: PreTrainedTokenizerBase) -> None:
     """The completion's loss starts where the rendered prompt ends, and covers all of the completion."""
     try:
-        opening = _render(prompt, tokenizer, tokenize=False, add_generation_prompt=True)
-        whole = _render(prompt + completion, tokenizer, tokenize=False)
+        opening = render(prompt, tokenizer, tokenize=False, add_generation_prompt=True)
+        whole = render(prompt + completion, tokenizer, tokenize=False)
     except TemplateError as error:
         raise DataError(f"the chat template must render every turn of the data, but it fails: {error}") from error
     if not whole.startswith(opening):
-        shared = _shared_length(opening, whole)
+        shared = shared_length(opening, whole)
         raise DataError(
             "the rendered prompt must be a prefix of the rendered conversation, but the chat template rewrites the "
             f"prompt from character {shared} on ({opening[shared:][:40]!r} against {whole[shared:][:40]!r}), so the "
@@ -244,13 +227,3 @@ def _check_template(prompt: list[Message], completion: list[Message], tokenizer:
             f"the chat template must render the whole completion, but it drops {dropped[:60]!r}, which would not be "
             "trained; set a chat template that keeps it"
         )
-
-
-def _render(messages: list[Message], tokenizer: PreTrainedTokenizerBase, **options: bool) -> Any:
-    """The conversation as text, or with `tokenize` as token ids."""
-    return tokenizer.apply_chat_template(messages, return_dict=False, **options)
-
-
-def _shared_length(left: Sequence[Any], right: Sequence[Any]) -> int:
-    """How many leading items are the same in both."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(left, right, strict=False)))

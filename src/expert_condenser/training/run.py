@@ -18,6 +18,7 @@ from transformers import AutoConfig, PreTrainedTokenizerBase, TrainerState
 from trl import SFTTrainer
 
 from expert_condenser.architectures import condensers_of
+from expert_condenser.buffers import keep_freed_memory
 from expert_condenser.checkpoint import (
     clear,
     copy_model,
@@ -36,7 +37,7 @@ from expert_condenser.methods.esft import Esft, ExpertConfig
 from expert_condenser.training.auxiliary import check_auxiliary_gradient, lend_fields, restore_fields
 from expert_condenser.training.callback import METHOD_STATE, MethodCallback
 from expert_condenser.training.config import TrainingConfig
-from expert_condenser.training.data import build_dataset, length_report
+from expert_condenser.training.data import build_dataset
 from expert_condenser.training.model import (
     choose_experts_by_score,
     dtype_of,
@@ -47,6 +48,7 @@ from expert_condenser.training.model import (
     trainable_table,
 )
 from expert_condenser.training.records import RUN, RunRecorder, check_same_run, describe, write_json
+from expert_condenser.training.tokens import length_report
 from expert_condenser.training.trainer import StrictSFTTrainer
 
 EXPERT_CONFIG = "expert_cfg.json"
@@ -287,4 +289,6 @@ def is_last(checkpoint: Path) -> bool:
 
 def train(config: TrainingConfig) -> Path:
     """Run a recipe; returns the directory of the finished model."""
+    if config.device.type == "cpu":
+        keep_freed_memory()
     return Run(config).train()

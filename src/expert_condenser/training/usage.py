@@ -60,10 +60,8 @@ def collect(layers: Sequence[MoELayer]) -> StepUsage:
 
 def _row(layer: MoELayer) -> Num[Tensor, " columns"]:
     counter = layer.router.counter
-    parts = (counter.counts.double(), counter.mass, counter.gate_mass)
-    device = counter.counts.device
-    scalars = torch.stack([counter.changed.to(device).double(), counter.tokens.to(device).double()])
-    return torch.cat([*(part.to(device) for part in parts), scalars])
+    scalars = torch.stack([counter.changed.double(), counter.tokens.double()])
+    return torch.cat([counter.counts.double(), counter.mass, counter.gate_mass, scalars])
 
 
 def _split(stacked: Tensor, num_experts: int) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
