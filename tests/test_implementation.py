@@ -8,7 +8,7 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 from expert_condenser import implementation, moe_layers
 from expert_condenser.families import FAMILIES
 from expert_condenser.gating import Gate, SwiGlu
-from expert_condenser.implementation import NAME, gate_of, is_exact_for
+from expert_condenser.implementation import NAME, gate_of, is_decoding, is_exact_for
 from expert_condenser.slices import train_slices
 from expert_condenser.testing import TINY_CONFIGS, tiny_batch, tiny_model
 from tests.comparison import assert_same
@@ -116,6 +116,16 @@ def test_where_it_would_not_be_exact_the_stock_experts_run():
         setattr(experts, name, False)
     experts.act_fn = nn.PReLU()
     assert not is_exact_for(experts, hidden)
+
+
+def test_generation_steps_run_the_stock_experts():
+    experts = moe_layers(tiny_model())[0].experts
+    step, prompt = torch.zeros(5, 3, dtype=torch.int64), torch.zeros(200, 3, dtype=torch.int64)
+    assert not is_decoding(experts, step)  # a training step, however small
+    with torch.no_grad():
+        assert is_decoding(experts, step)
+        assert not is_decoding(experts, prompt)
+        assert not is_decoding(experts.double(), step)  # stock has no float64
 
 
 def test_a_compiled_model_runs_the_stock_experts(monkeypatch):

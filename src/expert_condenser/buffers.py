@@ -37,14 +37,14 @@ def recycled(shape: tuple[int, ...], like: Tensor) -> Tensor:
     return torch.frombuffer(view, dtype=like.dtype).view(shape)
 
 
-def scratch(shape: tuple[int, ...], like: Tensor) -> Tensor:
-    """An uninitialised tensor that is valid until this thread's next call; on the CPU always the same memory."""
+def scratch(shape: tuple[int, ...], like: Tensor, name: str = "rows") -> Tensor:
+    """An uninitialised tensor, valid until this thread's next call with the name; on the CPU always the same memory."""
     if like.device.type != "cpu":
         return like.new_empty(shape)
     size = math.prod(shape) * like.dtype.itemsize
-    held: Tensor | None = getattr(_scratch, "bytes", None)
+    held: Tensor | None = _scratch.__dict__.get(name)
     if held is None or held.numel() < size:
-        held = _scratch.bytes = torch.empty(size, dtype=torch.uint8)
+        held = _scratch.__dict__[name] = torch.empty(size, dtype=torch.uint8)
     return held[:size].view(like.dtype).view(shape)
 
 

@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from expert_condenser.analysis.cost import measure_costs
+from expert_condenser.bench.costs import measure_costs
 from expert_condenser.families import FAMILIES, REFUSED
 from expert_condenser.methods import METHODS, MethodConfig
 
@@ -80,7 +80,7 @@ def methods(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="condenser methods", description="The methods and what they cost.")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--measure", metavar="FILE", type=Path, help="measure the costs here, into a JSON file")
-    parser.add_argument("--rounds", type=int, default=3, help="runs of each method, interleaved (with --measure)")
+    parser.add_argument("--rounds", type=int, default=5, help="steps of each method, in turns (with --measure)")
     options = parser.parse_args(arguments)
     if options.rounds < 1:
         parser.error(f"--rounds is at least 1; got {options.rounds}")

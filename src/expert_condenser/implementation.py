@@ -2,7 +2,8 @@
 
     AutoModelForCausalLM.from_pretrained(..., experts_implementation="sorted_mm")
 
-On a CPU it runs `expert_condenser.sorted_experts`; elsewhere, and where it cannot be exact, stock `grouped_mm`.
+On a CPU it runs `expert_condenser.sorted_experts`; elsewhere, where it cannot be exact, and for the few tokens of a
+generation step, stock `grouped_mm`.
 """
 
 from typing import Any
@@ -14,15 +15,17 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, grouped_mm_expe
 
 from expert_condenser.gating import Gate, SwiGlu
 from expert_condenser.slices import SlicedExperts
-from expert_condenser.sorted_experts import Experts, Fused, inner_products, sorted_experts
+from expert_condenser.sorted_experts import Experts, Fused, compute_dtype, inner_products, sorted_experts
 
 NAME = "sorted_mm"
+FEW_ROWS = 64
+"""Rows per expert below which stock `grouped_mm` is faster where nothing is kept for a backward pass."""
 _STOCK_GATE = "_default_apply_gate"
 
 
 def sorted_mm_experts_forward(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
     """The experts' output `(T, D)`; the signature is that of transformers' experts interface."""
-    if not is_exact_for(self, hidden_states):
+    if not is_exact_for(self, hidden_states) or is_decoding(self, top_k_index):
         stock: Tensor = grouped_mm_experts_forward(self, hidden_states, top_k_index, top_k_weights)
         return stock
     with torch.autocast(hidden_states.device.type, enabled=False):
@@ -58,6 +61,17 @@ def is_exact_for(experts: Any, hidden: Tensor) -> bool:
     learns = isinstance(activation, nn.Module) and next(activation.parameters(), None) is not None
     rest = experts._is_expert_parallel or experts.has_post_expert_norm or learns or torch.compiler.is_compiling()
     return hidden.device.type == "cpu" and not rest
+
+
+def is_decoding(experts: Any, indices: Tensor) -> bool:
+    """Whether so few tokens come without a graph that the call costs more than the products: generation with a cache.
+
+    Stock `grouped_mm` loops in C++. It has no float64, and is slow in a half precision without instructions.
+    """
+    if torch.is_grad_enabled() or indices.numel() >= FEW_ROWS * experts.num_experts:
+        return False
+    weight = next(experts.parameters())
+    return weight.dtype != torch.float64 and compute_dtype(weight) == weight.dtype
 
 
 def experts_of(module: Any) -> Experts:

@@ -8,7 +8,7 @@ is `<down_i^T dL/dy_t, gate(up_i x_t)>`, from a product that is needed anyway. A
 where it belongs, once. Written for the CPU, where launching a product costs little and memory traffic much.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -41,15 +41,10 @@ class Experts(NamedTuple):
     """The slices of `weights` that train, in place of all of them."""
     slice_ids: tuple[int, ...] = ()
 
-    def up(self, expert: int, dtype: torch.dtype) -> Float[Tensor, "D P"]:
-        """The projection up as a right-hand factor."""
-        weight = self.weights.up[expert].to(dtype)
-        return weight if self.transposed else weight.T
-
-    def down(self, expert: int, dtype: torch.dtype) -> Float[Tensor, "I D"]:
-        """The projection down as a right-hand factor."""
-        weight = self.weights.down[expert].to(dtype)
-        return weight if self.transposed else weight.T
+    def right_factors(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Of every expert the projection up `(D, P)` and the projection down `(I, D)`."""
+        up, down = self.weights.up, self.weights.down
+        return (up.unbind(), down.unbind()) if self.transposed else (up.mT.unbind(), down.mT.unbind())
 
 
 class Pairs(NamedTuple):
@@ -62,20 +57,13 @@ class Pairs(NamedTuple):
     tokens: Int[Tensor, " S"]
     counts: list[int]
 
-    def of_experts(self) -> Iterator[tuple[int, slice]]:
-        """Every expert with tokens, and its rows."""
-        start = 0
-        for expert, count in enumerate(self.counts):
-            if count:
-                yield expert, slice(start, start + count)
-            start += count
+    def used(self) -> list[int]:
+        """The experts that any token chose."""
+        return [expert for expert, count in enumerate(self.counts) if count]
 
-    def gather(self, hidden: Float[Tensor, "T D"], rows: slice) -> Float[Tensor, "N D"]:
-        """The tokens of some rows; all of them as they are, for an expert that every token has (a condenser)."""
-        tokens = self.tokens[rows]
-        if len(tokens) == len(hidden) and torch.equal(tokens, torch.arange(len(hidden), device=tokens.device)):
-            return hidden
-        return hidden.index_select(0, tokens)
+    def gather(self, hidden: Float[Tensor, "T D"]) -> Float[Tensor, "S D"]:
+        """The token of every pair, in scratch memory."""
+        return torch.index_select(hidden, 0, self.tokens, out=scratch((len(self.tokens), hidden.shape[1]), hidden))
 
     def combine(
         self, values: Float[Tensor, "S D"], weights: Float[Tensor, "T K"] | None = None
@@ -119,14 +107,13 @@ def inner_products(
     dtype = compute_dtype(fused.up)
     inputs, gradient = hidden.to(dtype), gradient.to(dtype)
     products = torch.empty(len(fused.up), len(hidden), dtype=dtype, device=hidden.device)
-    for expert, product in enumerate(products):
-        right = experts.up(expert, dtype)
-        projected = scratch((len(hidden), right.shape[1]), inputs)
-        multiply(inputs, right, projected, bias_of(fused.up_bias, expert))
-        of_activated = gradient @ experts.down(expert, dtype).T
-        torch.sum(of_activated.mul_(experts.gate.forward(projected)), dim=-1, out=product)
+    for expert, (up, down) in enumerate(zip(*experts.right_factors(), strict=True)):
+        projected = scratch((len(hidden), up.shape[1]), inputs)
+        multiply(inputs, up.to(dtype), projected, bias_of(fused.up_bias, expert))
+        of_activated = gradient @ down.to(dtype).T
+        torch.sum(of_activated.mul_(experts.gate.forward(projected)), dim=-1, out=products[expert])
         if fused.down_bias is not None:
-            product += gradient @ fused.down_bias[expert].to(dtype)
+            products[expert] += gradient @ fused.down_bias[expert].to(dtype)
     return products.T
 
 
@@ -140,18 +127,18 @@ class SortedExperts(torch.autograd.Function):
         experts, pairs = others[4:]
         fused: Fused = experts.weights
         dtype = compute_dtype(fused.up)
-        size = fused.up.shape[2] if experts.transposed else fused.up.shape[1]
-        projected = torch.empty(len(pairs.order), size, dtype=fused.up.dtype, device=hidden.device)
-        inputs = hidden.to(dtype)
-        outputs = scratch((len(pairs.order), hidden.shape[-1]), inputs)
-        for expert, rows in pairs.of_experts():
-            x = pairs.gather(inputs, rows)
-            multiply(x, experts.up(expert, dtype), projected[rows], bias_of(fused.up_bias, expert))
-            activated = experts.gate.forward(projected[rows].to(dtype))
-            multiply(activated, experts.down(expert, dtype), outputs[rows], bias_of(fused.down_bias, expert))
+        ups, downs = experts.right_factors()
+        size = (len(pairs.tokens), ups[0].shape[1])
+        projected = fused.up.new_empty(size) if any(ctx.needs_input_grad) else scratch(size, fused.up, "projected")
+        rows = pairs.gather(hidden.to(dtype))  # every expert's inputs, and in their place then its outputs
+        of_expert, before = torch.split(rows, pairs.counts), torch.split(projected, pairs.counts)
+        for e in pairs.used():
+            multiply(of_expert[e], ups[e].to(dtype), before[e], bias_of(fused.up_bias, e))
+            activated = experts.gate.forward(before[e].to(dtype))
+            multiply(activated, downs[e].to(dtype), of_expert[e], bias_of(fused.down_bias, e))
         ctx.save_for_backward(hidden, weights, projected, *fused)
         ctx.experts, ctx.pairs = experts._replace(weights=None, slices=None), pairs
-        return pairs.combine(outputs, weights.to(dtype)).to(hidden.dtype)
+        return pairs.combine(rows, weights.to(dtype)).to(hidden.dtype)
 
     @staticmethod
     @once_differentiable
@@ -160,27 +147,28 @@ class SortedExperts(torch.autograd.Function):
         experts, pairs = ctx.experts._replace(weights=Fused(*fused)), ctx.pairs
         gradients = Gradients(experts, ctx.needs_input_grad[2:6])
         dtype = compute_dtype(projected)
-        inputs, gradient = hidden.to(dtype), gradient.to(dtype)
+        ups, downs = experts.right_factors()
+        inputs = hidden.to(dtype)
         gates = weights.reshape(-1)[pairs.order].to(dtype)[:, None]
-        of_gates = torch.empty(len(pairs.order), dtype=dtype, device=hidden.device)
-        of_rows = scratch((len(pairs.order), hidden.shape[-1]), inputs)
-        for expert, rows in pairs.of_experts():
-            g = pairs.gather(gradient, rows)
-            of_activated = g @ experts.down(expert, dtype).T
-            activated, of_projected = experts.gate.backward(projected[rows].to(dtype), of_activated)
-            torch.sum(activated * of_activated, dim=-1, out=of_gates[rows])
+        of_gates = gates.new_empty(len(gates))
+        rows = pairs.gather(gradient.to(dtype))  # every expert's gradient, and in its place then that of its inputs
+        tokens, before, of_expert, gate, of_gate = (
+            torch.split(tensor, pairs.counts) for tensor in (pairs.tokens, projected, rows, gates, of_gates)
+        )
+        for e in pairs.used():
+            g = of_expert[e]
+            of_activated = g @ downs[e].to(dtype).T
+            activated, of_projected = experts.gate.backward(before[e].to(dtype), of_activated)
+            torch.sum(of_activated.mul_(activated), dim=-1, out=of_gate[e])
             if experts.weights.down_bias is not None:
-                of_gates[rows] += g @ experts.weights.down_bias[expert].to(dtype)
-            of_projected *= gates[rows]
-            if gradients.wants(expert):
-                x, weighed = pairs.gather(inputs, rows), activated.mul_(gates[rows])
-                gradients.write_up(expert, x, of_projected)
-                gradients.write_down(expert, weighed, g, gates[rows])
-            if ctx.needs_input_grad[0]:
-                torch.mm(of_projected, experts.up(expert, dtype).T, out=of_rows[rows])
-        of_hidden = pairs.combine(of_rows).to(hidden.dtype) if ctx.needs_input_grad[0] else None
+                of_gate[e].add_(g @ experts.weights.down_bias[e].to(dtype))
+            of_projected *= gate[e]
+            if gradients.wants(e):
+                gradients.write_down(e, activated.mul_(gate[e]), g, gate[e])
+                gradients.write_up(e, inputs.index_select(0, tokens[e]), of_projected)
+            torch.mm(of_projected, ups[e].to(dtype).T, out=g)
         of_weights = of_gates[pairs.place].to(weights.dtype)
-        return of_hidden, of_weights, *gradients.finish(pairs.counts), None, None
+        return pairs.combine(rows).to(hidden.dtype), of_weights, *gradients.finish(pairs.counts), None, None
 
 
 class Gradients:

@@ -47,7 +47,6 @@ def compare(steps: Mapping[str, Step], *, rounds: int, seconds: float, device: s
     """
     start = time.perf_counter()
     results = {name: Measurement() for name in steps}
-    next(iter(steps.values()))()  # what the libraries allocate once is nobody's
     for name, step in steps.items():
         results[name].peak_mb = peak_memory(step, device)
     order, begin = list(steps), time.perf_counter()

@@ -1,0 +1,42 @@
+"""What a training step of each method costs beside plain fine-tuning: the figures of `condenser methods`."""
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from expert_condenser.bench.run import benchmark
+from expert_condenser.bench.shapes import SHAPES
+from expert_condenser.bench.workloads import Setting
+from expert_condenser.implementation import NAME
+from expert_condenser.methods import METHODS
+
+PLAIN_MIXER = "densemixer (plain)"
+ARM_OF = {**{name: name for name in METHODS}, "densemixer": "densemixer_lean", PLAIN_MIXER: "densemixer"}
+"""Every method as it comes, and DenseMixer's plain implementation beside the lean one."""
+
+
+def measure_costs(rounds: int) -> dict[str, Any]:
+    """Seconds of a step and peak memory, weights included, of each method, and both relative to `sft`."""
+    shape = dataclasses.replace(SHAPES["small"], layers=2, tokens=1024)
+    setting = Setting(shape, "cpu", torch.float32, NAME)
+    report = benchmark("train", list(dict.fromkeys(ARM_OF.values())), setting, rounds=rounds, seconds=float("inf"))
+    figures = {name: report["arms"][arm] for name, arm in ARM_OF.items()}
+    peaks = {name: report["weights_mb"] + arm["peak_mb"] for name, arm in figures.items()}
+    return {
+        "measured_on": _described(report),
+        "relative_to_sft": {
+            name: {"time": round(arm["ratio"], 3), "memory": round(peaks[name] / peaks["sft"], 3)}
+            for name, arm in figures.items()
+        },
+        "medians": {name: {"step_s": arm["median_s"], "peak_mb": peaks[name]} for name, arm in figures.items()},
+    }
+
+
+def _described(report: dict[str, Any]) -> str:
+    sizes = ", ".join(f"{key} = {value}" for key, value in report["shape"].items() if key != "family")
+    tools = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    return (
+        f"random OLMoE ({sizes}), {report['dtype']}, AdamW, {report['threads']} CPU threads, {tools}, median ratios of "
+        f"{report['rounds']} steps in turns"
+    )
