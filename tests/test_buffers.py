@@ -62,6 +62,12 @@ def test_shape_and_dtype_are_those_asked_for(dtype):
         assert (tensor.shape, tensor.dtype) == ((size, 3), dtype)
 
 
+def test_scratch_made_in_inference_mode_serves_training():
+    with torch.inference_mode():
+        scratch((5, 7), LIKE)
+    assert torch.mm(torch.ones(5, 1), torch.ones(1, 7), out=scratch((5, 7), LIKE)).sum() == 35
+
+
 def test_scratch_is_the_same_memory_and_grows():
     small = scratch((5, 7), LIKE)
     assert scratch((7, 4), LIKE.double()).shape == (7, 4)

@@ -19,6 +19,7 @@ WAYS = {
     "grouped_mm": {"experts": "grouped_mm"},
     "batched_mm": {"experts": "batched_mm"},
     "sorted_mm": {"experts": "sorted_mm"},
+    "sorted_mm_recompute": {"experts": "sorted_mm_recompute"},
 }
 IMPOSSIBLE = {("sft_aux", "accumulation"), ("sft_aux", "reentrant")}
 """The auxiliary loss of a batch is no mean over its micro-batches; reentrant checkpointing is refused (below)."""

@@ -56,7 +56,7 @@ def test_a_family_is_the_same_model(family):
     assert ours.keys() == gradients.keys()
     largest = max(gradient.abs().max() for gradient in gradients.values())
     for name, gradient in gradients.items():
-        assert (ours[name] - gradient).abs().max() < 1e-5 * largest, name
+        assert (ours[name] - gradient).abs().max() < 1e-4 * gradient.abs().max() + 1e-7 * largest, name
 
 
 @pytest.mark.parametrize("family", sorted({*TINY_CONFIGS, *SWAPPABLE} - {"muse_spark"}))

@@ -56,6 +56,30 @@ def hook_counts(calls, real=None):
     return counts
 
 
+@pytest.mark.parametrize("name", [name for name in TINY_CONFIGS if "grouped" not in name])
+@pytest.mark.parametrize("detailed", [False, True])
+@pytest.mark.parametrize("preset", ["paper", "reference"])
+def test_routing_and_counting_read_nothing_back_from_the_device(name, preset, detailed):
+    """The meta device has no values: whatever would wait for one (`item`, `tolist`, a mask as index) raises."""
+    model = attached(name, preset=preset).to("meta")
+    for layer in moe_layers(model):
+        state = layer.router.state
+        state.counting, state.detailed, state.token_mask = True, detailed, torch.ones(33, device="meta")
+        hidden = torch.randn(33, 32, device="meta", requires_grad=True)
+        logits, weights, _ = layer.router(hidden)
+        (logits.sum() + weights.sum()).backward()
+        assert layer.router.counter.counts.device.type == "meta"
+        layer.router.counter.reset()
+        assert layer.router.counter.counts.device.type == "meta"
+
+
+def test_control_reading_back_from_the_meta_device_raises():
+    mask = torch.ones(33, device="meta")
+    for read in (lambda: mask.sum().item(), lambda: mask[mask != 0], lambda: mask.tolist()):
+        with pytest.raises((RuntimeError, NotImplementedError)):
+            read()
+
+
 class WithPlainBuffer(torch.nn.Module):
     def __init__(self):
         super().__init__()

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
+from torch.utils.checkpoint import checkpoint
 
 from expert_condenser import sorted_experts as module
 from expert_condenser.gating import Gate, SwiGlu
@@ -203,7 +204,7 @@ def test_of_the_pairs_only_the_projections_are_kept():
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         ours(gate, leaves, indices, transposed)
     own = {leaf.data_ptr() for leaf in leaves if leaf is not None}
-    assert [tuple(t.shape) for t in kept if t.data_ptr() not in own] == [(T * K, 2 * WIDTH)]
+    assert [tuple(t.shape) for t in kept if t.data_ptr() not in {*own, indices.data_ptr()}] == [(T * K, 2 * WIDTH)]
 
 
 @every_layout
@@ -217,6 +218,56 @@ def test_inner_products_are_those_with_each_experts_output(layout):
         output = by_token(function, [hidden, one, *fused], torch.full((T, 1), expert), transposed)
         assert torch.allclose(found[:, expert], (output * gradient).sum(-1), rtol=1e-12)
     assert not found.requires_grad
+
+
+@pytest.mark.parametrize("function", [lambda x: x, lambda x: x[..., :WIDTH] + x[..., WIDTH:]], ids=["identity", "sum"])
+def test_a_gate_that_returns_its_input_or_its_gradient_is_not_written_over(function):
+    _, _, leaves, indices, transposed = inputs("swiglu" if function(torch.ones(1, 12)).shape[1] == 6 else "not gated")
+    expected = by_token(function, leaves, indices, transposed)
+    found = ours(Gate(function), leaves, indices, transposed)
+    first = torch.autograd.grad(found.square().sum(), [leaves[1], leaves[2]], retain_graph=True)
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(first, torch.autograd.grad(found.square().sum(), [leaves[1], leaves[2]]), strict=True)
+    )
+    for a, b in zip(first, torch.autograd.grad(expected.square().sum(), [leaves[1], leaves[2]]), strict=True):
+        assert relative(a, b) < 1e-13
+
+
+def test_a_recomputation_that_chooses_otherwise_is_consistent_with_itself():
+    """Under checkpointing, what the backward pass reads is of the recomputation, the choice included."""
+    function, gate, leaves, first, transposed = inputs()
+    choices = [first, first.roll(1, 0)]
+    expected = by_token(function, leaves, choices[1], transposed)
+
+    def run(hidden):
+        return ours(gate, [hidden, *leaves[1:]], choices.pop(0), transposed)
+
+    found = checkpoint(run, leaves[0], use_reentrant=False)
+    for a, b in zip(gradients(found, leaves), gradients(expected, leaves), strict=True):
+        assert relative(a, b) < 1e-13
+
+
+def test_the_backward_pass_does_not_heed_autocast():
+    _, gate, leaves, indices, transposed = inputs(dtype=torch.float32)
+    expected = gradients(ours(gate, leaves, indices, transposed), leaves)
+    found = ours(gate, leaves, indices, transposed)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        again = gradients(found, leaves)
+    assert all(torch.equal(a, b) for a, b in zip(again, expected, strict=True))
+
+
+@every_layout
+def test_recomputation_keeps_nothing_of_the_pairs_and_gives_the_same_bits(layout):
+    _, gate, leaves, indices, transposed = inputs(layout)
+    expected, kept = ours(gate, leaves, indices, transposed), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        found = ours(gate, leaves, indices, transposed, recompute=True)
+    own = {leaf.data_ptr() for leaf in leaves if leaf is not None}
+    assert {t.data_ptr() for t in kept} <= own | {indices.data_ptr()}
+    assert torch.equal(found, expected)
+    for a, b in zip(gradients(found, leaves), gradients(expected, leaves), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_a_second_derivative_is_refused():
@@ -252,6 +303,6 @@ def test_every_input_passes_torchs_own_gradient_check():
     experts = Experts(Fused(*leaves[2:]), gate, transposed)
 
     def function(*tensors):
-        return SortedExperts.apply(*tensors, None, None, experts, sort_pairs(indices, E))
+        return SortedExperts.apply(*tensors, None, None, indices, experts)
 
     assert torch.autograd.gradcheck(function, leaves[:4])

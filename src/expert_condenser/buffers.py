@@ -25,16 +25,23 @@ _scratch = threading.local()
 def recycled(shape: tuple[int, ...], like: Tensor) -> Tensor:
     """An uninitialised tensor of the dtype of `like`, in memory of an earlier one that nobody holds any more.
 
-    The memory comes back when the last tensor on it is gone, gradients that the optimizer dropped included. At most
-    as much is kept as was in use at one time; `release` gives it up.
+    The memory comes back when the last tensor on it is gone, gradients that the optimizer dropped included. Of each
+    size as much is kept as was in use at one time; `release` gives it up.
     """
     size = math.prod(shape) * like.dtype.itemsize
     if like.device.type != "cpu" or sys.platform != "linux" or size < SMALLEST:
         return like.new_empty(shape)
-    pages = _released[size].pop() if _released[size] else mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE)
+    try:
+        pages = _released[size].pop()
+    except IndexError:
+        pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE)
     view = memoryview(pages)
-    weakref.finalize(view, _released[size].append, pages).atexit = False
+    weakref.finalize(view, _give_back, size, pages).atexit = False
     return torch.frombuffer(view, dtype=like.dtype).view(shape)
+
+
+def _give_back(size: int, pages: mmap.mmap) -> None:
+    _released[size].append(pages)
 
 
 def scratch(shape: tuple[int, ...], like: Tensor, name: str = "rows") -> Tensor:
@@ -44,7 +51,8 @@ def scratch(shape: tuple[int, ...], like: Tensor, name: str = "rows") -> Tensor:
     size = math.prod(shape) * like.dtype.itemsize
     held: Tensor | None = _scratch.__dict__.get(name)
     if held is None or held.numel() < size:
-        held = _scratch.__dict__[name] = torch.empty(size, dtype=torch.uint8)
+        with torch.inference_mode(False):  # what is made in inference mode cannot be written in training
+            held = _scratch.__dict__[name] = torch.empty(size, dtype=torch.uint8, device="cpu")
     return held[:size].view(like.dtype).view(shape)
 
 

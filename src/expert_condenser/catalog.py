@@ -82,8 +82,8 @@ def methods(arguments: list[str]) -> None:
     parser.add_argument("--measure", metavar="FILE", type=Path, help="measure the costs here, into a JSON file")
     parser.add_argument("--rounds", type=int, default=5, help="steps of each method, in turns (with --measure)")
     options = parser.parse_args(arguments)
-    if options.rounds < 1:
-        parser.error(f"--rounds is at least 1; got {options.rounds}")
+    if options.rounds < 2:
+        parser.error(f"--rounds is at least 2, for a spread; got {options.rounds}")
     if options.measure is not None:
         options.measure.touch()
         costs = measure_costs(options.rounds)

@@ -20,11 +20,12 @@ class Gate:
     def backward(
         self, projected: Float[Tensor, "N P"], gradient: Float[Tensor, "N I"]
     ) -> tuple[Float[Tensor, "N I"], Float[Tensor, "N P"]]:
-        """The activation again, and the gradient before it from the one after it."""
+        """The activation again, and the gradient before it from the one after it; both are the caller's to change."""
         with torch.enable_grad():
             leaf = projected.detach().requires_grad_()
             activated = self.function(leaf)
-        return activated.detach(), torch.autograd.grad(activated, leaf, gradient)[0]
+        # Copies, since a function may return its input, and its derivative the gradient; the caller writes into both.
+        return activated.detach().clone(), torch.autograd.grad(activated, leaf, gradient.clone())[0]
 
 
 class SwiGlu(Gate):

@@ -3,9 +3,10 @@
     AutoModelForCausalLM.from_pretrained(..., experts_implementation="sorted_mm")
 
 On a CPU it runs `expert_condenser.sorted_experts`; elsewhere, where it cannot be exact, and for the few tokens of a
-generation step, stock `grouped_mm`.
+generation step, stock `grouped_mm`. `sorted_mm_recompute` is the same with less memory and more time.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,25 +18,29 @@ from expert_condenser.gating import Gate, SwiGlu
 from expert_condenser.slices import SlicedExperts
 from expert_condenser.sorted_experts import Experts, Fused, compute_dtype, inner_products, sorted_experts
 
-NAME = "sorted_mm"
+NAME, RECOMPUTE = "sorted_mm", "sorted_mm_recompute"
 FEW_ROWS = 64
 """Rows per expert below which stock `grouped_mm` is faster where nothing is kept for a backward pass."""
 _STOCK_GATE = "_default_apply_gate"
 
 
-def sorted_mm_experts_forward(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+def sorted_mm_experts_forward(
+    self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor, *, recompute: bool = False
+) -> Tensor:
     """The experts' output `(T, D)`; the signature is that of transformers' experts interface."""
     if not is_exact_for(self, hidden_states) or is_decoding(self, top_k_index):
         stock: Tensor = grouped_mm_experts_forward(self, hidden_states, top_k_index, top_k_weights)
         return stock
     with torch.autocast(hidden_states.device.type, enabled=False):
-        return sorted_experts(hidden_states, top_k_weights, top_k_index, experts_of(self))
+        experts = experts_of(self)._replace(recompute=recompute)
+        return sorted_experts(hidden_states, top_k_weights, top_k_index, experts)
 
 
 def inner_products_of(experts: Any, hidden: Tensor, gradient: Tensor) -> Tensor | None:
     """`<E_i(x), g>` `(T, E)` of all experts of a module that runs `sorted_mm`; None where it does not."""
     config = getattr(experts, "config", None)
-    if getattr(config, "_experts_implementation", None) != NAME or not is_exact_for(experts, hidden):
+    ours = getattr(config, "_experts_implementation", None) in (NAME, RECOMPUTE)
+    if not ours or not is_exact_for(experts, hidden):
         return None
     with torch.autocast(hidden.device.type, enabled=False):
         return inner_products(hidden, gradient, experts_of(experts))
@@ -47,7 +52,7 @@ def default_implementation(device: str | None = None) -> str | None:
     `device` None is the accelerator where there is one. docs/performance.md has the measurements.
     """
     if device is None:
-        device = "cpu" if torch.accelerator.current_accelerator() is None else "accelerator"
+        device = str(torch.accelerator.current_accelerator(check_available=True) or "cpu")
     return NAME if device == "cpu" else None
 
 
@@ -97,5 +102,6 @@ def gate_of(module: Any) -> Gate:
 
 
 def register_implementation() -> None:
-    """Make transformers know `sorted_mm` (done when `expert_condenser` is imported)."""
+    """Make transformers know both names (done when `expert_condenser` is imported)."""
     ALL_EXPERTS_FUNCTIONS.register(NAME, sorted_mm_experts_forward)
+    ALL_EXPERTS_FUNCTIONS.register(RECOMPUTE, partial(sorted_mm_experts_forward, recompute=True))

@@ -209,7 +209,7 @@ class PolicyRouter(nn.Module):
         counter, mask = self.counter, self.state.token_mask
         real = torch.ones(len(indices), dtype=torch.bool, device=indices.device) if mask is None else mask != 0
         gate = torch.zeros(self.num_experts, dtype=torch.float64, device=indices.device)
-        gate.index_add_(0, indices[real].reshape(-1), weights[real].reshape(-1).double())
+        gate.index_add_(0, indices.reshape(-1), weights.double().where(real[:, None], 0.0).reshape(-1))
         counter.gate_mass = counter.gate_mass + gate
         counter.tokens = counter.tokens + real.sum()
         if self.policy is not None:

@@ -4,8 +4,9 @@
 
 Every expert is a few dense matrix products over its own tokens. Of the pairs only `up_i x` is kept for the backward
 pass: rows are gathered again, the activation is computed again, and the gradient of a weight, `<dL/dy_t, E_i(x_t)>`,
-is `<down_i^T dL/dy_t, gate(up_i x_t)>`, from a product that is needed anyway. An expert's weight gradient is written
-where it belongs, once. Written for the CPU, where launching a product costs little and memory traffic much.
+is `<down_i^T dL/dy_t, gate(up_i x_t)>`, from a product that is needed anyway. With `recompute` not even that is kept.
+An expert's weight gradient is written where it belongs, once. Written for the CPU, where launching a product costs
+little and memory traffic much.
 """
 
 from collections.abc import Sequence
@@ -40,6 +41,8 @@ class Experts(NamedTuple):
     slices: Fused | None = None
     """The slices of `weights` that train, in place of all of them."""
     slice_ids: tuple[int, ...] = ()
+    recompute: bool = False
+    """Keep nothing of the pairs, and compute `up_i x` again in the backward pass."""
 
     def right_factors(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Of every expert the projection up `(D, P)` and the projection down `(I, D)`."""
@@ -90,9 +93,10 @@ def sorted_experts(
     Computes in the dtype of the experts' weights, and in float32 where they are of a half precision that the CPU
     has no instructions for. Differentiable once, by `hidden`, `weights` and the experts' weights (or slices).
     """
-    pairs = sort_pairs(indices, len(experts.weights.up))
+    if not torch.is_grad_enabled():
+        experts = experts._replace(recompute=True)  # nothing to keep for
     trained = experts.weights if experts.slices is None else experts.slices
-    return SortedExperts.apply(hidden, weights, *trained, experts, pairs)  # type: ignore[no-untyped-call]
+    return SortedExperts.apply(hidden, weights, *trained, indices, experts)  # type: ignore[no-untyped-call]
 
 
 @torch.no_grad()
@@ -121,34 +125,41 @@ class SortedExperts(torch.autograd.Function):
     """See the module; the four tensors after `weights` are those that get a gradient."""
 
     @staticmethod
+    @torch.amp.custom_fwd(device_type="cpu")
     def forward(  # noqa: D102
         ctx: Any, hidden: Tensor, weights: Tensor, *others: Any
     ) -> Tensor:
-        experts, pairs = others[4:]
+        indices, experts = others[4:]
         fused: Fused = experts.weights
+        pairs = sort_pairs(indices, len(fused.up))
         dtype = compute_dtype(fused.up)
         ups, downs = experts.right_factors()
         size = (len(pairs.tokens), ups[0].shape[1])
-        projected = fused.up.new_empty(size) if any(ctx.needs_input_grad) else scratch(size, fused.up, "projected")
+        projected = scratch(size, fused.up, "projected") if experts.recompute else fused.up.new_empty(size)
         rows = pairs.gather(hidden.to(dtype))  # every expert's inputs, and in their place then its outputs
         of_expert, before = torch.split(rows, pairs.counts), torch.split(projected, pairs.counts)
         for e in pairs.used():
             multiply(of_expert[e], ups[e].to(dtype), before[e], bias_of(fused.up_bias, e))
             activated = experts.gate.forward(before[e].to(dtype))
             multiply(activated, downs[e].to(dtype), of_expert[e], bias_of(fused.down_bias, e))
-        ctx.save_for_backward(hidden, weights, projected, *fused)
-        ctx.experts, ctx.pairs = experts._replace(weights=None, slices=None), pairs
+        ctx.save_for_backward(hidden, weights, indices, None if experts.recompute else projected, *fused)
+        ctx.experts = experts._replace(weights=None, slices=None)
         return pairs.combine(rows, weights.to(dtype)).to(hidden.dtype)
 
     @staticmethod
+    @torch.amp.custom_bwd(device_type="cpu")
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
-        hidden, weights, projected, *fused = ctx.saved_tensors
-        experts, pairs = ctx.experts._replace(weights=Fused(*fused)), ctx.pairs
+        hidden, weights, indices, projected, *fused = ctx.saved_tensors
+        experts = ctx.experts._replace(weights=Fused(*fused))
+        # Sorted again: under checkpointing, what was saved is of the recomputation, and its choice may differ.
+        pairs = sort_pairs(indices, len(fused[0]))
         gradients = Gradients(experts, ctx.needs_input_grad[2:6])
-        dtype = compute_dtype(projected)
+        dtype = compute_dtype(fused[0])
         ups, downs = experts.right_factors()
         inputs = hidden.to(dtype)
+        if projected is None:
+            projected = project_up(inputs, experts, pairs)
         gates = weights.reshape(-1)[pairs.order].to(dtype)[:, None]
         of_gates = gates.new_empty(len(gates))
         rows = pairs.gather(gradient.to(dtype))  # every expert's gradient, and in its place then that of its inputs
@@ -169,6 +180,17 @@ class SortedExperts(torch.autograd.Function):
             torch.mm(of_projected, ups[e].to(dtype).T, out=g)
         of_weights = of_gates[pairs.place].to(weights.dtype)
         return pairs.combine(rows).to(hidden.dtype), of_weights, *gradients.finish(pairs.counts), None, None
+
+
+def project_up(hidden: Float[Tensor, "T D"], experts: Experts, pairs: Pairs) -> Float[Tensor, "S P"]:
+    """`up_i x` of every pair, in scratch memory."""
+    fused, ups = experts.weights, experts.right_factors()[0]
+    projected = scratch((len(pairs.tokens), ups[0].shape[1]), fused.up, "projected")
+    for e, (rows, out) in enumerate(
+        zip(torch.split(pairs.gather(hidden), pairs.counts), torch.split(projected, pairs.counts), strict=True)
+    ):
+        multiply(rows, ups[e].to(hidden.dtype), out, bias_of(fused.up_bias, e))
+    return projected
 
 
 class Gradients:

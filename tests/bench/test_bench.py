@@ -1,7 +1,9 @@
 """`condenser bench`: the arms are what they are called, turns are fair, the report has the promised fields."""
 
+import itertools
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from expert_condenser.bench.measure import Measurement, compare, peak_memory
 from expert_condenser.bench.roofline import dense_products, grouped_products
 from expert_condenser.bench.run import too_large
 from expert_condenser.bench.shapes import SHAPES, Shape, share_storage
-from expert_condenser.bench.workloads import LayerWork, Setting
+from expert_condenser.bench.workloads import LayerWork, Setting, active_parameters
 from expert_condenser.cli import main
 from expert_condenser.errors import BenchmarkError
 from expert_condenser.implementation import NAME
@@ -67,6 +69,7 @@ def test_every_shape_has_its_familys_layer(tmp_path, shape):
 def test_a_training_report_says_what_the_callback_takes(tmp_path):
     report = report_of(tmp_path, "train", *SIZES, "--layers", "2", "--arms", "sft,condenser,sft_aux,condenser@eager")
     assert all(0 < arm["callback_share"] < 1 for arm in report["arms"].values())
+    assert all(set(arm) > FIELDS for arm in report["arms"].values())
     assert report["weights_mb"] > 0
 
 
@@ -89,6 +92,23 @@ def test_sizes_of_the_published_models():
     assert sizes["small"] == (512, 256, 64, 8)
     assert SHAPES["small"].tokens == 2048
     assert SHAPES["small"].expert_flops() == 3 * 2 * 2048 * 8 * 3 * 512 * 256
+
+
+def test_active_parameters_are_those_that_a_token_meets():
+    model = TINY.model("cpu", torch.float32)
+    experts = moe_layers(model)[0].experts
+    one = sum(parameter.numel() for parameter in experts.parameters()) // TINY.experts
+    others = sum(p.numel() for p in model.parameters()) - TINY.experts * one
+    assert active_parameters(model) == others + TINY.top_k * one
+
+
+def test_only_the_slices_of_esft_are_weights_of_its_own():
+    model = TINY.model("cpu", torch.float32)
+    assert run.own_weights(LayerWork(ARMS["sft"], model, SETTING).model, model) == 0
+    esft = LayerWork(ARMS["esft_gate"], model, SETTING).model
+    experts = moe_layers(esft)[0].experts
+    one = sum(p.numel() * 4 for p in experts.parameters(recurse=False)) // TINY.experts
+    assert run.own_weights(esft, model) == pytest.approx(len(experts.ids()) * one / 2**20)
 
 
 def test_arms_share_weights_and_not_gradients():
@@ -146,21 +166,51 @@ def test_figures_of_a_measurement():
     assert one.ratio_to(other) == 1.5
 
 
+def test_reports_are_shown_again_as_markdown(tmp_path, capsys):
+    one = report_of(tmp_path, "layer", *SIZES, "--arms", "sft,experts:ours")
+    capsys.readouterr()
+    assert main(["bench", "show", str(tmp_path / "report.json")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].startswith("| arm | ms |")
+    assert [line.split("|")[1].strip() for line in lines[4:6]] == ["sft", "experts:ours"]
+    assert f"{one['arms']['sft']['median_s'] * 1e3:,.1f}" in lines[4]
+    report_of(tmp_path, "layer", *SIZES, "--arms", "sft,condenser", "--sweep", "tokens=64,128")
+    capsys.readouterr()
+    assert main(["bench", "show", str(tmp_path / "report.json")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2] == "| tokens | sft ms | condenser ms | sft of dense |"
+    assert [line.split("|")[1].strip() for line in lines[4:]] == ["64", "128"]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", None])
+def test_show_refuses_what_is_no_report(tmp_path, capsys, content):
+    if content is not None:
+        (tmp_path / "report.json").write_text(content)
+    assert main(["bench", "show", str(tmp_path / "report.json")]) == 2
+    assert "show prints files that --json wrote" in capsys.readouterr().err
+
+
+def test_a_spread_needs_two_rounds(capsys):
+    with pytest.raises(SystemExit):
+        main(["bench", "layer", "--rounds", "1"])
+    assert "at least 2, for a spread; got 1" in capsys.readouterr().err
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak of the resident set can be reset on Linux only")
 def test_peak_memory_is_that_of_the_call():
     held = torch.ones(30_000_000)
-    peak = peak_memory(lambda: torch.ones(20_000_000), "cpu")
+    peak = peak_memory([lambda: torch.ones(20_000_000)], "cpu")
     assert 70 < peak < 110
     assert held[0] == 1
-    assert peak_memory(lambda: None, "cpu") < 20
+    assert peak_memory([lambda: None], "cpu") < 20
 
 
 def test_rooflines_have_the_flops_of_the_experts():
-    for make in (dense_products, grouped_products):
-        step = make(TINY, "cpu", torch.float32)
+    for make, shape in itertools.product((dense_products, grouped_products), (TINY, replace(TINY, shared=40))):
+        step = make(shape, "cpu", torch.float32)
         with FlopCounterMode(display=False) as counter:
             step()
-        assert counter.get_total_flops() == TINY.expert_flops()
+        assert counter.get_total_flops() == shape.expert_flops()
 
 
 def test_what_does_not_fit_is_left_out_with_the_reason(monkeypatch):
@@ -180,6 +230,7 @@ def test_what_does_not_fit_is_left_out_with_the_reason(monkeypatch):
         (["--arms", "sft@nothing"], "with @ and an experts implementation"),
         (["--sweep", "depth=1,2"], "--sweep is SIZE=A,B"),
         (["--sweep", "tokens=1,x"], "--sweep is SIZE=A,B"),
+        (["--keep-freed-memory", "--device", "cuda"], "--device names a device of this machine"),
         (["--experts", "4", "--top-k", "8"], "at most as many experts as there are: K = 8, E = 4"),
         (["--device", "cuda"], "--device names a device of this machine"),
     ],

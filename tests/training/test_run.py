@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import SFTConfig, SFTTrainer
 
 from expert_condenser import MethodCallback
@@ -22,6 +23,7 @@ from expert_condenser.cli import main
 from expert_condenser.errors import ExpertCondenserError, TrainingError
 from expert_condenser.testing import tiny_model
 from expert_condenser.training.run import Run, StrictSFTTrainer, train
+from expert_condenser.training.trainer import SeededLengthSampler
 from tests.finetune import rows, tokenizer
 from tests.runs import (
     GAMMA1,
@@ -290,6 +292,28 @@ def test_a_training_that_ends_inside_an_epoch_is_not_continued_by_a_resume(base,
     interrupted(base, tmp_path / "cut", "train", "on_train_end", steps, **options)
     train(config(base, tmp_path / "cut", resume=True, **options))
     assert_identical(tmp_path / "cut", tmp_path / "whole", phases=("train",), last=steps)
+
+
+@pytest.mark.parametrize("step", [3, 6])
+def test_rows_grouped_by_length_are_in_the_same_order_after_a_resume(base, tmp_path, step):
+    """In the first and in the second epoch."""
+    options = {"method": "sft", "train_sampling_strategy": "group_by_length", "num_train_epochs": 2.0}
+    train(config(base, tmp_path / "whole", **options))
+    interrupted(base, tmp_path / "cut", "train", "on_step_end", step, **options)
+    train(config(base, tmp_path / "cut", resume=True, **options))
+    assert_identical(tmp_path / "cut", tmp_path / "whole", phases=("train",), last=8)
+
+
+def test_grouping_by_length_gives_another_order_in_every_epoch_and_for_every_seed():
+    plain = LengthGroupedSampler(2, lengths=[len(str(7**i)) for i in range(40)])
+    first, again, other = SeededLengthSampler(plain, 1), SeededLengthSampler(plain, 1), SeededLengthSampler(plain, 2)
+    order = list(first)
+    assert sorted(order) == list(range(40))
+    assert list(again) == order != list(other)
+    first.set_epoch(1)
+    assert list(first) != order
+    differences = [abs(plain.lengths[a] - plain.lengths[b]) for a, b in zip(order[::2], order[1::2], strict=True)]
+    assert sum(differences) < 60  # about 230 at random
 
 
 def test_the_log_of_a_resumed_run_counts_all_tokens(base, finished, tmp_path):

@@ -31,7 +31,7 @@ def score(arguments: list[str]) -> None:
     path = resolve_model(options.model_name_or_path)
     tokenizer = load_tokenizer(path)
     dataset = build_dataset(options.dataset, tokenizer, split=options.dataset_split, data_format=options.data_format)
-    model = load_model(path, options.dtype).to(torch.accelerator.current_accelerator() or "cpu")
+    model = load_model(path, options.dtype).to(torch.accelerator.current_accelerator(check_available=True) or "cpu")
     layers = moe_layers(model)
     scores = score_experts(model, tokenizer, dataset, method.score, rows=options.rows, max_length=options.max_length)
     chosen = method.choose(layers, scores)

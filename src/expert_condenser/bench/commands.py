@@ -1,20 +1,19 @@
-"""`condenser bench layer|train|generate`: arms side by side, as a table and as JSON."""
+"""`condenser bench layer|train|generate`: arms side by side, as a table and as JSON; `show` prints such files again."""
 
 import argparse
 import dataclasses
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from expert_condenser.bench.arms import ARMS, IMPLEMENTATIONS, arms_of
 from expert_condenser.bench.run import benchmark
 from expert_condenser.bench.shapes import SHAPES, Shape
+from expert_condenser.bench.tables import markdown, print_report
 from expert_condenser.bench.workloads import WORKLOADS, Setting
+from expert_condenser.buffers import keep_freed_memory
 from expert_condenser.errors import BenchmarkError
 from expert_condenser.implementation import default_implementation
 
@@ -30,19 +29,29 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 def bench(arguments: list[str]) -> None:
-    """Run one benchmark, or one per value of `--sweep`."""
+    """Run one benchmark, or one per value of `--sweep`; or print reports as Markdown."""
+    if arguments[:1] == ["show"]:
+        for path in arguments[1:]:
+            print(markdown(read_report(Path(path))))
+        return
     options = _parser().parse_args(arguments)
     shapes = _shapes(options)
     names = options.arms.split(",") if options.arms else DEFAULT_ARMS[options.workload]
     arms_of(names)
-    device = options.device or str(torch.accelerator.current_accelerator() or "cpu")
+    device = options.device or str(torch.accelerator.current_accelerator(check_available=True) or "cpu")
     if device != "cpu" and not torch.accelerator.is_available():
-        raise BenchmarkError(f"--device names a device of this machine, and it has a CPU only; got {device!r}")
+        raise BenchmarkError(
+            f"--device names a device of this machine, which has a CPU only; got {device!r}. Leave --device out."
+        )
     if options.json is not None:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.touch()
     if options.threads is not None:
         torch.set_num_threads(options.threads)
+    if options.keep_freed_memory and not keep_freed_memory():
+        raise BenchmarkError(
+            "--keep-freed-memory is a setting of glibc, and this system has another library; leave it out"
+        )
     experts = options.experts_implementation or default_implementation(device.partition(":")[0]) or "grouped_mm"
     reports = []
     for shape in shapes:
@@ -55,9 +64,22 @@ def bench(arguments: list[str]) -> None:
             options.json.write_text(json.dumps(content, indent=1) + "\n")
 
 
+def read_report(path: Path) -> dict[str, Any]:
+    """A file that `--json` wrote; raises `BenchmarkError` where it is none."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+        if not {"arms", "reports"} & content.keys():
+            raise ValueError("it has neither arms nor reports")
+    except (OSError, ValueError, AttributeError) as error:
+        raise BenchmarkError(f"show prints files that --json wrote; {path}: {error}") from error
+    return content
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="condenser bench", description="Arms side by side, in one process, in turns.")
-    parser.add_argument("workload", choices=list(WORKLOADS), help="one MoE layer, a training step, or generation")
+    parser.add_argument(
+        "workload", choices=list(WORKLOADS), help="one MoE layer, a training step, generation; or show FILE ..."
+    )
     parser.add_argument("--shape", choices=list(SHAPES), default="small", help="the sizes of a model")
     parser.add_argument("--arms", help="names with commas: " + ", ".join(ARMS) + "; a method; either with @experts")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the report")
@@ -66,9 +88,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--experts-implementation", choices=list(IMPLEMENTATIONS), help="of the arms that name none; default: ours"
     )
-    parser.add_argument("--rounds", type=_positive, default=7, help="timed calls of each arm, at most")
+    parser.add_argument("--rounds", type=_two_or_more, default=7, help="timed calls of each arm, at most")
     parser.add_argument("--seconds", type=float, default=35.0, help="start no round after about this time")
     parser.add_argument("--threads", type=_positive, help="CPU threads")
+    parser.add_argument("--keep-freed-memory", action="store_true", help="for all arms, as `condenser train` on a CPU")
     parser.add_argument("--sweep", metavar="SIZE=A,B,...", help=f"one run per value of a size: {', '.join(SIZES)}")
     for name, letter in SIZES.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=_positive, help=f"{letter} in place of the shape's")
@@ -79,6 +102,12 @@ def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"at least 1; got {value}")
+    return value
+
+
+def _two_or_more(text: str) -> int:
+    if (value := int(text)) < 2:
+        raise argparse.ArgumentTypeError(f"at least 2, for a spread; got {value}")
     return value
 
 
@@ -96,7 +125,7 @@ def _shapes(options: argparse.Namespace) -> list[Shape]:
     for one in shapes:
         if one.top_k > one.experts:
             raise BenchmarkError(
-                f"a token has at most as many experts as there are: K = {one.top_k}, E = {one.experts}"
+                f"a token has at most as many experts as there are: K = {one.top_k}, E = {one.experts}; lower --top-k"
             )
     return shapes
 
@@ -104,34 +133,3 @@ def _shapes(options: argparse.Namespace) -> list[Shape]:
 def replace(shape: Shape, changes: dict[str, Any]) -> Shape:
     """A shape with other sizes."""
     return dataclasses.replace(shape, **changes)
-
-
-def print_report(report: dict[str, Any]) -> None:
-    """The report as a table."""
-    sizes = ", ".join(f"{key}={value}" for key, value in report["shape"].items())
-    title = f"{report['workload']}: {sizes}; {report['dtype']} on {report['device']}, {report['rounds']} rounds"
-    table = Table(title=title)
-    columns: dict[str, tuple[str, Callable[[float], str]]] = {
-        "median_s": ("ms", lambda v: f"{v * 1e3:,.1f}"),
-        "iqr_s": ("± IQR", lambda v: f"{v * 1e3:,.1f}"),
-        "ratio": ("ratio", lambda v: f"{v:.3f}"),
-        "tokens_per_s": ("tokens/s", lambda v: f"{v:,.0f}"),
-        "flops_per_s": ("GFLOP/s", lambda v: f"{v / 1e9:,.0f}"),
-        "roofline_share": ("of dense", lambda v: f"{v:.0%}"),
-        "grouped_roofline_share": ("of groups", lambda v: f"{v:.0%}"),
-        "peak_mb": ("peak MB", lambda v: f"{v:,.0f}"),
-        "callback_share": ("callback", lambda v: f"{v:.2%}"),
-    }
-    shown = {k: c for k, c in columns.items() if any(a.get(k) is not None for a in report["arms"].values())}
-    table.add_column("arm")
-    for title, _ in shown.values():
-        table.add_column(title, justify="right")
-    for name, arm in report["arms"].items():
-        table.add_row(name, *("" if arm.get(k) is None else form(arm[k]) for k, (_, form) in shown.items()))
-    console = Console(width=None if Console().is_terminal else 140)
-    console.print(table)
-    for name, reason in report["skipped"].items():
-        console.print(f"left out: {name}: {reason}")
-    if "roofline_flops_per_s" in report:
-        dense, grouped = (report[f"roofline{kind}_flops_per_s"] / 1e9 for kind in ("", "_grouped"))
-        console.print(f"this machine, same FLOPs: {dense:,.0f} GFLOP/s in dense products, {grouped:,.0f} in E groups")

@@ -8,6 +8,7 @@ import torch
 from expert_condenser.bench.run import benchmark
 from expert_condenser.bench.shapes import SHAPES
 from expert_condenser.bench.workloads import Setting
+from expert_condenser.errors import BenchmarkError
 from expert_condenser.implementation import NAME
 from expert_condenser.methods import METHODS
 
@@ -22,6 +23,10 @@ def measure_costs(rounds: int) -> dict[str, Any]:
     setting = Setting(shape, "cpu", torch.float32, NAME)
     report = benchmark("train", list(dict.fromkeys(ARM_OF.values())), setting, rounds=rounds, seconds=float("inf"))
     figures = {name: report["arms"][arm] for name, arm in ARM_OF.items()}
+    if any(arm["peak_mb"] is None for arm in figures.values()):
+        raise BenchmarkError(
+            "costs are time and peak memory, and this system does not tell the latter; measure on Linux"
+        )
     peaks = {name: report["weights_mb"] + arm["peak_mb"] for name, arm in figures.items()}
     return {
         "measured_on": _described(report),

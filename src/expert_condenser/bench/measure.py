@@ -5,7 +5,7 @@ import gc
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,15 +40,17 @@ class Measurement:
         return statistics.median(a / b for a, b in zip(self.seconds, other.seconds, strict=True))
 
 
-def compare(steps: Mapping[str, Step], *, rounds: int, seconds: float, device: str) -> dict[str, Measurement]:
+def compare(
+    steps: Mapping[str, Step], *, rounds: int, seconds: float, device: str, warm: int = 1
+) -> dict[str, Measurement]:
     """Time all steps in turns, every other round backwards, at most `rounds` times and about `seconds` long.
 
-    A first, untimed call of each warms it up and measures its peak memory.
+    The first `warm` calls of each are not timed; their peak memory is measured. `rounds` is at least 2.
     """
     start = time.perf_counter()
     results = {name: Measurement() for name in steps}
     for name, step in steps.items():
-        results[name].peak_mb = peak_memory(step, device)
+        results[name].peak_mb = peak_memory([step] * warm, device)
     order, begin = list(steps), time.perf_counter()
     for index in range(rounds):
         spent = time.perf_counter() - start
@@ -71,11 +73,11 @@ def timed(step: Step, device: str) -> float:
 def synchronize(device: str) -> None:
     """Wait for an accelerator."""
     if device != "cpu":
-        torch.accelerator.synchronize()
+        torch.accelerator.synchronize(device)
 
 
-def peak_memory(step: Step, device: str) -> float | None:
-    """Peak memory of one call above what was in use before it, in MB; None where the system does not tell.
+def peak_memory(calls: Sequence[Step], device: str) -> float | None:
+    """Peak memory of some calls above what was in use before them, in MB; None where the system does not tell.
 
     On a CPU this is the resident set, whose peak Linux lets a process reset.
     """
@@ -83,12 +85,12 @@ def peak_memory(step: Step, device: str) -> float | None:
     release()
     if device.startswith("cuda"):
         torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-        allocated = torch.cuda.memory_allocated()
-        step()
-        return (torch.cuda.max_memory_allocated() - allocated) / 2**20
+        torch.cuda.reset_peak_memory_stats(device)
+        allocated = torch.cuda.memory_allocated(device)
+        run_all(calls)
+        return (torch.cuda.max_memory_allocated(device) - allocated) / 2**20
     if device != "cpu" or sys.platform != "linux":
-        step()
+        run_all(calls)
         return None
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
@@ -96,11 +98,17 @@ def peak_memory(step: Step, device: str) -> float | None:
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
-        step()
+        run_all(calls)
         return None
     before = _resident("VmRSS")
-    step()
+    run_all(calls)
     return _resident("VmHWM") - before
+
+
+def run_all(calls: Sequence[Step]) -> None:
+    """One after the other."""
+    for call in calls:
+        call()
 
 
 def _resident(key: str) -> float:

@@ -1,6 +1,5 @@
 """One benchmark: arms in turns on one workload, beside the machine's own rate; the result as JSON."""
 
-import gc
 import statistics
 from importlib.metadata import version
 from typing import Any
@@ -19,8 +18,9 @@ ROOFLINES = {"roofline:dense": dense_products, "roofline:grouped": grouped_produ
 def benchmark(workload: str, names: list[str], setting: Setting, *, rounds: int, seconds: float) -> dict[str, Any]:
     """The report of one run: per arm the figures, its ratio to the first arm, and its share of the roofline.
 
-    `flops_per_s` counts the FLOPs that a sparse layer needs (model FLOPs), forward and backward, for every arm alike;
-    `peak_mb` is memory above the weights, which the arms have in common (`weights_mb`).
+    `flops_per_s` counts what the sparse model needs (model FLOPs) for every arm alike: those of a layer's experts, or 6
+    (training) or 2 (generation) per token and active parameter. `peak_mb` is memory above the weights that arms have
+    in common (`weights_mb`).
     Raises `BenchmarkError` where no arm fits into memory.
     """
     arms = arms_of(names)
@@ -32,30 +32,33 @@ def benchmark(workload: str, names: list[str], setting: Setting, *, rounds: int,
     work: Any = WORKLOADS[workload]
     work(next(iter(arms.values())), model, setting)()  # what the libraries allocate once is no arm's
     steps: dict[str, Any] = {name: work(arm, model, setting) for name, arm in arms.items()}
-    rooflines: dict[str, Any] = {}
-    if workload == "layer":
-        rooflines = {name: make(setting.shape, setting.device, setting.dtype) for name, make in ROOFLINES.items()}
-    results = compare({**steps, **rooflines}, rounds=rounds, seconds=seconds, device=setting.device)
+    rooflines = {name: make(setting.shape, setting.device, setting.dtype) for name, make in ROOFLINES.items()}
+    results = compare({**steps, **rooflines}, rounds=rounds, seconds=seconds, device=setting.device, warm=work.warm)
     report = {
         "workload": workload,
         **describe(setting),
         "rounds": len(next(iter(results.values())).seconds),
-        "arms": {name: _figures(workload, results[name], results, setting) for name in steps},
+        "arms": {name: _figures(step, results[name], results, setting) for name, step in steps.items()},
         "weights_mb": sum(p.numel() * p.itemsize for p in model.parameters()) / 2**20,
         "skipped": skipped,
         "versions": {name: version(name) for name in ("torch", "transformers", "expert-condenser")},
     }
-    if workload == "layer":
-        flops = setting.shape.expert_flops()
-        report["roofline_flops_per_s"] = flops / results["roofline:dense"].median
-        report["roofline_grouped_flops_per_s"] = flops / results["roofline:grouped"].median
+    flops = setting.shape.expert_flops()
+    report["roofline_flops_per_s"] = flops / results["roofline:dense"].median
+    report["roofline_grouped_flops_per_s"] = flops / results["roofline:grouped"].median
     for name, step in steps.items():
+        if report["arms"][name]["peak_mb"] is not None:
+            report["arms"][name]["peak_mb"] += own_weights(step.model, model)
         if isinstance(step, TrainWork):
             timed = step.callback_seconds[-report["rounds"] :]
             report["arms"][name]["callback_share"] = statistics.median(timed) / results[name].median
-    del model, steps
-    gc.collect()
     return report
+
+
+def own_weights(model: Any, base: Any) -> float:
+    """MB of the parameters that an arm does not share with the model: ESFT's slices."""
+    shared = {parameter.data_ptr() for parameter in base.parameters()}
+    return sum(p.numel() * p.itemsize for p in model.parameters() if p.data_ptr() not in shared) / 2**20
 
 
 def describe(setting: Setting) -> dict[str, Any]:
@@ -74,22 +77,18 @@ def describe(setting: Setting) -> dict[str, Any]:
     }
 
 
-def _figures(workload: str, own: Measurement, all_results: dict[str, Measurement], setting: Setting) -> dict[str, Any]:
-    shape = setting.shape
-    tokens = shape.tokens if workload != "generate" else shape.tokens // 96 * 32
-    figures: dict[str, Any] = {
+def _figures(step: Any, own: Measurement, results: dict[str, Measurement], setting: Setting) -> dict[str, Any]:
+    work = step.flops / setting.shape.expert_flops()  # in units of the rooflines' FLOPs
+    return {
         "median_s": own.median,
         "iqr_s": own.spread,
-        "tokens_per_s": tokens / own.median,
-        "flops_per_s": None,
+        "tokens_per_s": step.tokens / own.median,
+        "flops_per_s": step.flops / own.median,
         "peak_mb": own.peak_mb,
-        "ratio": own.ratio_to(next(iter(all_results.values()))),
+        "ratio": own.ratio_to(next(iter(results.values()))),
+        "roofline_share": work / own.ratio_to(results["roofline:dense"]),
+        "grouped_roofline_share": work / own.ratio_to(results["roofline:grouped"]),
     }
-    if workload == "layer":
-        figures["flops_per_s"] = shape.expert_flops() / own.median
-        figures["roofline_share"] = 1 / own.ratio_to(all_results["roofline:dense"])
-        figures["grouped_roofline_share"] = 1 / own.ratio_to(all_results["roofline:grouped"])
-    return figures
 
 
 def too_large(arm: Arm, setting: Setting) -> str | None:

@@ -24,11 +24,13 @@ class Shape:
     top_k: int
     tokens: int = 2048
     layers: int = 1
+    shared: int = 0
+    """Width of the experts that every token passes besides."""
     options: dict[str, Any] = field(default_factory=dict)
 
-    def expert_flops(self, slots: int | None = None) -> int:
-        """FLOPs of one layer's routed experts, forward and backward: three products of `6 T K D I` each."""
-        return 3 * 6 * self.tokens * (slots or self.top_k) * self.hidden * self.intermediate
+    def expert_flops(self) -> int:
+        """FLOPs of one layer's experts, forward and backward: three products of `6 T D (K I + shared)` each."""
+        return 3 * 6 * self.tokens * self.hidden * (self.top_k * self.intermediate + self.shared)
 
     def config(self) -> Any:
         """The family's config at these sizes."""
@@ -57,10 +59,13 @@ SHAPES = {
     "small": Shape("olmoe", 512, 256, 64, 8, options={"num_attention_heads": 8}),
     "testbed": Shape("olmoe", 160, 80, 24, 4, tokens=6144, layers=5, options={"num_attention_heads": 5}),
     "olmoe": Shape("olmoe", 2048, 1024, 64, 8, options=_HEADS),
-    "qwen1.5-moe": Shape("qwen2_moe", 2048, 1408, 60, 4, options={**_HEADS, "shared_expert_intermediate_size": 5632}),
+    "qwen1.5-moe": Shape(
+        "qwen2_moe", 2048, 1408, 60, 4, shared=5632, options={**_HEADS, "shared_expert_intermediate_size": 5632}
+    ),
     "deepseek-v2-lite": Shape(
         "deepseek_v2",
         *(2048, 1408, 64, 6),
+        shared=2816,
         options={
             **_HEADS,
             "n_shared_experts": 2,

@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from expert_condenser.bench.arms import Arm, prepare
+from expert_condenser.bench.measure import synchronize
 from expert_condenser.bench.shapes import VOCABULARY, Shape, share_storage
 from expert_condenser.methods import Method
 from expert_condenser.models import moe_layers
@@ -33,9 +34,12 @@ class Setting:
 class LayerWork:
     """The first MoE layer: forward and backward, with usage counted; the gradients are dropped at the end."""
 
+    warm = 1
+
     def __init__(self, arm: Arm, model: PreTrainedModel, setting: Setting) -> None:
         self.model = share_storage(model)
         prepare(arm, self.model, setting.experts)
+        self.tokens, self.flops = setting.shape.tokens, setting.shape.expert_flops()
         layer = moe_layers(self.model)[0]
         layer.router.state.counting = True
         self.block = self.model.get_submodule(layer.block)
@@ -55,6 +59,9 @@ class LayerWork:
 class TrainWork:
     """A training step with AdamW, and everything that the method and its callback do in one that is logged."""
 
+    warm = 2
+    """The optimizer's state is made in the first step, and there in every other."""
+
     def __init__(self, arm: Arm, model: PreTrainedModel, setting: Setting) -> None:
         self.model: Any = share_storage(model)
         self.method: Method = prepare(arm, self.model, setting.experts)
@@ -67,6 +74,8 @@ class TrainWork:
         generator = torch.Generator().manual_seed(1)
         self.ids = torch.randint(0, VOCABULARY, (rows, setting.shape.tokens // rows), generator=generator)
         self.ids = self.ids.to(setting.device)
+        self.device, self.tokens = setting.device, self.ids.numel()
+        self.flops = 6 * self.tokens * active_parameters(model)
         self.callback_seconds: list[float] = []
 
     def __call__(self) -> None:
@@ -84,13 +93,16 @@ class TrainWork:
         self.callback_seconds.append(spent)
 
     def _clocked(self, event: str, **options: Any) -> float:
+        synchronize(self.device)  # what waits here is the model's
         begin = time.perf_counter()
         getattr(self.callback, event)(self.args, self.state, None, **options)
         return time.perf_counter() - begin
 
 
 class GenerateWork:
-    """Greedy generation of a batch with a KV cache."""
+    """Greedy generation of a batch with a KV cache; `tokens` are the new ones."""
+
+    warm = 1
 
     def __init__(self, arm: Arm, model: PreTrainedModel, setting: Setting) -> None:
         self.model: Any = share_storage(model)
@@ -99,6 +111,8 @@ class GenerateWork:
         generator = torch.Generator().manual_seed(1)
         rows = max(setting.shape.tokens // (PROMPT + NEW_TOKENS), 1)
         self.ids = torch.randint(2, VOCABULARY, (rows, PROMPT), generator=generator).to(setting.device)
+        self.tokens = rows * NEW_TOKENS
+        self.flops = 2 * rows * (PROMPT + NEW_TOKENS - 1) * active_parameters(model)
 
     @torch.no_grad()
     def __call__(self) -> None:
@@ -111,6 +125,15 @@ class GenerateWork:
             max_new_tokens=NEW_TOKENS,
             pad_token_id=0,
         )
+
+
+def active_parameters(model: PreTrainedModel) -> int:
+    """Parameters that a token meets: of the routed experts K of E. FLOPs of attention scores are not in them."""
+    layers = moe_layers(model)
+    total, routed = sum(p.numel() for p in model.parameters()), 0
+    for layer in layers:
+        routed += sum(p.numel() for p in layer.experts.parameters())
+    return total - routed + routed * layers[0].top_k // layers[0].num_experts
 
 
 WORKLOADS = {"layer": LayerWork, "train": TrainWork, "generate": GenerateWork}

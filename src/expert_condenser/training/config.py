@@ -36,7 +36,7 @@ class TrainingConfig(AdapterConfig, MethodConfig, SFTConfig):
     eval_split: str = field(default="train", metadata={"help": "Split of eval_dataset; a file has only 'train'."})
     dtype: str = field(default="float32", metadata={"help": "Weights: 'float32', 'bfloat16', or 'auto' (as saved)."})
     experts_implementation: str | None = field(
-        default=None, metadata={"help": "'sorted_mm' (default on a CPU), 'grouped_mm' (else), 'batched_mm', 'eager'."}
+        default=None, metadata={"help": "'sorted_mm' (default on a CPU), 'sorted_mm_recompute', 'grouped_mm', 'eager'."}
     )
     resume: bool = field(default=False, metadata={"help": "Go on from the newest whole checkpoint of output_dir."})
     overwrite: bool = field(default=False, metadata={"help": "Delete what output_dir holds and start again."})

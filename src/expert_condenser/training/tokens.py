@@ -1,9 +1,10 @@
 """Conversations as tokens: rendered by the chat template, measured, and kept on disk."""
 
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from itertools import takewhile
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import datasets
@@ -12,6 +13,8 @@ from datasets.fingerprint import Hasher
 from transformers import PreTrainedTokenizerBase
 
 from expert_condenser.training.formats import Message
+
+_COMPUTED_BY = ("expert-condenser", "transformers", "tokenizers", "trl", "datasets")
 
 
 def render(messages: list[Message], tokenizer: PreTrainedTokenizerBase, **options: bool) -> Any:
@@ -22,18 +25,30 @@ def render(messages: list[Message], tokenizer: PreTrainedTokenizerBase, **option
 def on_disk(dataset: Dataset) -> Dataset:
     """The same rows in the cache of `datasets`: what is computed from them, tokens above all, is kept beside them.
 
-    The next run on the same rows and tokenizer finds it there. Where the cache cannot be written, `dataset` itself.
+    The next run on the same rows and tokenizer finds it there, unless one of the libraries that compute it has another
+    version. Where the cache cannot be written, `dataset` itself.
     """
-    folder = Path(datasets.config.HF_DATASETS_CACHE) / "expert-condenser" / Hasher.hash(dataset.to_dict())
+    key = Hasher.hash([dataset.to_dict(), [version(name) for name in _COMPUTED_BY]])
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / "expert-condenser" / key
     try:
         if not folder.exists():
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            temporary = Path(mkdtemp(dir=folder.parent))
-            dataset.save_to_disk(temporary)
-            temporary.rename(folder)
+            _save(dataset, folder)
         return load_from_disk(folder)
     except OSError:
         return dataset
+
+
+def _save(dataset: Dataset, folder: Path) -> None:
+    """All of it or nothing; another process may be faster."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder.parent) as temporary:
+        rows = Path(temporary) / "rows"
+        dataset.save_to_disk(rows)
+        try:
+            rows.rename(folder)
+        except OSError:
+            if not folder.exists():
+                raise
 
 
 def length_report(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, float | int]:
