@@ -82,6 +82,7 @@ def _figures(step: Any, own: Measurement, results: dict[str, Measurement], setti
     return {
         "median_s": own.median,
         "iqr_s": own.spread,
+        "seconds": [round(second, 6) for second in own.seconds],
         "tokens_per_s": step.tokens / own.median,
         "flops_per_s": step.flops / own.median,
         "peak_mb": own.peak_mb,
