@@ -313,7 +313,7 @@ def test_grouping_by_length_gives_another_order_in_every_epoch_and_for_every_see
     first.set_epoch(1)
     assert list(first) != order
     differences = [abs(plain.lengths[a] - plain.lengths[b]) for a, b in zip(order[::2], order[1::2], strict=True)]
-    assert sum(differences) < 60  # about 230 at random
+    assert sum(differences) < 115  # half of what it is at random
 
 
 def test_the_log_of_a_resumed_run_counts_all_tokens(base, finished, tmp_path):
