@@ -49,10 +49,10 @@ def compare(
     """
     start = time.perf_counter()
     results = {name: Measurement() for name in steps}
-    for name, step in steps.items():
-        results[name].peak_mb = peak_memory([step] * warm, device)
+    gc.collect()
     order = list(steps)
-    steps[order[0]]()  # has again what every arm's measurement of memory gave up
+    for name in reversed(order):  # the last steps, products alone, come first and warm the libraries up
+        results[name].peak_mb = peak_memory([steps[name]] * warm, device)
     begin = time.perf_counter()
     for index in range(rounds):
         spent = time.perf_counter() - start
@@ -83,7 +83,6 @@ def peak_memory(calls: Sequence[Step], device: str) -> float | None:
 
     On a CPU this is the resident set, whose peak Linux lets a process reset.
     """
-    gc.collect()
     release()
     if device.startswith("cuda"):
         torch.cuda.empty_cache()

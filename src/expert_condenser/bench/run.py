@@ -30,7 +30,6 @@ def benchmark(workload: str, names: list[str], setting: Setting, *, rounds: int,
         raise BenchmarkError(f"no arm fits into memory: {skipped}")
     model = setting.shape.model(setting.device, setting.dtype)
     work: Any = WORKLOADS[workload]
-    work(next(iter(arms.values())), model, setting)()  # what the libraries allocate once is no arm's
     steps: dict[str, Any] = {name: work(arm, model, setting) for name, arm in arms.items()}
     rooflines = {name: make(setting.shape, setting.device, setting.dtype) for name, make in ROOFLINES.items()}
     results = compare({**steps, **rooflines}, rounds=rounds, seconds=seconds, device=setting.device, warm=work.warm)
