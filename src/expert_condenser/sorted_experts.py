@@ -105,7 +105,7 @@ def inner_products(
 ) -> Float[Tensor, "T E"]:
     """`<E_i(x_t), g_t>` of every token and every expert, without gradient; memory is that of one expert at a time.
 
-    As in the backward pass above, `E_i(x)` itself is not needed: it is `<gate(up_i x), down_i^T g>`.
+    As in the backward pass of `SortedExperts`, `E_i(x)` itself is not needed: it is `<gate(up_i x), down_i^T g>`.
     """
     fused = experts.weights
     dtype = compute_dtype(fused.up)
@@ -177,9 +177,11 @@ class SortedExperts(torch.autograd.Function):
             if gradients.wants(e):
                 gradients.write_down(e, activated.mul_(gate[e]), g, gate[e])
                 gradients.write_up(e, inputs.index_select(0, tokens[e]), of_projected)
-            torch.mm(of_projected, ups[e].to(dtype).T, out=g)
+            if ctx.needs_input_grad[0]:  # not in the first layer where all below it is frozen (ESFT)
+                torch.mm(of_projected, ups[e].to(dtype).T, out=g)
+        of_hidden = pairs.combine(rows).to(hidden.dtype) if ctx.needs_input_grad[0] else None
         of_weights = of_gates[pairs.place].to(weights.dtype)
-        return pairs.combine(rows).to(hidden.dtype), of_weights, *gradients.finish(pairs.counts), None, None
+        return of_hidden, of_weights, *gradients.finish(pairs.counts), None, None
 
 
 def project_up(hidden: Float[Tensor, "T D"], experts: Experts, pairs: Pairs) -> Float[Tensor, "S P"]:

@@ -19,7 +19,7 @@ LEAST_ROUNDS = 2
 
 @dataclass
 class Measurement:
-    """Seconds of every timed call, in order, and the peak memory of an untimed one before, in MB."""
+    """Seconds of every timed call, in order, and the peak memory of the untimed ones before, in MB."""
 
     seconds: list[float] = field(default_factory=list)
     peak_mb: float | None = None
