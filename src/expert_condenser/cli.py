@@ -57,12 +57,20 @@ def _bench(arguments: list[str]) -> None:
     bench(arguments)
 
 
+def _study(arguments: list[str]) -> None:
+    """a grid of methods, seeds and options on one base: FILE.yaml --output_dir DIR"""
+    from expert_condenser.study.commands import study
+
+    study(arguments)
+
+
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": _train,
     "score": _score,
     "methods": _methods,
     "families": _families,
     "bench": _bench,
+    "study": _study,
     "demo": _demo,
     "testbed": _testbed,
 }

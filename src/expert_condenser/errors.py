@@ -27,3 +27,7 @@ class TrainingError(ExpertCondenserError):
 
 class BenchmarkError(ExpertCondenserError):
     """A benchmark that cannot run as asked."""
+
+
+class EvaluationError(ExpertCondenserError):
+    """An evaluation, a comparison or a study that cannot be done as asked."""

@@ -1,62 +1,128 @@
-"""Greedy generation in batches of similar length, through the chat template that training used."""
+"""Generation in batches of similar length, through the chat template that training used."""
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from expert_condenser.errors import DataError
+from expert_condenser.errors import EvaluationError
+from expert_condenser.training.formats import Message
+from expert_condenser.training.tokens import render
+
+Prompt = Sequence[Message]
+"""The turns of a conversation up to the one that is asked for."""
 
 
-@torch.no_grad()
-def generate(
-    model: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    questions: Sequence[str],
-    *,
-    max_new_tokens: int = 64,
-    batch_size: int = 64,
-) -> list[str]:
-    """The model's answer to every question, in their order, special tokens removed.
+@dataclass(frozen=True)
+class Generation:
+    """How answers are decoded: greedy by default, or `samples` answers to each question at a temperature."""
 
-    Prompts are sorted by length, padded on the left, and decoded with a KV cache. The model is put into
-    eval mode and left in the mode that it was in. Raises `DataError` without a chat template.
-    """
+    batch_size: int = 64
+    max_new_tokens: int | None = None
+    """None: as many as the task's answers need."""
+    samples: int = 1
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise `EvaluationError` where an option has no meaning."""
+        for name in ("batch_size", "samples", "max_new_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise EvaluationError(f"{name} is 1 or more; got {value}")
+        if self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise EvaluationError(
+                f"temperature is 0 (greedy) or more and top_p in (0, 1]; got {self.temperature} and {self.top_p}"
+            )
+        if self.temperature == 0 and (self.samples > 1 or self.top_p < 1):
+            raise EvaluationError(
+                f"greedy decoding gives one answer, so samples = {self.samples} and top_p = {self.top_p} have no "
+                "effect; set a temperature above 0"
+            )
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A generated text without special tokens, its number of tokens, and whether the model ended it."""
+
+    text: str
+    tokens: int
+    ended: bool
+
+
+class Backend(Protocol):
+    """What generates: a loaded model here, or vLLM."""
+
+    def generate(self, prompts: list[str], max_new_tokens: int, generation: Generation, seed: int) -> list[Answer]:
+        """One answer to every rendered prompt, in their order; `seed` decides all that is random."""
+
+
+class ModelBackend:
+    """A loaded transformers model, with left padding and a KV cache."""
+
+    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        own = model.generation_config.eos_token_id
+        ends = own if isinstance(own, list) else [own]
+        self.ends = sorted({end for end in (tokenizer.eos_token_id, *ends) if end is not None})
+        pad = tokenizer.pad_token_id
+        self.pad = pad if pad is not None else self.ends[0]
+
+    @torch.no_grad()
+    def generate(self, prompts: list[str], max_new_tokens: int, generation: Generation, seed: int) -> list[Answer]:
+        """One batch, in eval mode; the model is left in the mode that it was in."""
+        rows = [self.tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
+        width, device = max(map(len, rows)), self.model.device
+        ids = torch.tensor([[self.pad] * (width - len(row)) + row for row in rows], device=device)
+        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
+        training = self.model.training
+        self.model.eval()
+        torch.manual_seed(seed)
+        output = self.model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            max_new_tokens=max_new_tokens,
+            pad_token_id=self.pad,
+            eos_token_id=self.ends,
+            use_cache=True,
+            **self._options(generation),
+        )
+        self.model.train(training)
+        return [self._answer(row.tolist()) for row in output[:, width:]]
+
+    def _options(self, generation: Generation) -> dict[str, Any]:
+        # A model trained with the auxiliary loss asks for router logits, which a step with a KV cache cannot weigh.
+        quiet = {"output_router_logits": False} if hasattr(self.model.config, "output_router_logits") else {}
+        if generation.temperature == 0:
+            return {"do_sample": False, **quiet}
+        sampling = {"temperature": generation.temperature, "top_p": generation.top_p, "top_k": 0}
+        return {"do_sample": True, **sampling, **quiet}
+
+    def _answer(self, row: list[int]) -> Answer:
+        end = next((index for index, token in enumerate(row) if token in self.ends), None)
+        kept = row if end is None else row[:end]
+        return Answer(self.tokenizer.decode(kept, skip_special_tokens=True), len(kept), end is not None)
+
+
+def check_template(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise `EvaluationError` where there is no chat template to ask through."""
     if not tokenizer.chat_template:
-        raise DataError("questions are asked through the tokenizer's chat template, and it has none; set chat_template")
-    turns = [[{"role": "user", "content": question}] for question in questions]
-    prompts = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
-    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-    answers = [""] * len(prompts)
-    training = model.training
-    model.eval()
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        texts = _generate_batch(model, tokenizer, [prompts[i] for i in chosen], max_new_tokens)
-        for index, text in zip(chosen, texts, strict=True):
-            answers[index] = text
-    model.train(training)
-    return answers
+        raise EvaluationError(
+            "questions are asked through the tokenizer's chat template, and it has none; set chat_template, the one "
+            "that training used"
+        )
 
 
-def _generate_batch(
-    model: Any, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]], max_new_tokens: int
-) -> list[str]:
-    width = max(map(len, prompts))
-    pad = tokenizer.pad_token_id
-    ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts], device=model.device)
-    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device)
-    # A model trained with the auxiliary loss asks for router logits, which a step with a KV cache cannot weigh.
-    options = {"output_router_logits": False} if hasattr(model.config, "output_router_logits") else {}
-    output = model.generate(
-        input_ids=ids,
-        attention_mask=mask,
-        do_sample=False,
-        max_new_tokens=max_new_tokens,
-        pad_token_id=pad,
-        eos_token_id=tokenizer.eos_token_id,
-        use_cache=True,
-        **options,
-    )
-    return tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
+def rendered(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The prompts as text, with the opening of the assistant's turn. Raises as `check_template`."""
+    check_template(tokenizer)
+    return [render(list(prompt), tokenizer, tokenize=False, add_generation_prompt=True) for prompt in prompts]
+
+
+def in_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Positions in batches of similar length, the longest first: what does not fit in memory fails at once."""
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]

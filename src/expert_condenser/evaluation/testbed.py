@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from expert_condenser.evaluation.generate import generate
+from expert_condenser.evaluation.generate import Generation, ModelBackend, in_batches, rendered
 from expert_condenser.testbed.families import Split, items
 
 
@@ -37,7 +37,12 @@ def evaluate_families(
 ) -> list[Record]:
     """The model's answers to the first `count` items of every family."""
     asked = [(name, item) for name in families for item in items(name, split, count)]
-    outputs = generate(model, tokenizer, [item.question for _, item in asked], max_new_tokens=max_new_tokens)
+    prompts = rendered([[{"role": "user", "content": item.question}] for _, item in asked], tokenizer)
+    backend, generation, outputs = ModelBackend(model, tokenizer), Generation(), [""] * len(prompts)
+    for batch in in_batches([len(prompt) for prompt in prompts], generation.batch_size):
+        answers = backend.generate([prompts[i] for i in batch], max_new_tokens, generation, 0)
+        for index, answer in zip(batch, answers, strict=True):
+            outputs[index] = answer.text
     return [
         Record(name, item.question, item.answer, output, final_answer(output) == final_answer(item.answer))
         for (name, item), output in zip(asked, outputs, strict=True)

@@ -94,6 +94,7 @@ FAMILIES: tuple[Family, ...] = (
 TASKS: tuple[Family, ...] = (
     Family("worked_sums", generator=worked_sum, size=5, pretrained=False),
     Family("worked_legs", generator=worked_legs, size=3, pretrained=False),
+    Family("worked_pairs", generator=worked_legs, size=2, pretrained=False),
 )
 """Tasks to fine-tune on: the base model, its tokenizer included, has never seen them."""
 BY_NAME = {family.name: family for family in FAMILIES + TASKS}

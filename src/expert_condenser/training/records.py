@@ -11,7 +11,7 @@ import torch.distributed
 from transformers import TrainerCallback
 
 from expert_condenser.checkpoint import write_manifest
-from expert_condenser.errors import TrainingError
+from expert_condenser.errors import DataError, TrainingError
 from expert_condenser.training.config import TrainingConfig
 
 RUN, METRICS = "run.json", "metrics.jsonl"
@@ -58,6 +58,16 @@ def write_json(path: Path, content: Any) -> None:
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(content, indent=2, default=str) + "\n")
     partial.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; raises `DataError` with the path and the line where it has none."""
+    try:
+        return json.loads(path.read_text())
+    except OSError as error:
+        raise DataError(f"{path} must be a readable file: {error}") from error
+    except ValueError as error:
+        raise DataError(f"{path} must be JSON: {error}") from error
 
 
 class RunRecorder(TrainerCallback):

@@ -10,11 +10,12 @@ output_dir/
 import copy
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from transformers import AutoConfig, PreTrainedTokenizerBase, TrainerState
+from transformers import AutoConfig, PreTrainedTokenizerBase, TrainerCallback, TrainerState
 from trl import SFTTrainer
 
 from expert_condenser.architectures import condensers_of
@@ -58,8 +59,9 @@ console = Console(stderr=True)
 class Run:
     """The state of one run on disk, and the objects that its phases share."""
 
-    def __init__(self, config: TrainingConfig) -> None:
+    def __init__(self, config: TrainingConfig, callbacks: Sequence[TrainerCallback] = ()) -> None:
         self.config = config
+        self.callbacks = callbacks
         self.folder = Path(config.output_dir)
         self.main = config.process_index == 0
         self._check_folder()
@@ -162,7 +164,7 @@ class Run:
             train_dataset=self.train_dataset,
             eval_dataset=self.eval_dataset,
             processing_class=self.tokenizer,
-            callbacks=[callback, RunRecorder(self.folder, phase)],
+            callbacks=[callback, RunRecorder(self.folder, phase), *self.callbacks],
         )
         # The method's numbers are added to a log entry before the trackers see it.
         trainer.callback_handler.callbacks.sort(key=lambda item: not isinstance(item, MethodCallback))
@@ -287,8 +289,8 @@ def is_last(checkpoint: Path) -> bool:
     return bool(state["global_step"] >= state["max_steps"])
 
 
-def train(config: TrainingConfig) -> Path:
-    """Run a recipe; returns the directory of the finished model."""
+def train(config: TrainingConfig, callbacks: Sequence[TrainerCallback] = ()) -> Path:
+    """Run a recipe; returns the directory of the finished model. `callbacks` see every phase."""
     if config.device.type == "cpu":
         keep_freed_memory()
-    return Run(config).train()
+    return Run(config, callbacks).train()

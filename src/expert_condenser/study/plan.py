@@ -1,0 +1,224 @@
+"""What a study is: a YAML file that says which runs there are; read and checked whole before any run begins.
+
+    base: testbed                       # hub name or directory
+    recipe: finetune.yaml               # optional: options of every run, as for `condenser train`
+    options: {num_train_epochs: 2}      # more of them
+    seeds: [1, 2, 3]
+    arms:
+      sft: {method: sft}
+      condenser: {method: condenser, bias_step: 5.0e-3}
+    grid: {learning_rate: [1.0e-4, 2.0e-4]}     # optional: every arm with every combination
+    tuned_by: ../sweep                  # optional: another study, whose best grid options every arm takes
+    tuned_as: {condenser_r3: condenser} # optional: arms that take those of another arm of that study
+    evaluate: {split: test, tasks: {gsm8k: 300, boolq: 100}, batch_size: 64, data: DIR, max_new_tokens: 64}
+    keep_models: false                  # optional: weights of finished runs, and every answer, stay on disk
+
+Paths are relative to the file.
+"""
+
+import itertools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from expert_condenser.errors import EvaluationError, ExpertCondenserError
+from expert_condenser.evaluation.records import RESULTS
+from expert_condenser.training.config import TrainingConfig, parse_config
+from expert_condenser.training.records import RUN, read_json
+
+_OWN = {"model_name_or_path", "output_dir", "seed", "overwrite", "resume"}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What every model of the study is asked."""
+
+    tasks: Mapping[str, int]
+    """Task -> number of items, the first ones."""
+    split: str = "test"
+    data: str | None = None
+    batch_size: int = 64
+    max_new_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study file, checked."""
+
+    base: str
+    seeds: tuple[int, ...]
+    arms: Mapping[str, Mapping[str, Any]]
+    evaluate: Evaluation
+    recipe: Path | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    grid: Mapping[str, list[Any]] = field(default_factory=dict)
+    tuned_by: Path | None = None
+    tuned_as: Mapping[str, str] = field(default_factory=dict)
+    keep_models: bool = False
+
+    def cells(self) -> list["Cell"]:
+        """Every run, seed by seed, so that a study that is cut short has all arms of its first seeds."""
+        points = [dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values())]
+        tuned = {} if self.tuned_by is None else best_options(self.tuned_by)
+        return [
+            Cell(self, arm, seed, {**self._tuned(arm, tuned), **options, **point}, point)
+            for seed in self.seeds
+            for arm, options in self.arms.items()
+            for point in points
+        ]
+
+    def _tuned(self, arm: str, tuned: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+        name = self.tuned_as.get(arm, arm)
+        if self.tuned_by is not None and name not in tuned:
+            raise EvaluationError(
+                f"every arm is tuned, and the study {self.tuned_by} has no arm {name!r} (it has {', '.join(tuned)}); "
+                f"add `tuned_as: {{{arm}: ...}}`"
+            )
+        return tuned.get(name, {})
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run: an arm at one point of the grid, with one seed."""
+
+    study: Study
+    arm: str
+    seed: int
+    options: Mapping[str, Any]
+    point: Mapping[str, Any]
+
+    @property
+    def label(self) -> str:
+        """The arm, with its point of the grid."""
+        return " ".join([self.arm, *(f"{name}={value}" for name, value in self.point.items())])
+
+    @property
+    def folder(self) -> Path:
+        """Where the run is, within the study's folder."""
+        parts = [f"{name}={str(value).replace('/', '_')}" for name, value in self.point.items()]
+        return Path("runs", self.arm, *parts, f"seed{self.seed}")
+
+    def config(self, root: Path) -> TrainingConfig:
+        """The run's recipe, parsed as the command line parses it; raises `EvaluationError` with the arm's name."""
+        study = self.study
+        own = {"model_name_or_path": study.base, "seed": self.seed, "output_dir": str(root / self.folder)}
+        words = [] if study.recipe is None else ["--config", str(study.recipe)]
+        for name, value in {**study.options, **self.options, **own}.items():
+            words += _words(name, value)
+        try:
+            return parse_config(words)
+        except ExpertCondenserError as error:
+            raise EvaluationError(f"arm {self.label!r}: {error}") from error
+
+
+def read_study(path: Path) -> Study:
+    """The study in a YAML file. Raises `EvaluationError` on an unknown key, a missing one, or a value of a wrong kind."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise EvaluationError(f"a study is a YAML file; {path}: {error}") from error
+    content = _keys_of(Study, content, str(path))
+    evaluation = _keys_of(Evaluation, content["evaluate"], f"{path}, evaluate")
+    _check_values(content, evaluation, path)
+    for key in ("recipe", "tuned_by"):
+        if content.get(key) is not None:
+            content[key] = path.parent / content[key]
+    content["seeds"] = tuple(content["seeds"])
+    content["evaluate"] = Evaluation(**evaluation)
+    if Path(path.parent / content["base"]).is_dir():
+        content["base"] = str(path.parent / content["base"])
+    return Study(**content)
+
+
+def best_options(folder: Path) -> dict[str, dict[str, Any]]:
+    """For every arm of a finished study, the point of its grid with the highest accuracy.
+
+    The mean over tasks and seeds decides; of equal ones, the lower nll, then the first. Raises `EvaluationError`
+    where a run has no results.
+    """
+    study = read_study(folder / "study.yaml")
+    scores: dict[str, list[tuple[float, float, int]]] = {}
+    points: dict[str, list[dict[str, Any]]] = {}
+    cells = study.cells()
+    for arm in study.arms:
+        labels = list(dict.fromkeys(cell.label for cell in cells if cell.arm == arm))
+        points[arm] = [dict(next(c for c in cells if c.label == label).point) for label in labels]
+        scores[arm] = [
+            (*_score(folder, [c for c in cells if c.label == label]), -at) for at, label in enumerate(labels)
+        ]
+    return {arm: points[arm][-max(scores[arm])[2]] for arm in study.arms}
+
+
+def _score(folder: Path, cells: list[Cell]) -> tuple[float, float]:
+    """Mean accuracy, and minus the mean nll."""
+    tasks = [task for cell in cells for task in read_json(folder / cell.folder / RESULTS)["tasks"].values()]
+    accuracy = sum(task["accuracy"] for task in tasks) / len(tasks)
+    return accuracy, -sum(task["nll"] or 0.0 for task in tasks) / len(tasks)
+
+
+def is_done(root: Path, cell: Cell) -> bool:
+    """Whether the run has its results. Raises `EvaluationError` where they are of another recipe."""
+    folder = root / cell.folder
+    if not (folder / RESULTS).exists():
+        return False
+    found = read_json(folder / RUN)["config"]
+    wanted = json.loads(json.dumps({**cell.study.options, **cell.options}))
+    differing = {name: (found.get(name), value) for name, value in wanted.items() if not _same(found.get(name), value)}
+    if differing:
+        rows = "; ".join(f"{name}: {old!r} there, {new!r} in the study" for name, (old, new) in differing.items())
+        raise EvaluationError(f"{folder} holds the results of another recipe ({rows}); name another --output_dir")
+    return True
+
+
+def _same(found: Any, wanted: Any) -> bool:
+    """Recipes hold `'2'` where YAML has 2, and 5e-4 where it has '5e-4'."""
+    if found == wanted or str(found) == str(wanted):
+        return True
+    try:
+        return float(found) == float(wanted)
+    except (TypeError, ValueError):
+        return False
+
+
+def _words(name: str, value: Any) -> list[str]:
+    if value is None:
+        return []
+    if isinstance(value, list):
+        return [f"--{name}", *map(str, value)]
+    return [f"--{name}", json.dumps(value) if isinstance(value, dict) else str(value)]
+
+
+def _keys_of(kind: Any, content: Any, where: str) -> dict[str, Any]:
+    known = [f.name for f in fields(kind)]
+    if not isinstance(content, dict):
+        raise EvaluationError(f"{where} has the keys {', '.join(known)}; got {content!r}")
+    unknown = [str(key) for key in content if key not in known]
+    if unknown:
+        raise EvaluationError(f"{where} has the keys {', '.join(known)}; got the unknown {', '.join(unknown)}")
+    needed = {"base", "seeds", "arms", "evaluate"} if kind is Study else {"tasks"}
+    missing = sorted(needed - content.keys())
+    if missing:
+        raise EvaluationError(f"{where} lacks {', '.join(missing)}")
+    return dict(content)
+
+
+def _check_values(content: dict[str, Any], evaluation: dict[str, Any], path: Path) -> None:
+    seeds, arms, tasks = content["seeds"], content["arms"], evaluation["tasks"]
+    if not isinstance(seeds, list) or not seeds or any(type(s) is not int for s in seeds) or len({*seeds}) < len(seeds):
+        raise EvaluationError(f"{path}: seeds is a list of different whole numbers; got {seeds!r}")
+    if not isinstance(arms, dict) or not arms or any(not isinstance(options, dict) for options in arms.values()):
+        raise EvaluationError(
+            f"{path}: arms is a mapping from names to their options, 'sft: {{method: sft}}'; got {arms!r}"
+        )
+    if not isinstance(tasks, dict) or not tasks or any(type(count) is not int or count < 1 for count in tasks.values()):
+        raise EvaluationError(f"{path}: evaluate.tasks is a mapping from tasks to numbers of items; got {tasks!r}")
+    grid = content.get("grid", {})
+    if not isinstance(grid, dict) or any(not isinstance(values, list) or not values for values in grid.values()):
+        raise EvaluationError(f"{path}: grid is a mapping from options to lists of values; got {grid!r}")
+    for name in [*content.get("options", {}), *grid, *(key for options in arms.values() for key in options)]:
+        if name in _OWN:
+            raise EvaluationError(f"{path}: a study sets {name} itself; leave it out of options, arms and grid")

@@ -1,0 +1,143 @@
+"""Run a study: every cell that has no results yet, some at a time, with a table of where it stands."""
+
+import multiprocessing
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from multiprocessing.connection import wait
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from expert_condenser.errors import EvaluationError
+from expert_condenser.evaluation.records import RESULTS
+from expert_condenser.evaluation.tasks import check_names
+from expert_condenser.study.plan import Cell, is_done, read_study
+from expert_condenser.study.worker import run_cell
+from expert_condenser.training.records import read_json
+
+console = Console(stderr=True)
+_PRELOADED = ["expert_condenser.study.worker"]
+
+
+class Progress:
+    """Where a study stands: which cells are done, run, failed; how long one takes."""
+
+    def __init__(self, root: Path, cells: Sequence[Cell]) -> None:
+        self.root, self.cells = root, cells
+        self.done = {cell.folder for cell in cells if is_done(root, cell)}
+        self.failed: dict[Path, Cell] = {}
+        self.running: dict[Path, float] = {}
+        self.seconds: list[float] = []
+
+    def waiting(self) -> list[Cell]:
+        """Cells still to run."""
+        return [c for c in self.cells if c.folder not in self.done | self.failed.keys() | self.running.keys()]
+
+    def finish(self, cell: Cell, succeeded: bool) -> None:
+        """Note how a cell ended."""
+        seconds = time.monotonic() - self.running.pop(cell.folder)
+        if succeeded:
+            self.done.add(cell.folder)
+            self.seconds.append(seconds)
+        else:
+            self.failed[cell.folder] = cell
+
+    def left(self, workers: int) -> str:
+        """Time left, from the mean of the cells so far."""
+        if not self.seconds:
+            return "unknown"
+        work = mean(self.seconds) * (len(self.waiting()) + 0.5 * len(self.running)) / workers
+        return f"{work / 60:.0f} min"
+
+    def table(self, workers: int) -> Table:
+        """A row per arm: runs done, and the mean accuracy of the first task so far."""
+        first = next(iter(self.cells[0].study.evaluate.tasks))
+        title = (
+            f"{len(self.done)} of {len(self.cells)} runs done, {len(self.running)} running, left: {self.left(workers)}"
+        )
+        table = Table(title=title)
+        for name in ("arm", "done", "failed", first):
+            table.add_column(name, justify="left" if name == "arm" else "right")
+        for label in dict.fromkeys(cell.label for cell in self.cells):
+            own = [cell for cell in self.cells if cell.label == label]
+            done = [cell for cell in own if cell.folder in self.done]
+            scores = [accuracy(self.root / cell.folder, first) for cell in done]
+            failed = sum(cell.folder in self.failed for cell in own)
+            row = f"{100 * mean(scores):.1f}" if scores else ""
+            table.add_row(label, f"{len(done)}/{len(own)}", str(failed or ""), row)
+        return table
+
+
+def accuracy(folder: Path, task: str) -> float:
+    """A task's accuracy in a run's `results.json`."""
+    return read_json(folder / RESULTS)["tasks"][task]["accuracy"]
+
+
+def run_study(path: Path, root: Path, workers: int | None = None) -> None:
+    """Run what is missing of a study. Raises `EvaluationError` before any run on bad input, after all if some failed."""
+    study = read_study(path)
+    check_names(study.evaluate.tasks)
+    cells = study.cells()
+    for cell in cells:
+        cell.config(root)
+    _claim(path, root)
+    progress = Progress(root, cells)
+    devices = _devices(workers)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_PRELOADED)
+    threads = max(1, (os.cpu_count() or 1) // len(devices))
+    running: dict[Any, tuple[Cell, Any, str | None]] = {}
+    free = list(devices)
+    with Live(progress.table(len(devices)), console=console, auto_refresh=False, transient=False) as live:
+        while progress.waiting() or running:
+            while free and (queue := progress.waiting()):
+                cell, device = queue[0], free.pop(0)
+                process = context.Process(target=run_cell, args=(cell, root, device, threads))
+                process.start()
+                progress.running[cell.folder] = time.monotonic()
+                running[process.sentinel] = (cell, process, device)
+            for sentinel in wait(list(running)):
+                cell, process, device = running.pop(sentinel)
+                process.join()
+                free.append(device)
+                progress.finish(cell, process.exitcode == 0)
+                _say(live, progress, cell, len(devices))
+    if progress.failed:
+        logs = ", ".join(str((root / folder).with_suffix(".log")) for folder in progress.failed)
+        raise EvaluationError(f"{len(progress.failed)} of {len(cells)} runs failed; see {logs}, then run this again")
+
+
+def _say(live: Live, progress: Progress, cell: Cell, workers: int) -> None:
+    live.update(progress.table(workers), refresh=console.is_terminal)
+    if not console.is_terminal:
+        state = "done" if cell.folder in progress.done else "FAILED"
+        console.print(
+            f"{cell.folder}: {state}; {len(progress.done)} of {len(progress.cells)}, left: {progress.left(workers)}"
+        )
+
+
+def _claim(path: Path, root: Path) -> None:
+    """Keep the study file beside the runs, and refuse a folder that holds another study."""
+    kept = root / "study.yaml"
+    if kept.exists() and kept.resolve() != path.resolve() and kept.read_text() != path.read_text():
+        raise EvaluationError(f"{root} holds another study ({kept} differs from {path}); name another --output_dir")
+    root.mkdir(parents=True, exist_ok=True)
+    if kept.resolve() != path.resolve():
+        shutil.copyfile(path, kept)
+
+
+def _devices(workers: int | None) -> list[str | None]:
+    """A CUDA device per worker; on a CPU, None for each."""
+    count = torch.cuda.device_count()
+    if workers is not None and workers < 1:
+        raise EvaluationError(f"--workers is 1 or more; got {workers}")
+    if count:
+        return [str(index % count) for index in range(workers or count)]
+    return [None] * (workers or 1)

@@ -1,0 +1,107 @@
+"""One run of a study, in a process of its own: train, evaluate, note the cost, keep what tables need."""
+
+import contextlib
+import os
+import shutil
+import time
+import traceback
+from pathlib import Path
+
+import datasets
+import torch
+import transformers
+
+from expert_condenser.checkpoint import load_model, load_tokenizer, newest_whole
+from expert_condenser.evaluation.generate import Generation, ModelBackend
+from expert_condenser.evaluation.records import ITEMS, RESULTS, SETTINGS, write_results
+from expert_condenser.evaluation.run import evaluate
+from expert_condenser.evaluation.tasks import load
+from expert_condenser.methods import METHODS
+from expert_condenser.study.cost import FlopCounter, peak_memory
+from expert_condenser.study.plan import Cell, Study
+from expert_condenser.training.config import TrainingConfig
+from expert_condenser.training.records import RUN, read_json, write_json
+from expert_condenser.training.run import train
+
+LOG = "log.txt"
+
+
+def run_cell(cell: Cell, root: Path, device: str | None, threads: int) -> None:
+    """Run one cell to its `results.json`; what it prints goes to its `log.txt`. Exits with 1 on any error.
+
+    `device` is the one CUDA device that the process sees; None leaves this as it is.
+    """
+    if device is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = device
+    torch.set_num_threads(threads)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    folder = root / cell.folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    log = folder.with_suffix(".log")
+    with log.open("a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        try:
+            _run(cell, root)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    log.unlink()
+
+
+def _run(cell: Cell, root: Path) -> None:
+    folder, study = root / cell.folder, cell.study
+    config = cell.config(root)
+    if not (folder / "model").exists() or not read_json(folder / RUN).get("finished"):
+        _train(cell, config)
+    model, tokenizer = load_model(folder / "model"), load_tokenizer(folder / "model")
+    results = evaluate_model(model, tokenizer, study, folder, cell.label)
+    record = read_json(folder / RUN)
+    write_results(
+        folder, {**{k: v for k, v in results.items() if k != "tasks"}, "cost": record["cost"]}, results["tasks"]
+    )
+    if not study.keep_models:
+        keep_results(folder, config)
+
+
+def evaluate_model(model, tokenizer, study: Study, folder: Path, name: str):
+    """The study's tasks on one model; its `results.json` goes to `folder`."""
+    spec = study.evaluate
+    data = None if spec.data is None else Path(spec.data)
+    tasks = [load(task, data, count, spec.split) for task, count in spec.tasks.items()]
+    generation = Generation(batch_size=spec.batch_size, max_new_tokens=spec.max_new_tokens)
+    backend = ModelBackend(model, tokenizer)
+    return evaluate(backend, tokenizer, tasks, folder, generation, model_name=name, nll_model=model, progress=False)
+
+
+def _train(cell: Cell, config: TrainingConfig) -> None:
+    """Train from the start, or from where a killed run of this study left a checkpoint."""
+    folder = Path(config.output_dir)
+    phases = METHODS[config.method].phases
+    started = (folder / RUN).exists()
+    config.resume = started and any(newest_whole(folder / phase)[0] is not None for phase in phases)
+    config.overwrite = started and not config.resume
+    flops = FlopCounter()
+    wall, busy = time.perf_counter(), time.process_time()
+    train(config, callbacks=[flops])
+    record = read_json(folder / RUN)
+    record["arm"] = cell.label
+    steps = [phase["steps"] for phase in record["phases"].values()]
+    whole = len(flops.per_step) == len(steps)
+    record["cost"] = {
+        "seconds": round(time.perf_counter() - wall, 1),
+        "cpu_seconds": round(time.process_time() - busy, 1),
+        "flops": sum(map(int.__mul__, flops.per_step, steps)) if whole else None,
+        "peak_mb": round(peak_memory()),
+        "resumed": config.resume,
+    }
+    write_json(folder / RUN, record)
+
+
+def keep_results(folder: Path, config: TrainingConfig) -> None:
+    """Delete weights and answers of a finished run: `run.json`, `results.json` and the training log stay."""
+    for name in (*METHODS[config.method].phases, "model", "adapter"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for name in (ITEMS, SETTINGS):
+        (folder / name).unlink(missing_ok=True)
+    assert (folder / RESULTS).exists()
