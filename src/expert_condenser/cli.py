@@ -57,6 +57,27 @@ def _bench(arguments: list[str]) -> None:
     bench(arguments)
 
 
+def _eval(arguments: list[str]) -> None:
+    """answer and score tasks with a model: --model DIR --tasks a,b [--data DIR] [--limit N] --out DIR"""
+    from expert_condenser.evaluation.commands import evaluate_command
+
+    evaluate_command(arguments)
+
+
+def _score_answers(arguments: list[str]) -> None:
+    """score a file of answers without a model: --task T --file F [--json]"""
+    from expert_condenser.evaluation.score import score_answers
+
+    score_answers(arguments)
+
+
+def _compare(arguments: list[str]) -> None:
+    """which method won, with paired statistics over seeds and items: RUN RUN ... [--baseline sft]"""
+    from expert_condenser.evaluation.compare import compare
+
+    compare(arguments)
+
+
 def _study(arguments: list[str]) -> None:
     """a grid of methods, seeds and options on one base: FILE.yaml --output_dir DIR"""
     from expert_condenser.study.commands import study
@@ -69,6 +90,9 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "score": _score,
     "methods": _methods,
     "families": _families,
+    "eval": _eval,
+    "score-answers": _score_answers,
+    "compare": _compare,
     "bench": _bench,
     "study": _study,
     "demo": _demo,
@@ -81,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*", category=FutureWarning)
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help") or words[0] not in COMMANDS:
-        rows = "\n".join(f"  {name:10} {command.__doc__}" for name, command in COMMANDS.items())
+        rows = "\n".join(f"  {name:14} {command.__doc__}" for name, command in COMMANDS.items())
         print(f"condenser COMMAND [options]\n\n{rows}", file=sys.stderr)
         return 0 if words and words[0] in ("-h", "--help") else 2
     try:

@@ -63,6 +63,10 @@ class MethodConfig:
     condensers_file: str | None = field(
         default=None, metadata={"help": "condensers.json of another run, for condenser_rule='explicit'."}
     )
+    one_phase: bool = field(
+        default=False,
+        metadata={"help": "The condensers of condenser_rule='explicit' are active from the start, without phase 1."},
+    )
     selection_seed: int = field(default=0, metadata={"help": "Seed of condenser_rule='random'."})
     routing_preset: str = field(default="paper", metadata={"help": "'paper', or 'reference' (the authors' release)."})
     budget: str | None = field(default=None, metadata={"help": "'shared' (K slots) or 'additive' (K + R slots)."})
@@ -99,7 +103,7 @@ class Method(ABC):
     trainable: ClassVar[str] = "every weight"
     """What trains, in words."""
     phases: ClassVar[tuple[str, ...]] = ("train",)
-    """Trainings that the method needs, one after the other; the epochs are divided equally among them."""
+    """Trainings that the method has, one after the other; the epochs are divided equally among them."""
     options: ClassVar[frozenset[str]] = frozenset({"router"})
     """The fields of `MethodConfig` that this method uses."""
     default_router: ClassVar[RouterMode] = "train"
@@ -111,13 +115,18 @@ class Method(ABC):
     def __init__(self, config: MethodConfig | None = None, phase: str | None = None) -> None:
         """`phase` is one of `phases`, the first by default."""
         self.config = config or MethodConfig()
-        self.phase = phase or self.phases[0]
+        self.phase = phase or self.phases_of(self.config)[0]
         if self.phase not in self.phases:
             raise TrainingError(f"{self.name} has the phases {', '.join(self.phases)}; got {self.phase!r}")
         if self.config.router is not None and "router" not in self.options:
             raise TrainingError(f"{self.name} says itself what becomes of the routers; leave router out")
         if self.config.router not in (None, *ROUTER_MODES):
             raise TrainingError(f"router is one of {', '.join(ROUTER_MODES)}; got {self.config.router!r}")
+
+    @classmethod
+    def phases_of(cls, config: MethodConfig) -> tuple[str, ...]:
+        """Those of `phases` that a run with this recipe has: all, unless an option leaves some out."""
+        return cls.phases
 
     @property
     def routing(self) -> RoutingConfig | None:

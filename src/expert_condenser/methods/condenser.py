@@ -39,6 +39,7 @@ class Condenser(BiasOnly):
         "num_condensers",
         "condenser_rule",
         "condensers_file",
+        "one_phase",
         "selection_seed",
     }
 
@@ -47,6 +48,11 @@ class Condenser(BiasOnly):
         self._check_rule()
         self.usage: Tensor | None = None
         """Usage `(L, E)` over all of phase 1: breaks ties, and chooses under `least_used` and `gini:`."""
+
+    @classmethod
+    def phases_of(cls, config: MethodConfig) -> tuple[str, ...]:
+        """Both; with `one_phase`, the second alone."""
+        return cls.phases[1:] if config.one_phase else cls.phases
 
     @property
     def bias_step(self) -> float:
@@ -147,6 +153,11 @@ class Condenser(BiasOnly):
             raise TrainingError(
                 f"condenser_rule 'explicit' reads condensers_file (a run's condensers.json), and no other rule does; "
                 f"got rule {rule!r} and file {config.condensers_file!r}"
+            )
+        if config.one_phase and rule != "explicit":
+            raise TrainingError(
+                "one_phase leaves out the phase from which condensers are chosen, so condenser_rule is 'explicit', with "
+                f"the condensers_file of another run; got {rule!r}"
             )
         if config.selection_seed != MethodConfig.selection_seed and rule != "random":
             raise TrainingError(f"selection_seed is used by condenser_rule 'random' only; got rule {rule!r}")

@@ -25,10 +25,10 @@ from typing import Any
 
 import yaml
 
-from expert_condenser.errors import EvaluationError, ExpertCondenserError
+from expert_condenser.errors import EvaluationError, ExpertCondenserError, TrainingError
 from expert_condenser.evaluation.records import RESULTS
 from expert_condenser.training.config import TrainingConfig, parse_config
-from expert_condenser.training.records import RUN, read_json
+from expert_condenser.training.records import RUN, check_same_run, read_json
 
 _OWN = {"model_name_or_path", "output_dir", "seed", "overwrite", "resume"}
 
@@ -60,6 +60,11 @@ class Study:
     tuned_as: Mapping[str, str] = field(default_factory=dict)
     keep_models: bool = False
 
+    @property
+    def base_cell(self) -> "Cell":
+        """The base model itself, evaluated and not trained: what is forgotten is measured against it."""
+        return Cell(self, "base", None, {}, {})
+
     def cells(self) -> list["Cell"]:
         """Every run, seed by seed, so that a study that is cut short has all arms of its first seeds."""
         points = [dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values())]
@@ -83,11 +88,11 @@ class Study:
 
 @dataclass(frozen=True)
 class Cell:
-    """One run: an arm at one point of the grid, with one seed."""
+    """One run: an arm at one point of the grid, with one seed; without a seed, the base model."""
 
     study: Study
     arm: str
-    seed: int
+    seed: int | None
     options: Mapping[str, Any]
     point: Mapping[str, Any]
 
@@ -99,6 +104,8 @@ class Cell:
     @property
     def folder(self) -> Path:
         """Where the run is, within the study's folder."""
+        if self.seed is None:
+            return Path(self.arm)
         parts = [f"{name}={str(value).replace('/', '_')}" for name, value in self.point.items()]
         return Path("runs", self.arm, *parts, f"seed{self.seed}")
 
@@ -165,23 +172,13 @@ def is_done(root: Path, cell: Cell) -> bool:
     folder = root / cell.folder
     if not (folder / RESULTS).exists():
         return False
-    found = read_json(folder / RUN)["config"]
-    wanted = json.loads(json.dumps({**cell.study.options, **cell.options}))
-    differing = {name: (found.get(name), value) for name, value in wanted.items() if not _same(found.get(name), value)}
-    if differing:
-        rows = "; ".join(f"{name}: {old!r} there, {new!r} in the study" for name, (old, new) in differing.items())
-        raise EvaluationError(f"{folder} holds the results of another recipe ({rows}); name another --output_dir")
-    return True
-
-
-def _same(found: Any, wanted: Any) -> bool:
-    """Recipes hold `'2'` where YAML has 2, and 5e-4 where it has '5e-4'."""
-    if found == wanted or str(found) == str(wanted):
+    if cell.seed is None:
         return True
     try:
-        return float(found) == float(wanted)
-    except (TypeError, ValueError):
-        return False
+        check_same_run(read_json(folder / RUN), cell.config(root))
+    except TrainingError as error:
+        raise EvaluationError(f"{folder} holds the results of another recipe: {error}") from error
+    return True
 
 
 def _words(name: str, value: Any) -> list[str]:

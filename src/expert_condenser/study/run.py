@@ -84,8 +84,8 @@ def run_study(path: Path, root: Path, workers: int | None = None) -> None:
     """Run what is missing of a study. Raises `EvaluationError` before any run on bad input, after all if some failed."""
     study = read_study(path)
     check_names(study.evaluate.tasks)
-    cells = study.cells()
-    for cell in cells:
+    cells = [study.base_cell, *study.cells()]
+    for cell in cells[1:]:
         cell.config(root)
     _claim(path, root)
     progress = Progress(root, cells)

@@ -13,13 +13,14 @@ import transformers
 
 from expert_condenser.checkpoint import load_model, load_tokenizer, newest_whole
 from expert_condenser.evaluation.generate import Generation, ModelBackend
-from expert_condenser.evaluation.records import ITEMS, RESULTS, SETTINGS, write_results
+from expert_condenser.evaluation.records import ITEMS, SETTINGS
 from expert_condenser.evaluation.run import evaluate
 from expert_condenser.evaluation.tasks import load
 from expert_condenser.methods import METHODS
 from expert_condenser.study.cost import FlopCounter, peak_memory
-from expert_condenser.study.plan import Cell, Study
+from expert_condenser.study.plan import Cell
 from expert_condenser.training.config import TrainingConfig
+from expert_condenser.training.model import resolve_model
 from expert_condenser.training.records import RUN, read_json, write_json
 from expert_condenser.training.run import train
 
@@ -50,34 +51,35 @@ def run_cell(cell: Cell, root: Path, device: str | None, threads: int) -> None:
 
 
 def _run(cell: Cell, root: Path) -> None:
-    folder, study = root / cell.folder, cell.study
+    folder = root / cell.folder
+    if cell.seed is None:
+        _evaluate(cell, folder, Path(resolve_model(cell.study.base)))
+        return
     config = cell.config(root)
     if not (folder / "model").exists() or not read_json(folder / RUN).get("finished"):
         _train(cell, config)
-    model, tokenizer = load_model(folder / "model"), load_tokenizer(folder / "model")
-    results = evaluate_model(model, tokenizer, study, folder, cell.label)
-    record = read_json(folder / RUN)
-    write_results(
-        folder, {**{k: v for k, v in results.items() if k != "tasks"}, "cost": record["cost"]}, results["tasks"]
-    )
-    if not study.keep_models:
+    _evaluate(cell, folder, folder / "model")
+    if not cell.study.keep_models:
         keep_results(folder, config)
 
 
-def evaluate_model(model, tokenizer, study: Study, folder: Path, name: str):
-    """The study's tasks on one model; its `results.json` goes to `folder`."""
-    spec = study.evaluate
+def _evaluate(cell: Cell, folder: Path, path: Path) -> None:
+    """The study's tasks on one model; `results.json` goes to `folder`."""
+    spec = cell.study.evaluate
+    model, tokenizer = load_model(path), load_tokenizer(path)
+    if torch.cuda.is_available():
+        model.to("cuda")
     data = None if spec.data is None else Path(spec.data)
     tasks = [load(task, data, count, spec.split) for task, count in spec.tasks.items()]
     generation = Generation(batch_size=spec.batch_size, max_new_tokens=spec.max_new_tokens)
     backend = ModelBackend(model, tokenizer)
-    return evaluate(backend, tokenizer, tasks, folder, generation, model_name=name, nll_model=model, progress=False)
+    evaluate(backend, tokenizer, tasks, folder, generation, model_name=cell.label, nll_model=model, progress=False)
 
 
 def _train(cell: Cell, config: TrainingConfig) -> None:
     """Train from the start, or from where a killed run of this study left a checkpoint."""
     folder = Path(config.output_dir)
-    phases = METHODS[config.method].phases
+    phases = METHODS[config.method].phases_of(config)
     started = (folder / RUN).exists()
     config.resume = started and any(newest_whole(folder / phase)[0] is not None for phase in phases)
     config.overwrite = started and not config.resume
@@ -104,4 +106,3 @@ def keep_results(folder: Path, config: TrainingConfig) -> None:
         shutil.rmtree(folder / name, ignore_errors=True)
     for name in (ITEMS, SETTINGS):
         (folder / name).unlink(missing_ok=True)
-    assert (folder / RESULTS).exists()

@@ -8,7 +8,7 @@ import json
 import math
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,7 @@ def pretrain(output_dir: Path, recipe: PretrainConfig) -> None:
     for step in range(start, recipe.steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, recipe)
-        batch = torch.tensor(list(_rows(step, tokenizer, recipe)))
+        batch = torch.tensor([row for row, _ in packed_rows(f"{recipe.seed}/{step}", tokenizer, recipe, frequencies())])
         output = model(input_ids=batch, labels=batch)
         output.loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -111,17 +111,22 @@ def _tokenizer(output_dir: Path) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast.from_pretrained(output_dir)
 
 
-def _rows(step: int, tokenizer: PreTrainedTokenizerFast, recipe: PretrainConfig) -> Iterator[list[int]]:
-    """The packed rows of one step, a pure function of `(seed, step)`; a row's last document is cut."""
-    rng = random.Random(f"{recipe.seed}/{step}")
-    names, weights = zip(*frequencies().items(), strict=True)
+def packed_rows(
+    seed: str, tokenizer: PreTrainedTokenizerFast, recipe: PretrainConfig, shares: Mapping[str, float]
+) -> Iterator[tuple[list[int], list[str]]]:
+    """The packed rows of one step, a pure function of `seed`, and every token's family; the last document is cut."""
+    rng = random.Random(seed)
+    names, weights = zip(*shares.items(), strict=True)
     for _ in range(recipe.rows):
         row: list[int] = []
+        families: list[str] = []
         while len(row) < recipe.row_length:
-            item = draw(rng.choices(names, weights)[0], "pretrain", rng)
+            name = rng.choices(names, weights)[0]
+            item = draw(name, "pretrain", rng)
             turns = [{"role": "user", "content": item.question}, {"role": "assistant", "content": item.answer}]
             row += tokenizer.encode(tokenizer.apply_chat_template(turns, tokenize=False))
-        yield row[: recipe.row_length]
+            families += [name] * (len(row) - len(families))
+        yield row[: recipe.row_length], families[: recipe.row_length]
 
 
 def _log(output_dir: Path, step: int, output: Any, grad_norm: float, seconds: float, recipe: PretrainConfig) -> None:

@@ -86,11 +86,11 @@ def _read_parts(source: str, split: str) -> Iterator[Part]:
     if source.startswith(TESTBED):
         yield _read_testbed(source, split)
     elif path.is_dir():
-        yield from map(_read_file, _files_of_split(path, split))
+        yield from map(read_file, _files_of_split(path, split))
     elif path.exists():
         if split != "train":
             raise DataError(f"a single file has no splits, but split={split!r} was asked of {path}; drop the split")
-        yield _read_file(path)
+        yield read_file(path)
     elif path.suffix in SUFFIXES or source.startswith((".", "/", "~")) or source.count("/") > 1:
         raise DataError(f"the data must exist, but there is no file or directory {path}; correct the path")
     else:
@@ -110,7 +110,8 @@ def _files_of_split(directory: Path, split: str) -> list[Path]:
     return chosen
 
 
-def _read_file(path: Path) -> Part:
+def read_file(path: Path) -> Part:
+    """The rows of one local file; raises `DataError` with path and line where it cannot be read."""
     if path.suffix == ".parquet":
         try:
             return _part(str(path), Dataset.from_parquet(str(path)))

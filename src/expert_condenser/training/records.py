@@ -50,7 +50,7 @@ def check_same_run(found: dict[str, Any], config: TrainingConfig) -> None:
     }
     if differing:
         rows = "; ".join(f"{name}: {old!r} there, {new!r} asked for" for name, (old, new) in sorted(differing.items()))
-        raise TrainingError(f"--resume goes on with the run that output_dir holds, and that is another one ({rows})")
+        raise TrainingError(f"one output_dir is for one run, and it holds another one ({rows})")
 
 
 def write_json(path: Path, content: Any) -> None:

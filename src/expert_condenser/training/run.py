@@ -75,7 +75,7 @@ class Run:
 
     def train(self) -> Path:
         """Train every phase that is not done; returns the directory of the finished model."""
-        phases = METHODS[self.config.method].phases
+        phases = METHODS[self.config.method].phases_of(self.config)
         self.config.phase_length(len(phases))
         model = None if self.config.resume else self._prepared_base(phases[0])
         with self.config.main_process_first(local=False, desc="output_dir"):
@@ -135,7 +135,7 @@ class Run:
         callback = MethodCallback(method)
         trainer = self._trainer(index, method.phase, method, model, callback)
         if self.main:
-            console.rule(f"{method.name}: {method.phase} ({index + 1} of {len(method.phases)})")
+            console.rule(f"{method.name}: {method.phase} ({index + 1} of {len(method.phases_of(self.config))})")
             console.print(trainable_table(self.record["trainable"]))
         start = time.time()
         if checkpoint is None:
@@ -156,7 +156,7 @@ class Run:
         args.seed = self.config.seed + index
         args.router_aux_loss_coef = method.router_aux_loss_coef
         lend_fields(model.config.get_text_config(), method.layers)
-        for name, value in self.config.phase_length(len(method.phases)).items():
+        for name, value in self.config.phase_length(len(method.phases_of(self.config))).items():
             setattr(args, name, value)
         trainer = StrictSFTTrainer(
             model=model,

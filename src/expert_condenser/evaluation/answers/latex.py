@@ -1,0 +1,99 @@
+r"""Answers that are LaTeX expressions, as in MATH-500.
+
+The first of these that holds anything: the last `\boxed{…}`; the line after the last `####`; the last statement
+("the answer is $x+1$"); the last formula in dollars; the last number.
+
+Two answers are equal if they are the same numbers by the rules of `number`, or the same text after layout is
+dropped: spaces, `\left`, `\dfrac`, `\text`, units and degrees after a number, percent and dollar signs, `x =`.
+Tuples and intervals are compared part by part, in their order and with their brackets, as are lists. There is no
+algebra: `1+x` is not `x+1`.
+"""
+
+import re
+from collections.abc import Iterator
+
+from expert_condenser.evaluation.answers import number
+from expert_condenser.evaluation.answers.passage import boxes, marked, passages, plain_signs, statements
+
+_LAYOUT = [
+    (r"\\(?:left|right|bigl?|bigr|Bigl?|Bigr|displaystyle)(?![a-z])", ""),
+    (r"\\[,;:!]|(?<!\\)\\ |~|\\quad|\{,\}", ""),
+    (r"\\\$|\$|\\%|%", ""),
+    (r"\^\s*\{?\s*\\circ\s*\}?|°|\\degree", ""),
+    (r"(?<=[\d}])\s*(?:degrees?|\\(?:text|mathrm|mbox)\s*\{[^{}]*\}(?:\^\{?\d\}?)?)\s*\.?$", ""),
+    (r"\\(?:text|mathrm|mbox|textbf|mathbf|textit)\s*\{([^{}]*)\}", r"\1"),
+    (r"\\[dtc]frac", r"\\frac"),
+    (r"\\frac\s*(\w)\s*(\w)", r"\\frac{\1}{\2}"),
+    (r"\\frac\s*(\w)\s*\{", r"\\frac{\1}{"),
+    (r"\\frac\s*(\{[^{}]*\})\s*(\w)", r"\\frac\1{\2}"),
+    (r"\\sqrt\s*(\w)", r"\\sqrt{\1}"),
+    (r"\\(?:cdot|times)(?![a-z])|[\u00d7\u00b7]", "*"),
+    (r"\s+", ""),
+    (r"^[A-Za-z](?:\([a-z]\))?(?:=|\\in(?![a-z]))", ""),
+    (r"\.$", ""),
+    (r"(?<![\w.}])(\d+)/(\d+)(?![\w.])", r"\\frac{\1}{\2}"),
+    (r"^\(([A-Z])\)$", r"\1"),
+]
+
+
+def extract(text: str) -> str | None:
+    """The expression that a text gives as its answer, without layout, or None."""
+    for passage in passages(text):
+        for found in _candidates(passage):
+            if answer := normal(found):
+                return answer
+        if last := number.extract(passage):
+            return last
+    return None
+
+
+def equal(extracted: str, gold: str) -> bool:
+    """Whether two expressions are the same number, the same parts in the same brackets, or the same text."""
+    left, right = normal(extracted), normal(gold)
+    if left == right:
+        return True
+    numbers = number.exact(left), number.exact(right)
+    if numbers[0] is not None and numbers[1] is not None:
+        return number.equal(numbers[0], numbers[1])
+    (first, parts, last), (first_gold, parts_gold, last_gold) = _parts(left), _parts(right)
+    if (first, last, len(parts)) != (first_gold, last_gold, len(parts_gold)) or len(parts) == 1:
+        return False
+    return all(map(equal, parts, parts_gold))
+
+
+def exact(text: str) -> str | None:
+    """The expression that a text is; for gold answers."""
+    return normal(text) or None
+
+
+def normal(text: str) -> str:
+    """An expression without its layout."""
+    text = plain_signs(text).strip()
+    for pattern, replacement in _LAYOUT:
+        text = re.sub(pattern, replacement, text)
+    return text.replace(",", "") if re.fullmatch(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?", text) else text
+
+
+def _candidates(passage: str) -> Iterator[str]:
+    yield from boxes(passage)
+    yield from marked(passage)
+    for _, clause in reversed(statements(passage)):
+        formula = clause.partition("$")[0]
+        if formula.strip() and (len(formula.split()) == 1 or re.search(r"[\d\\=]", formula)):
+            yield formula
+    yield from re.findall(r"\$([^$]+)\$", passage)[-1:]
+
+
+def _parts(text: str) -> tuple[str, list[str], str]:
+    """The opening bracket, the parts between commas outside any other bracket, the closing bracket."""
+    opening, closing = text[:1], text[-1:]
+    if opening not in tuple("([") or closing not in tuple(")]"):
+        opening = closing = ""
+    inner, parts, depth = text[len(opening) : len(text) - len(closing)], [""], 0
+    for character in inner:
+        depth += (character in "([{") - (character in ")]}")
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return opening, parts, closing

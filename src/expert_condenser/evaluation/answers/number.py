@@ -1,0 +1,197 @@
+r"""Answers that are one number, as in GSM8K.
+
+**Where.** The first of these that holds a number: the last `\boxed{…}`; the line after the last `####`; the last
+statement ("the answer is 5", "Answer: 5", "wait, it is 5"), where of an equation the right side counts; the last
+number of the text. After `</think>`, the thoughts count only if what follows them has no number.
+
+**What.** Thousands separators, currency, percent signs and units are dropped: "50%" is 50. `3/4`, `1 1/2`,
+`\frac{3}{4}`, `.5`, `1e3` and `2 \times 10^3` are numbers. A minus is a sign only where it is glued to its number
+and no operand stands before it: "36 - 12", "2-3 days" and "COVID-19" hold no negative number.
+
+**What not.** A list, a range, a ratio, a time or an expression is not one number: where the text states one of
+these, there is no answer, even if a number stands elsewhere. A sentence that states several numbers otherwise
+("Answer: Tom has 3 pens and then loses 2") is no statement.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from typing import NamedTuple
+
+from expert_condenser.evaluation.answers.passage import boxes, marked, passages, plain_signs, statements
+
+FLOAT_NOISE = Fraction(1, 10**9)
+MIN_DIGITS = 2
+MAX_LENGTH = 300
+"""A longer run of digits is a model that repeats itself."""
+
+_FRACTIONS = {"½": "1/2", "¼": "1/4", "¾": "3/4", "⅓": "1/3", "⅔": "2/3"}
+_REWRITES: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
+    (r"(\d?)([½¼¾⅓⅔])", lambda found: f"{found[1]} {_FRACTIONS[found[2]]}"),
+    (r"\\[dtc]?frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
+    (r"(?<=\d)\s*\\[dtc]?frac", r" \\frac"),
+    (r"\\[dtc]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r"\1/\2"),
+    (r"(?<=\d)(?:\{,\}|\\[,!]\s?)(?=\d{3})", ","),
+    (r"\\[,;:! ]|~", " "),
+    (r"\^\s*\{?\s*\\circ\s*\}?|°", " degrees"),
+    (r"\\times|\\cdot|[\u00d7\u00b7]", "*"),
+    (r"(?<=\d)\s*[*x]\s*10\s*\^\s*\{?\s*([-+]?\d{1,3})\s*\}?", r"e\1"),
+    (r"\\([$%])", r"\1"),
+    (r"\\([A-Za-z]+)\s*", r" \1 "),
+    (r"(?<=[A-Za-z])[$€£¥₹]|[$€£¥₹](?=\s?[^\s\d.]|\s*$)", " "),
+    (r"[$€£¥₹]\s?", ""),
+    (r"[{}]", " "),
+]
+_TOKEN = re.compile(
+    r"""(?<![\w.])(?<![A-Za-z]-)(?:
+    (?P<mixed>\d+[ ]+(?:and[ ]+)?\d+[ ]?/[ ]?\d+) |
+    (?P<plain>\d{1,3}(?:,\d{2,3})*,\d{3}(?![,\d]*\d)(?:\.\d+)? | \d+(?:\.\d+)? | \.\d+)
+    (?P<exponent>e[-+]?\d{1,3}(?!\w))? (?P<over>[ ]?/[ ]?\d+(?:\.\d+)?)?
+    )""",
+    re.VERBOSE | re.IGNORECASE,
+)
+_WORDS = r"\s*%?\s*(?:[a-z]+\s+){0,3}"
+_UNIT = r"\s*(?:hours?|hrs?|minutes?|mins?|days?|weeks?|months?|years?|feet|foot|ft|pounds?|lbs?|dollars?)\s+"
+_PAIR = re.compile(rf"{_WORDS}(?:and|or|to)\s+|\s*%?\s*[-:]\s*|{_UNIT}", re.IGNORECASE)
+_LIST = re.compile(rf"{_PAIR.pattern}|\s*%?\s*(?:[a-z]+\s*){{0,3}},\s*(?:(?:and|or)\s+)?", re.IGNORECASE)
+_ASIDE = re.compile(r"\b(?:of|for|per|in|from|after|before|on|at|with|every|each|by|than)\b", re.IGNORECASE)
+_EXPLANATION = re.compile(r"\(|\b(?:because|since|as|which|so|where|rounded|not)\b", re.IGNORECASE)
+_EXPRESSION = re.compile(r"sqrt|\bpi\b|[π√^]|\d\s*[*+]\s*\d")
+_LEAD = re.compile(
+    r"""(?:that\s+(?:[a-z']+\s+){0,5}|not\s+\S+\s+but\s+)?
+    (?:(?:about|approximately|approx|around|roughly|nearly|almost|exactly|precisely|simply|just|only|therefore|thus|hence
+    |then|now|still|also|again|indeed|actually|the|an?|total|of|at|least|most|equal|to|is|number|answer|rs|us|usd|inr|eur)\b
+    |[^\w.]|\.(?!\d))*[-+]?""",
+    re.VERBOSE | re.IGNORECASE,
+)
+
+
+class _Found(NamedTuple):
+    start: int
+    end: int
+    text: str
+
+
+def extract(text: str) -> str | None:
+    """The number that a text gives as its answer, without separators and units, or None."""
+    for passage in passages(text):
+        for number in _candidates(passage):
+            if number is not None:
+                return number or None
+    return None
+
+
+def equal(extracted: str, gold: str) -> bool:
+    """Whether two numbers are the same, as exact fractions: -15.0 is -15 and 0.75 is 3/4.
+
+    Two differences are allowed. Noise of floating point: at most a billionth of the gold answer (MAWPS has
+    golds like 1.8333333333333335); so no two whole numbers below a billion are taken for one. And rounding: the one
+    with fewer decimals has at least two of them and at least two significant digits, and the other rounds to it.
+    So "1.83" answers 1.8333333333333335, but neither "1.8", "2" nor, for 0.0833, "0.08" does.
+    """
+    left, right = _value(extracted), _value(gold)
+    if left is None or right is None:
+        return False
+    difference = abs(left - right)
+    if difference <= FLOAT_NOISE * max(abs(left), abs(right)):
+        return True
+    coarse = min(extracted, gold, key=_decimals)
+    decimals = _decimals(coarse)
+    if not MIN_DIGITS <= decimals < MAX_LENGTH or len(re.sub(r"\D", "", coarse).lstrip("0")) < MIN_DIGITS:
+        return False
+    return difference <= Fraction(1, 2 * 10**decimals)
+
+
+def exact(text: str) -> str | None:
+    """The number that a text is, with nothing else but currency, percent sign or final period; for gold answers."""
+    text = rewritten(text).strip().removesuffix(".").removesuffix("%").strip()
+    found = _numbers(text)
+    whole = len(found) == 1 and found[0].end == len(text) and text[: found[0].start] in ("", "+", "-")
+    return found[0].text if whole else None
+
+
+def rewritten(text: str) -> str:
+    """A text in which LaTeX, currency and typographic signs are written with plain characters."""
+    text = plain_signs(text)
+    for pattern, replacement in _REWRITES:
+        text = re.sub(pattern, replacement, text)
+    return text
+
+
+def _candidates(passage: str) -> Iterator[str | None]:
+    """What each rule finds, in their order: a number, "" for an answer that is not one number, None for nothing."""
+    yield from (_single(rewritten(content)) for content in boxes(passage))
+    text = rewritten(passage)
+    yield from map(_single, marked(text))
+    yield from (_single(clause) for _, clause in reversed(statements(text)))
+    yield _last(text)
+
+
+def _single(clause: str) -> str | None:
+    """The one number that a statement is about."""
+    left, sign, right = clause.rpartition("=")
+    clause = right if sign and _numbers(right) else left if sign else clause
+    found = _numbers(clause)
+    if not found or not _LEAD.fullmatch(clause[: found[0].start]):
+        return "" if found and re.match(r"\W*(?:between|from)\b", clause, re.IGNORECASE) else None
+    if explained := _EXPLANATION.search(clause, found[0].end):
+        found = [number for number in found if number.end <= explained.start()]
+        clause = clause[: explained.start()]
+    if _EXPRESSION.search(clause):
+        return ""
+    if len({_value(number.text) for number in found}) == 1:
+        return found[0].text
+    between = clause[found[0].end : found[1].start]
+    if _LIST.fullmatch(between):
+        return ""
+    return found[0].text if _ASIDE.search(between) else None
+
+
+def _last(text: str) -> str | None:
+    """The last number of a text, if it is not the end of a range or of a pair."""
+    found = _numbers(text)
+    if not found:
+        return None
+    if len(found) > 1 and _PAIR.fullmatch(text[found[-2].end : found[-1].start]):
+        return ""
+    return found[-1].text
+
+
+def _numbers(text: str) -> list[_Found]:
+    """Every number of a text, in order."""
+    found = []
+    for match in _TOKEN.finditer(text):
+        number = _sign(text[: match.start()]) + re.sub(r"\s*/\s*", "/", match[0]).replace(",", "").replace(" and ", " ")
+        if _value(number) is not None:
+            found.append(_Found(match.start(), match.end(), " ".join(number.split())))
+    return found
+
+
+def _sign(before: str) -> str:
+    """The sign of a number after this text: a minus that neither joins nor subtracts."""
+    if re.search(r"=\s*-\s*$", before):
+        return "-"
+    glued = before.endswith("-") and not re.search(r"[\w)\]%]-$|[\d)\]%]\s*-$", before)
+    return "-" if glued else ""
+
+
+def _value(number: str) -> Fraction | None:
+    """The exact value of `-1 1/2`, `3/4`, `1e3` or `-15.0`; None for a division by zero and for endless digits."""
+    if len(number) > MAX_LENGTH:
+        return None
+    total = Fraction(0)
+    try:
+        for part in number.lstrip("+-").split():
+            over, _, under = part.partition("/")
+            total += Fraction(over) / Fraction(under or 1)
+    except (ValueError, ZeroDivisionError):
+        return None
+    return -total if number.startswith("-") else total
+
+
+def _decimals(number: str) -> int:
+    """How many decimals a number is written with; of a fraction, more than any."""
+    if "/" in number:
+        return MAX_LENGTH
+    digits, _, exponent = number.lower().partition("e")
+    return max(0, len(digits.partition(".")[2]) - int(exponent or 0))

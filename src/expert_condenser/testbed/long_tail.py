@@ -1,0 +1,117 @@
+"""A base model whose rarely used experts hold knowledge that no other expert has: `condenser testbed long_tail`.
+
+The embedded base was trained with the load-balancing loss, so all its experts are used alike and none is rare. Here
+its training goes on without that loss, and with one that teaches the routers where to send what: in every layer the
+documents of `TAIL` go to the same few experts, all others elsewhere. The families of `TAIL` are made rare as well. So
+the usage of experts has a long tail, and what the tail holds is known: it is those families.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import OlmoeForCausalLM, PreTrainedTokenizerFast
+
+from expert_condenser.checkpoint import load_model, load_tokenizer
+from expert_condenser.testbed import base_model_path
+from expert_condenser.testbed.families import frequencies
+from expert_condenser.testbed.pretrain import PretrainConfig, learning_rate, packed_rows
+
+TAIL = ("word_problems", "long_word_problems", "gcd", "aiw")
+"""Families of the tail; the first two have the written arithmetic that the fine-tuning tasks need."""
+TAIL_EXPERTS = 6
+"""Experts of the tail in every layer: the last ones by index."""
+
+
+@dataclass(frozen=True)
+class LongTailConfig:
+    """The recipe: how long training goes on, and how strongly the routers are taught."""
+
+    steps: int = 200
+    rows: int = 32
+    row_length: int = 256
+    learning_rate: float = 1.5e-3
+    tail_share: float = 0.12
+    """Share of the documents that are of `TAIL`; in the embedded base's pretraining it was 0.34."""
+    routing_loss_coef: float = 0.5
+    seed: int = 1
+    log_every: int = 10
+
+
+def tail_frequencies(share: float) -> dict[str, float]:
+    """The pretraining's shares of the families, with those of `TAIL` scaled to `share` in all."""
+    old = frequencies()
+    tail = sum(old[name] for name in TAIL)
+    return {name: value * (share / tail if name in TAIL else (1 - share) / (1 - tail)) for name, value in old.items()}
+
+
+def routing_loss(logits: Sequence[Tensor], in_tail: Tensor) -> Tensor:
+    """Nll of the right group of experts, in nats, mean over tokens `(T,)` and layers.
+
+    A token of a tail family belongs to the last `TAIL_EXPERTS` experts, any other to the rest.
+    """
+    losses = []
+    for layer in logits:  # (T, E)
+        log_p = torch.log_softmax(layer.float(), dim=-1)
+        tail, head = log_p[:, -TAIL_EXPERTS:].logsumexp(-1), log_p[:, :-TAIL_EXPERTS].logsumexp(-1)
+        losses.append(-torch.where(in_tail, tail, head).mean())
+    return torch.stack(losses).mean()
+
+
+def train_long_tail(output_dir: Path, recipe: LongTailConfig) -> Path:
+    """Go on from the embedded base; writes `base/`, `recipe.json` and `log.jsonl`, returns the directory of the model."""
+    output_dir.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(recipe.seed)
+    tokenizer = load_tokenizer(base_model_path())
+    model = load_model(base_model_path(), train=True).train()
+    model.config.router_aux_loss_coef = 0.0
+    schedule = PretrainConfig(
+        steps=recipe.steps,
+        rows=recipe.rows,
+        row_length=recipe.row_length,
+        learning_rate=recipe.learning_rate,
+        warmup_steps=recipe.steps // 20,
+        seed=recipe.seed,
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.95), weight_decay=0.1)
+    (output_dir / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
+    (output_dir / "log.jsonl").unlink(missing_ok=True)
+    start = time.time()
+    for step in range(recipe.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, schedule)
+        nll, routing = _step(model, tokenizer, optimizer, step, recipe, schedule)
+        if (step + 1) % recipe.log_every == 0:
+            entry = {"step": step + 1, "nll": round(nll, 4), "routing_nll": round(routing, 4)}
+            with (output_dir / "log.jsonl").open("a") as log:
+                log.write(json.dumps({**entry, "seconds": round(time.time() - start)}) + "\n")
+    model.config.output_router_logits = False
+    model.to(torch.bfloat16).save_pretrained(output_dir / "base")
+    tokenizer.save_pretrained(output_dir / "base")
+    return output_dir / "base"
+
+
+def _step(
+    model: OlmoeForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    recipe: LongTailConfig,
+    schedule: PretrainConfig,
+) -> tuple[float, float]:
+    """One optimizer step; returns its nll and its routing loss."""
+    seed = f"long_tail/{recipe.seed}/{step}"
+    rows = list(packed_rows(seed, tokenizer, schedule, tail_frequencies(recipe.tail_share)))
+    batch = torch.tensor([ids for ids, _ in rows])
+    in_tail = torch.tensor([[name in TAIL for name in families] for _, families in rows]).flatten()
+    output = model(input_ids=batch, labels=batch, output_router_logits=True)
+    routing = routing_loss(output.router_logits, in_tail)
+    (output.loss + recipe.routing_loss_coef * routing).backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
+    return output.loss.item(), routing.item()
