@@ -41,7 +41,19 @@ RINGS = {
         *("adapters", "checkpoint", "testing", "tiny_families"),
     },
     3: {"methods"},
-    4: {"__init__", "training", "evaluation", "report", "analysis", "testbed", "bench", "catalog", "demo", "cli"},
+    4: {
+        "__init__",
+        "training",
+        "evaluation",
+        "report",
+        "analysis",
+        "testbed",
+        "bench",
+        "study",
+        "catalog",
+        "demo",
+        "cli",
+    },
 }
 RING_OF = {name: ring for ring, names in RINGS.items() for name in names}
 PUBLIC_NAMES = [

@@ -20,12 +20,15 @@ from expert_condenser.architectures import condensers_of
 from expert_condenser.checkpoint import clear, load_model, load_tokenizer
 from expert_condenser.concentration import gini
 from expert_condenser.errors import TrainingError
-from expert_condenser.evaluation.testbed import accuracies, as_results, evaluate_families
+from expert_condenser.evaluation.generate import Generation, ModelBackend
+from expert_condenser.evaluation.run import evaluate
+from expert_condenser.evaluation.tasks import load
 from expert_condenser.models import moe_layers
 from expert_condenser.report.usage import plot_usage
 from expert_condenser.testbed import base_model_path, finetune_recipe_path
 from expert_condenser.testbed.families import HELD_OUT_ITEMS, PRETRAINED, items
 from expert_condenser.training.config import TrainingConfig, parse_config
+from expert_condenser.training.data import TESTBED
 from expert_condenser.training.run import train
 
 METHODS_SHOWN = ("sft", "condenser")
@@ -97,15 +100,14 @@ def _task() -> str:
 def _measure(model_path: Path, place: Path, count: int) -> dict[str, Any]:
     """Accuracy per family, and the usage of every expert on held-out items of the task."""
     model, tokenizer = load_model(model_path), load_tokenizer(model_path)
-    families = [_task(), *(family.name for family in PRETRAINED)]
-    records = evaluate_families(model, tokenizer, families, count=count)
-    place.mkdir(parents=True, exist_ok=True)
-    (place / "results.json").write_text(json.dumps(as_results(records), indent=1) + "\n")
+    tasks = [load(f"{TESTBED}{name}", limit=count) for name in (_task(), *(family.name for family in PRETRAINED))]
+    backend = ModelBackend(model, tokenizer)
+    results = evaluate(backend, tokenizer, tasks, place, Generation(), model_name=place.name, progress=False)
     texts = [f"{item.question}\n{item.answer}" for item in items(_task(), "validation", 200)]
     rows = [tokenizer(text)["input_ids"] for text in texts]
     attached = hasattr(moe_layers(model)[0].router, "condenser_ids")
     outcome = {
-        "accuracy": accuracies(records),
+        "accuracy": {name.removeprefix(TESTBED): task["accuracy"] for name, task in results["tasks"].items()},
         "usage": measure_usage(model, tokenizer, rows).counts,
         "condensers": condensers_of(model) if attached else {},
     }

@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from expert_condenser.checkpoint import load_model, load_tokenizer
-from expert_condenser.errors import DataError
-from expert_condenser.evaluation.generate import generate
-from expert_condenser.evaluation.testbed import Record, accuracies, as_results, final_answer
+from expert_condenser.errors import EvaluationError
+from expert_condenser.evaluation.answers import final_answer
+from expert_condenser.evaluation.generate import Generation, ModelBackend, in_batches, rendered
 from expert_condenser.testbed import base_model_path
 
 QUESTIONS = [
@@ -12,6 +12,7 @@ QUESTIONS = [
     "Spell this word backward (example: sun -> nus): cat",
     "Find the Greatest Common Divisor (GCD) of these numbers: 12, 18. Give only the GCD as your final answer.",
 ]
+SAMPLED = Generation(temperature=3.0)
 
 
 @pytest.fixture(scope="module")
@@ -19,10 +20,18 @@ def base():
     return load_model(base_model_path()), load_tokenizer(base_model_path())
 
 
+def turns(questions):
+    return [[{"role": "user", "content": question}] for question in questions]
+
+
+def answers(base, questions, length=24, generation=None, seed=0):
+    prompts = rendered(turns(questions), base[1])
+    return ModelBackend(*base).generate(prompts, length, generation or Generation(), seed)
+
+
 def one_by_one(model, tokenizer, question, length):
     """Greedy decoding written out: no batch, no padding, no cache."""
-    turns = [{"role": "user", "content": question}]
-    ids = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
+    ids = tokenizer.apply_chat_template(turns([question])[0], add_generation_prompt=True, return_dict=False)
     start = len(ids)
     with torch.no_grad():
         for _ in range(length):
@@ -34,45 +43,68 @@ def one_by_one(model, tokenizer, question, length):
 
 def test_batched_generation_equals_one_by_one(base):
     expected = [one_by_one(*base, question, 24) for question in QUESTIONS]
-    assert generate(*base, QUESTIONS, max_new_tokens=24, batch_size=2) == expected
+    assert [answer.text for answer in answers(base, QUESTIONS)] == expected
     assert final_answer(expected[0]) == "5"
-    assert generate(*base, QUESTIONS[::-1], max_new_tokens=24) == expected[::-1]
+    assert [answer.text for answer in answers(base, QUESTIONS[::-1])] == expected[::-1]
+
+
+def test_tokens_are_counted_and_the_cut_is_seen(base):
+    whole, cut = answers(base, QUESTIONS[:1])[0], answers(base, QUESTIONS[:1], length=3)[0]
+    assert whole.ended
+    assert whole.tokens == len(base[1](whole.text, add_special_tokens=False)["input_ids"])
+    assert (cut.ended, cut.tokens) == (False, 3)
+    assert whole.text.startswith(cut.text)
+
+
+def test_sampling_repeats_with_its_seed_and_differs_without(base):
+    first, again, other = (answers(base, QUESTIONS, generation=SAMPLED, seed=seed) for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
 
 
 def test_the_mode_of_the_model_is_kept(base):
-    model, tokenizer = base
-    model.train()
-    generate(model, tokenizer, QUESTIONS[:1], max_new_tokens=1)
-    assert model.training
-    model.eval()
-    generate(model, tokenizer, QUESTIONS[:1], max_new_tokens=1)
-    assert not model.training
+    for training in (True, False):
+        base[0].train(training)
+        answers(base, QUESTIONS[:1], length=1)
+        assert base[0].training is training
 
 
 def test_a_model_trained_with_the_auxiliary_loss_generates(base):
-    model, tokenizer = base
+    model = base[0]
     model.config.output_router_logits = True
     try:
-        assert generate(model, tokenizer, QUESTIONS[:2], max_new_tokens=4)
+        assert answers(base, QUESTIONS[:2], length=4)
     finally:
         model.config.output_router_logits = False
 
 
-def test_no_chat_template(base):
+def test_no_chat_template():
     tokenizer = load_tokenizer(base_model_path())
     tokenizer.chat_template = None
-    with pytest.raises(DataError, match="chat template"):
-        generate(base[0], tokenizer, QUESTIONS)
+    with pytest.raises(EvaluationError, match="chat template"):
+        rendered(turns(QUESTIONS), tokenizer)
+
+
+def test_batches_hold_similar_lengths_the_longest_first():
+    assert in_batches([3, 9, 1, 8, 2], 2) == [[1, 3], [0, 4], [2]]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size is 1 or more; got 0"),
+        ({"samples": 2}, "greedy decoding gives one answer"),
+        ({"top_p": 0.9}, "greedy decoding gives one answer"),
+        ({"temperature": -1.0}, "temperature is 0"),
+        ({"temperature": 1.0, "top_p": 0.0}, r"top_p in \(0, 1\]"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 1 or more"),
+    ],
+)
+def test_options_without_a_meaning(options, message):
+    with pytest.raises(EvaluationError, match=message):
+        Generation(**options)
 
 
 @pytest.mark.parametrize(("text", "answer"), [("4+3=7\n#### 7", "7"), ("#### 1 #### 2 ", "2"), (" Yes ", "Yes")])
 def test_final_answer(text, answer):
     assert final_answer(text) == answer
-
-
-def test_accuracies_and_results():
-    records = [Record("a", "q", "1", out, out == "1") for out in ("1", "2", "1", "1")] + [
-        Record("b", "q", "x", "y", False)
-    ]
-    assert accuracies(records) == {"a": 0.75, "b": 0.0}
-    assert len(as_results(records)["items"]) == 5

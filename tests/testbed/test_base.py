@@ -7,7 +7,9 @@ import torch
 
 from expert_condenser import moe_layers
 from expert_condenser.checkpoint import load_model, load_tokenizer
-from expert_condenser.evaluation.testbed import accuracies, evaluate_families
+from expert_condenser.evaluation.generate import Generation, ModelBackend
+from expert_condenser.evaluation.run import evaluate
+from expert_condenser.evaluation.tasks import load
 from expert_condenser.testbed import base_model_path
 from expert_condenser.testbed.pretrain import PretrainConfig, learning_rate, pretrain
 
@@ -42,10 +44,10 @@ def test_the_prompt_is_a_prefix_of_the_conversation(base):
     assert whole == f"{prompt}4<|end|>"
 
 
-def test_it_learnt_what_it_was_pretrained_on(base):
-    found = accuracies(evaluate_families(*base, ["word_problems", "aiw"], count=20))
-    assert found["word_problems"] >= 0.9
-    assert found["aiw"] >= 0.9
+def test_it_learnt_what_it_was_pretrained_on(base, tmp_path):
+    tasks = [load(name, limit=20) for name in ("testbed:word_problems", "testbed:aiw")]
+    found = evaluate(ModelBackend(*base), base[1], tasks, tmp_path, Generation(), model_name="base", progress=False)
+    assert all(task["accuracy"] >= 0.9 for task in found["tasks"].values())
 
 
 @pytest.mark.slow

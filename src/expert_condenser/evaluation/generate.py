@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -53,6 +53,7 @@ class Answer:
     ended: bool
 
 
+@runtime_checkable
 class Backend(Protocol):
     """What generates: a loaded model here, or vLLM."""
 

@@ -156,8 +156,8 @@ class Condenser(BiasOnly):
             )
         if config.one_phase and rule != "explicit":
             raise TrainingError(
-                "one_phase leaves out the phase from which condensers are chosen, so condenser_rule is 'explicit', with "
-                f"the condensers_file of another run; got {rule!r}"
+                "one_phase leaves out the phase from which condensers are chosen, so condenser_rule is 'explicit', "
+                f"with the condensers_file of another run; got {rule!r}"
             )
         if config.selection_seed != MethodConfig.selection_seed and rule != "random":
             raise TrainingError(f"selection_seed is used by condenser_rule 'random' only; got rule {rule!r}")

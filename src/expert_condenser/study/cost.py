@@ -26,12 +26,12 @@ class FlopCounter(TrainerCallback):
         """Begin to count."""
         if state.global_step == COUNTED_STEP:
             self._mode = FlopCounterMode(display=False, custom_mapping=_GROUPED)
-            self._mode.__enter__()
+            self._mode.__enter__()  # type: ignore[no-untyped-call]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Stop counting."""
         if self._mode is not None:
-            self._mode.__exit__(None, None, None)
+            self._mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
             self.per_step.append(self._mode.get_total_flops())
             self._mode = None
 

@@ -11,6 +11,8 @@
     tuned_by: ../sweep                  # optional: another study, whose best grid options every arm takes
     tuned_as: {condenser_r3: condenser} # optional: arms that take those of another arm of that study
     evaluate: {split: test, tasks: {gsm8k: 300, boolq: 100}, batch_size: 64, data: DIR, max_new_tokens: 64}
+    baseline: sft                       # optional: the arm that tables compare with
+    beside: {../ladder: [sft]}          # optional: arms of other studies that tables show too
     keep_models: false                  # optional: weights of finished runs, and every answer, stay on disk
 
 Paths are relative to the file.
@@ -58,7 +60,19 @@ class Study:
     grid: Mapping[str, list[Any]] = field(default_factory=dict)
     tuned_by: Path | None = None
     tuned_as: Mapping[str, str] = field(default_factory=dict)
+    baseline: str | None = None
+    beside: Mapping[str, list[str]] = field(default_factory=dict)
     keep_models: bool = False
+
+    @property
+    def first_task(self) -> str:
+        """The task that the runs train on."""
+        return next(iter(self.evaluate.tasks))
+
+    @property
+    def other_tasks(self) -> list[str]:
+        """What the base knew before."""
+        return list(self.evaluate.tasks)[1:]
 
     @property
     def base_cell(self) -> "Cell":
@@ -123,7 +137,7 @@ class Cell:
 
 
 def read_study(path: Path) -> Study:
-    """The study in a YAML file. Raises `EvaluationError` on an unknown key, a missing one, or a value of a wrong kind."""
+    """The study in a YAML file. Raises `EvaluationError` on a wrong key or a wrong kind of value."""
     try:
         content = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

@@ -58,7 +58,7 @@ class Progress:
 
     def table(self, workers: int) -> Table:
         """A row per arm: runs done, and the mean accuracy of the first task so far."""
-        first = next(iter(self.cells[0].study.evaluate.tasks))
+        first = self.cells[0].study.first_task
         title = (
             f"{len(self.done)} of {len(self.cells)} runs done, {len(self.running)} running, left: {self.left(workers)}"
         )
@@ -81,7 +81,7 @@ def accuracy(folder: Path, task: str) -> float:
 
 
 def run_study(path: Path, root: Path, workers: int | None = None) -> None:
-    """Run what is missing of a study. Raises `EvaluationError` before any run on bad input, after all if some failed."""
+    """Run what is missing of a study. Raises `EvaluationError` on bad input, and at the end if a run failed."""
     study = read_study(path)
     check_names(study.evaluate.tasks)
     cells = [study.base_cell, *study.cells()]

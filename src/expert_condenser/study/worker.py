@@ -5,6 +5,7 @@ import os
 import shutil
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
 import datasets
@@ -44,23 +45,25 @@ def run_cell(cell: Cell, root: Path, device: str | None, threads: int) -> None:
     with log.open("a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         try:
             _run(cell, root)
-        except BaseException:
+        except BaseException as error:
             traceback.print_exc()
-            os._exit(1)
-    log.unlink()
+            raise SystemExit(1) from error
+    log.unlink(missing_ok=True)
 
 
 def _run(cell: Cell, root: Path) -> None:
     folder = root / cell.folder
     if cell.seed is None:
         _evaluate(cell, folder, Path(resolve_model(cell.study.base)))
+        if not cell.study.keep_models:
+            keep_results(folder, ())
         return
     config = cell.config(root)
     if not (folder / "model").exists() or not read_json(folder / RUN).get("finished"):
         _train(cell, config)
     _evaluate(cell, folder, folder / "model")
     if not cell.study.keep_models:
-        keep_results(folder, config)
+        keep_results(folder, METHODS[config.method].phases)
 
 
 def _evaluate(cell: Cell, folder: Path, path: Path) -> None:
@@ -100,9 +103,9 @@ def _train(cell: Cell, config: TrainingConfig) -> None:
     write_json(folder / RUN, record)
 
 
-def keep_results(folder: Path, config: TrainingConfig) -> None:
+def keep_results(folder: Path, phases: Sequence[str]) -> None:
     """Delete weights and answers of a finished run: `run.json`, `results.json` and the training log stay."""
-    for name in (*METHODS[config.method].phases, "model", "adapter"):
+    for name in (*phases, "model", "adapter"):
         shutil.rmtree(folder / name, ignore_errors=True)
     for name in (ITEMS, SETTINGS):
         (folder / name).unlink(missing_ok=True)

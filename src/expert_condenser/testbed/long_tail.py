@@ -11,20 +11,30 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
 from transformers import OlmoeForCausalLM, PreTrainedTokenizerFast
 
+from expert_condenser.attach import attach
 from expert_condenser.checkpoint import load_model, load_tokenizer
+from expert_condenser.evaluation.generate import Generation, ModelBackend
+from expert_condenser.evaluation.run import evaluate
+from expert_condenser.evaluation.tasks import load
+from expert_condenser.models import moe_layers
+from expert_condenser.routing import RoutingConfig
 from expert_condenser.testbed import base_model_path
 from expert_condenser.testbed.families import frequencies
 from expert_condenser.testbed.pretrain import PretrainConfig, learning_rate, packed_rows
+from expert_condenser.training.data import TESTBED
 
 TAIL = ("word_problems", "long_word_problems", "gcd", "aiw")
 """Families of the tail; the first two have the written arithmetic that the fine-tuning tasks need."""
 TAIL_EXPERTS = 6
 """Experts of the tail in every layer: the last ones by index."""
+_OUT = -1e4
+"""A selection bias below every logit."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +73,7 @@ def routing_loss(logits: Sequence[Tensor], in_tail: Tensor) -> Tensor:
 
 
 def train_long_tail(output_dir: Path, recipe: LongTailConfig) -> Path:
-    """Go on from the embedded base; writes `base/`, `recipe.json` and `log.jsonl`, returns the directory of the model."""
+    """Go on from the embedded base; writes `base/`, `recipe.json`, `log.jsonl`, and returns the model's directory."""
     output_dir.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
     tokenizer = load_tokenizer(base_model_path())
@@ -115,3 +125,30 @@ def _step(
     optimizer.step()
     optimizer.zero_grad()
     return output.loss.item(), routing.item()
+
+
+def dissociation(path: Path, names: Sequence[str], count: int) -> dict[str, dict[str, float]]:
+    """Who holds what: accuracy on families with every expert, without those of the tail, and without as many others.
+
+    An expert is taken out by a selection bias that no logit outweighs. Returns `{"whole", "without tail", "without
+    others"}`, each with the share of right answers to the first `count` validation items of every family.
+    """
+    tail = list(range(load_model(path).config.num_experts))[-TAIL_EXPERTS:]
+    others = list(range(TAIL_EXPERTS))
+    return {
+        "whole": _accuracy_without(path, [], names, count),
+        "without tail": _accuracy_without(path, tail, names, count),
+        "without others": _accuracy_without(path, others, names, count),
+    }
+
+
+def _accuracy_without(path: Path, experts: list[int], names: Sequence[str], count: int) -> dict[str, float]:
+    model, tokenizer = load_model(path), load_tokenizer(path)
+    attach(model, RoutingConfig(preset="paper"))
+    for layer in moe_layers(model):
+        layer.router.selection_bias[experts] = _OUT
+    tasks = [load(f"{TESTBED}{name}", limit=count, split="validation") for name in names]
+    with TemporaryDirectory() as folder:
+        backend = ModelBackend(model, tokenizer)
+        results = evaluate(backend, tokenizer, tasks, Path(folder), Generation(), model_name=path.name, progress=False)
+    return {task.removeprefix(TESTBED): result["accuracy"] for task, result in results["tasks"].items()}

@@ -43,10 +43,10 @@ def describe(config: TrainingConfig) -> dict[str, Any]:
 def check_same_run(found: dict[str, Any], config: TrainingConfig) -> None:
     """Raise `TrainingError` if `output_dir` holds another run: the method, the model, the data or a number differs."""
     wanted = json.loads(json.dumps(settings(config)))
+    defaults = {f.name: f.default for f in fields(config)}  # of an option that the run's version did not have yet
+    there = {name: found["config"].get(name, defaults[name]) for name in wanted}
     differing = {
-        name: (found["config"].get(name), value)
-        for name, value in wanted.items()
-        if name not in _MAY_CHANGE and found["config"].get(name) != value
+        name: (there[name], value) for name, value in wanted.items() if name not in _MAY_CHANGE and there[name] != value
     }
     if differing:
         rows = "; ".join(f"{name}: {old!r} there, {new!r} asked for" for name, (old, new) in sorted(differing.items()))

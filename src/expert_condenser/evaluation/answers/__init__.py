@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 
 from expert_condenser.evaluation.answers import choice, latex, number, words
-from expert_condenser.evaluation.testbed import final_answer
 
 
 @dataclass(frozen=True)
@@ -31,6 +30,11 @@ def _options(stem: str) -> AnswerKind:
     return AnswerKind(
         stem, example, partial(words.extract_option, stem), words.equal, partial(words.exact_option, stem)
     )
+
+
+def final_answer(text: str) -> str:
+    """What an answer of the testbed states: the text after its last `####`, or all of it, without outer white space."""
+    return text.rpartition("####")[2].strip()
 
 
 def _verbatim(text: str) -> str | None:

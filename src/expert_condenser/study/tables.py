@@ -1,0 +1,150 @@
+"""The tables of a study, from its raw files alone: `run.json` and `results.json` of every run, and the base's results.
+
+    condenser study tables DIR      writes DIR/tables.md, DIR/comparison.json and DIR/plot.png
+
+The first task of the study is what the runs train on; the others are what the base knew before.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+from expert_condenser.errors import EvaluationError
+from expert_condenser.evaluation.compare import compare_runs
+from expert_condenser.evaluation.comparison_tables import plain_table, render
+from expert_condenser.evaluation.records import RESULTS
+from expert_condenser.evaluation.runs import Design, read_design
+from expert_condenser.study.plan import Cell, Study, is_done, read_study
+from expert_condenser.study.plots import plot_arms
+from expert_condenser.training.records import RUN, read_json
+
+TABLES, COMPARISON, PLOT = "tables.md", "comparison.json", "plot.png"
+BEFORE = "learnt before"
+"""The mean over the tasks that the runs did not train on."""
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """The runs of a study that are compared: those of the seeds that every arm has finished."""
+
+    study: Study
+    root: Path
+    design: Design
+    finished: int
+    """Runs with results; those of seeds that are not whole are not compared."""
+
+
+def write_tables(root: Path) -> list[Path]:
+    """Make tables and plot again from the raw files; returns what was written."""
+    gathered = gather(root)
+    report = compare(gathered)
+    paths = [root / TABLES, root / COMPARISON, root / PLOT]
+    paths[0].write_text(markdown(gathered, report))
+    paths[1].write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
+    plot_arms(report, gathered.study.first_task, BEFORE, base_scores(gathered), paths[2])
+    return paths
+
+
+def gather(root: Path) -> Gathered:
+    """Read a study's runs, and those of other studies that stand beside them."""
+    study = read_study(root / "study.yaml")
+    cells = [cell for cell in study.cells() if is_done(root, cell)]
+    seeds = [seed for seed in study.seeds if _labels(study.cells(), seed) == _labels(cells, seed)]
+    if not seeds:
+        raise EvaluationError(f"tables need every arm of a seed, and {root} has no seed whose runs are all done")
+    folders = [root / cell.folder for cell in cells if cell.seed in seeds]
+    for other, arms in study.beside.items():
+        folders += [run for arm in arms for run in sorted((root / other / "runs" / arm).glob("seed*")) if _is_run(run)]
+    return Gathered(study, root, read_design(folders, allow=("seeds",) if study.beside else ()), len(cells))
+
+
+def compare(gathered: Gathered) -> dict[str, Any]:
+    """`compare_runs` on the first task, and on the mean of the others where there are any; folders from the root."""
+    study = gathered.study
+    groups = {BEFORE: study.other_tasks} if study.other_tasks else {}
+    report = compare_runs(gathered.design, baseline=study.baseline, groups=groups)
+    shown = {study.first_task, *groups}
+    report["rows"] = [row for row in report["rows"] if row["metric"] in shown]
+    report["arms"] = {label: len(folders) for label, folders in report["arms"].items()}
+    return report
+
+
+def base_scores(gathered: Gathered) -> dict[str, float]:
+    """What the base model scores before any training, in points, on the first task and on `BEFORE`."""
+    tasks = read_json(gathered.root / gathered.study.base_cell.folder / RESULTS)["tasks"]
+    others = [tasks[name]["accuracy"] for name in gathered.study.other_tasks]
+    return {
+        gathered.study.first_task: 100 * tasks[gathered.study.first_task]["accuracy"],
+        **({BEFORE: 100 * mean(others)} if others else {}),
+    }
+
+
+def markdown(gathered: Gathered, report: dict[str, Any]) -> str:
+    """All tables of a study as one Markdown text."""
+    study, base = gathered.study, base_scores(gathered)
+    head = (
+        f"{gathered.finished} of {len(study.cells())} runs are done; compared are {len(report['seeds'])} seeds "
+        f"({', '.join(map(str, report['seeds']))}). Base model: "
+        + ", ".join(f"{name} {score:.1f}" for name, score in base.items())
+        + "."
+    )
+    summary = plain_table("Summary; mean ± standard deviation over seeds", *_summary(gathered, report), "markdown")
+    details = render(report, "markdown")
+    families = plain_table("Accuracy on every task, mean over seeds", *_per_task(gathered), "markdown")
+    return "\n\n".join([f"# {gathered.root.name}", head, summary, details, families]) + "\n"
+
+
+def _summary(gathered: Gathered, report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """One row per arm: what was learnt, what was forgotten, and what it cost."""
+    study, base = gathered.study, base_scores(gathered)
+    rows = {(row["metric"], row["arm"]): row for row in report["rows"]}
+    titles = ["arm", "learning rate", study.first_task]
+    titles += [BEFORE, "forgotten"] if study.other_tasks else []
+    cells = []
+    for label, arm in gathered.design.arms.items():
+        runs = list(arm.runs.values())
+        costs = [read_json(run.folder / RUN)["cost"] for run in runs]
+        row = [label, f"{runs[0].config['learning_rate']:g}", _spread(rows[study.first_task, label]["scores"])]
+        if study.other_tasks:
+            known = rows[BEFORE, label]["scores"]
+            row += [_spread(known), f"{base[BEFORE] - mean(known):.1f}"]
+        nll = mean(run.tasks[study.first_task].nll or 0.0 for run in runs)
+        row += [f"{nll:.3f}", f"{median(cost['cpu_seconds'] for cost in costs):.0f}"]
+        row += [f"{costs[0]['flops'] / 1e12:.2f}" if costs[0]["flops"] else ""]
+        cells.append([*row, f"{median(cost['peak_mb'] for cost in costs):.0f}"])
+    return [*titles, "nll", "CPU seconds", "TFLOP", "peak MB"], cells
+
+
+def _per_task(gathered: Gathered) -> tuple[list[str], list[list[str]]]:
+    tasks = list(gathered.study.evaluate.tasks)
+    base = read_json(gathered.root / gathered.study.base_cell.folder / RESULTS)["tasks"]
+    rows = [["base", *(f"{100 * base[task]['accuracy']:.0f}" for task in tasks)]]
+    for label, arm in gathered.design.arms.items():
+        means = [mean(run.tasks[task].accuracy for run in arm.runs.values()) for task in tasks]
+        rows.append([label, *(f"{100 * value:.0f}" for value in means)])
+    return ["arm", *(task.partition(":")[2] or task for task in tasks)], rows
+
+
+def _spread(scores: Sequence[float]) -> str:
+    centre = mean(scores)
+    if len(scores) == 1:
+        return f"{centre:.1f}"
+    deviation = (sum((score - centre) ** 2 for score in scores) / (len(scores) - 1)) ** 0.5
+    return f"{centre:.1f} ± {deviation:.1f}"
+
+
+def _labels(cells: Sequence[Cell], seed: int) -> set[str]:
+    return {cell.label for cell in cells if cell.seed == seed}
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / RESULTS).exists()
+
+
+def best_table(chosen: Mapping[str, Mapping[str, Any]]) -> str:
+    """The options that a sweep chose, an arm a line."""
+    rows = [[arm, ", ".join(f"{name} = {value}" for name, value in point.items())] for arm, point in chosen.items()]
+    return plain_table("Chosen", ["arm", "options"], rows, "markdown")

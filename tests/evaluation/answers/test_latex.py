@@ -1,0 +1,96 @@
+import pytest
+
+from expert_condenser.evaluation.answers import LATEX
+
+EXTRACTED = [
+    ("\\boxed{\\frac{3}{4}}", "\\frac{3}{4}"),
+    ("\\boxed{\\dfrac34}", "\\frac{3}{4}"),
+    ("so $\\boxed{\\left[ -2, 7 \\right]}$.", "[-2,7]"),
+    ("\\boxed{1} and then \\boxed{\\frac{1}{\\sqrt{2}}}", "\\frac{1}{\\sqrt{2}}"),
+    ("<think>\\boxed{1}</think>\\boxed{2}", "2"),
+    ("#### 5", "5"),
+    ("The answer is $x + 1$.", "x+1"),
+    ("The final answer is\n\\[\n\\sqrt3\n\\]", "\\sqrt{3}"),
+    ("We get $y = 2x$.", "2x"),
+    ("There are 12 of them.", "12"),
+    ("\\boxed{\\text{Evelyn}}", "Evelyn"),
+    ("", None),
+    ("I cannot say.", None),
+]
+EQUAL = [
+    ("\\frac{3}{4}", "\\dfrac{3}{4}"),
+    ("\\frac34", "\\frac{3}{4}"),
+    ("3/4", "\\frac{3}{4}"),
+    ("0.75", "\\frac{3}{4}"),
+    (".5", "0.5"),
+    ("11\\sqrt2", "11\\sqrt{2}"),
+    ("x=5", "5"),
+    ("f(x)=x^2", "x^2"),
+    ("5\\text{ cm}", "5"),
+    ("5 \\text{ cm}^2", "5"),
+    ("\\text{Evelyn}", "Evelyn"),
+    ("\\text{(C)}", "C"),
+    ("90^\\circ", "90"),
+    ("90^{\\circ}", "90 degrees"),
+    ("50\\%", "50"),
+    ("\\$18.90", "18.90"),
+    ("10,080", "10080"),
+    ("1{,}000", "1000"),
+    ("\\left(3, \\frac{\\pi}{2}\\right)", "(3,\\frac{\\pi}{2})"),
+    ("(3, 0.5)", "(3,\\frac{1}{2})"),
+    ("[-2, 7]", "[-2,7]"),
+    ("1, -2", "1,-2"),
+    ("\\{1, 2\\}", "\\{1,2\\}"),
+    ("6 - 5i", "6-5i"),
+    ("\u22125", "-5"),
+    ("x \\in [-2,7]", "[-2,7]"),
+    ("2 \\cdot 3", "2\\times3"),
+    ("5.", "5"),
+    ("-\\frac{1}{2}", "-0.5"),
+]
+DIFFERENT = [
+    ("(1,2)", "(2,1)"),
+    ("1,-2", "-2,1"),
+    ("[1,2]", "(1,2)"),
+    ("(1,2]", "[1,2)"),
+    ("(1,2)", "(1,2,3)"),
+    ("5", "-5"),
+    ("5", "5x"),
+    ("2\\pi", "2"),
+    ("\\sqrt{2}", "\\sqrt{3}"),
+    ("\\frac{3}{4}", "\\frac{4}{3}"),
+    ("x+1", "x+2"),
+    ("1+x", "x+1"),
+    ("Evelyn", "Evan"),
+    ("11\\sqrt{2}", "11"),
+    ("1,000", "1,001"),
+    ("C", "D"),
+]
+
+
+@pytest.mark.parametrize(("text", "answer"), EXTRACTED)
+def test_the_stated_expression(text, answer):
+    assert LATEX.extract(text) == answer
+
+
+@pytest.mark.parametrize(("one", "other"), EQUAL)
+def test_equal_expressions(one, other):
+    assert LATEX.equal(one, other)
+    assert LATEX.equal(other, one)
+
+
+@pytest.mark.parametrize(("one", "other"), DIFFERENT)
+def test_different_expressions(one, other):
+    assert not LATEX.equal(one, other)
+    assert not LATEX.equal(other, one)
+
+
+@pytest.mark.parametrize("answer", sorted({text for pair in EQUAL + DIFFERENT for text in pair}))
+def test_every_expression_equals_itself_in_a_box(answer):
+    assert LATEX.equal(answer, answer)
+    assert LATEX.equal(LATEX.extract(f"So $\\boxed{{{answer}}}$."), answer)
+    assert LATEX.read_gold(LATEX.read_gold(answer)) == LATEX.read_gold(answer)
+
+
+def test_an_empty_gold_answer():
+    assert LATEX.read_gold(" ") is None

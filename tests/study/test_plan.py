@@ -1,0 +1,134 @@
+"""A study file: what it means, and what is wrong with it, before anything runs."""
+
+import json
+
+import pytest
+import yaml
+
+from expert_condenser.errors import EvaluationError
+from expert_condenser.study.plan import best_options, is_done, read_study
+from expert_condenser.training.records import describe
+
+STUDY = {
+    "base": "testbed",
+    "options": {"dataset": "testbed:gcd", "bf16": False, "use_cpu": True, "report_to": "none"},
+    "seeds": [1, 2],
+    "arms": {"sft": {"method": "sft"}, "two": {"method": "condenser", "num_condensers": 2}},
+    "evaluate": {"tasks": {"testbed:gcd": 4}},
+}
+
+
+def write(folder, **changes):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "study.yaml").write_text(yaml.safe_dump({**STUDY, **changes}, sort_keys=False))
+    return folder / "study.yaml"
+
+
+def finish(root, cell, accuracy=0.5, nll=1.0):
+    """What a finished run leaves, without running it."""
+    folder = root / cell.folder
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps(describe(cell.config(root)), default=str))
+    (folder / "results.json").write_text(json.dumps({"tasks": {"testbed:gcd": {"accuracy": accuracy, "nll": nll}}}))
+
+
+def test_cells_go_seed_by_seed(tmp_path):
+    cells = read_study(write(tmp_path)).cells()
+    assert [str(cell.folder) for cell in cells] == [
+        "runs/sft/seed1", "runs/two/seed1", "runs/sft/seed2", "runs/two/seed2",
+    ]  # fmt: skip
+    config = cells[3].config(tmp_path)
+    assert (config.method, config.num_condensers, config.seed, config.dataset) == ("condenser", "2", 2, "testbed:gcd")
+    assert config.output_dir == str(tmp_path / cells[3].folder)
+
+
+def test_the_grid_crosses_every_arm(tmp_path):
+    study = read_study(write(tmp_path, grid={"learning_rate": [1e-4, "2e-4"], "limit": [5, 6]}))
+    labels = [cell.label for cell in study.cells() if cell.seed == 1]
+    assert len(labels) == len(set(labels)) == 8
+    assert labels[1] == "sft learning_rate=0.0001 limit=6"
+    assert {cell.config(tmp_path).learning_rate for cell in study.cells()} == {1e-4, 2e-4}
+
+
+def test_options_of_an_arm_win_over_those_of_all(tmp_path):
+    arms = {"one": {"method": "sft", "limit": 7}, "other": {"method": "sft"}}
+    cells = read_study(write(tmp_path, arms=arms, options={**STUDY["options"], "limit": 5})).cells()
+    assert [cell.config(tmp_path).limit for cell in cells[:2]] == [7, 5]
+
+
+def test_a_recipe_beside_the_file(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**STUDY["options"], "limit": 9}))
+    study = read_study(write(tmp_path, recipe="recipe.yaml", options={}))
+    assert study.cells()[0].config(tmp_path).limit == 9
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seedz": [1]}, "got the unknown seedz"),
+        ({"evaluate": {"tasks": {"testbed:gcd": 1}, "items": 5}}, "evaluate has the keys .* unknown items"),
+        ({"evaluate": {}}, "evaluate lacks tasks"),
+        ({"seeds": [1, 1]}, "seeds is a list of different whole numbers"),
+        ({"seeds": 3}, "seeds is a list of different whole numbers"),
+        ({"arms": ["sft"]}, "arms is a mapping"),
+        ({"grid": {"limit": 3}}, "grid is a mapping"),
+        ({"evaluate": {"tasks": {"testbed:gcd": 0}}}, "tasks is a mapping"),
+        ({"options": {"seed": 3}}, "a study sets seed itself"),
+        ({"arms": {"sft": {"output_dir": "x"}}}, "a study sets output_dir itself"),
+    ],
+)
+def test_what_is_wrong_with_a_file(tmp_path, changes, message):
+    with pytest.raises(EvaluationError, match=message):
+        read_study(write(tmp_path, **changes))
+
+
+def test_a_file_that_is_none(tmp_path):
+    with pytest.raises(EvaluationError, match="a study is a YAML file"):
+        read_study(tmp_path / "missing.yaml")
+    (tmp_path / "list.yaml").write_text("[1, 2]")
+    with pytest.raises(EvaluationError, match="has the keys base"):
+        read_study(tmp_path / "list.yaml")
+
+
+@pytest.mark.parametrize("options", [{"method": "sftt"}, {"method": "sft", "num_condensers": 3}, {"lerning_rate": 1}])
+def test_a_wrong_option_is_named_with_its_arm(tmp_path, options):
+    cell = read_study(write(tmp_path, arms={"odd": options})).cells()[0]
+    with pytest.raises(EvaluationError, match="arm 'odd': "):
+        cell.config(tmp_path)
+
+
+def test_done_is_what_has_results_of_the_same_recipe(tmp_path):
+    cell = read_study(write(tmp_path)).cells()[1]
+    assert not is_done(tmp_path, cell)
+    finish(tmp_path, cell)
+    assert is_done(tmp_path, cell)
+    changed = read_study(write(tmp_path, options={**STUDY["options"], "limit": 5})).cells()[1]
+    with pytest.raises(EvaluationError, match=r"results of another recipe.*limit: None there, 5 asked for"):
+        is_done(tmp_path, changed)
+
+
+def test_results_from_before_an_option_existed_count(tmp_path):
+    cell = read_study(write(tmp_path)).cells()[0]
+    finish(tmp_path, cell)
+    path = tmp_path / cell.folder / "run.json"
+    record = json.loads(path.read_text())
+    del record["config"]["one_phase"]
+    path.write_text(json.dumps(record))
+    assert is_done(tmp_path, cell)
+
+
+def test_the_best_options_of_another_study(tmp_path):
+    sweep = tmp_path / "sweep"
+    study = read_study(write(sweep, grid={"learning_rate": [1e-4, 2e-4, 4e-4]}))
+    scores = {
+        "sft": {1e-4: (0.2, 1), 2e-4: (0.4, 1), 4e-4: (0.3, 0)},
+        "two": {1e-4: (0.3, 2), 2e-4: (0.3, 1), 4e-4: (0.1, 0)},
+    }
+    for cell in study.cells():
+        finish(sweep, cell, *scores[cell.arm][cell.point["learning_rate"]])
+    assert best_options(sweep) == {"sft": {"learning_rate": 2e-4}, "two": {"learning_rate": 2e-4}}
+    arms = {**STUDY["arms"], "three": {"method": "condenser", "num_condensers": 3}}
+    with pytest.raises(EvaluationError, match="no arm 'three'"):
+        read_study(write(tmp_path / "main", arms=arms, tuned_by="../sweep")).cells()
+    cells = read_study(write(tmp_path / "main", arms=arms, tuned_by="../sweep", tuned_as={"three": "two"})).cells()
+    assert [cell.config(tmp_path).learning_rate for cell in cells[:3]] == [2e-4] * 3
