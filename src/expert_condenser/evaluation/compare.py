@@ -2,7 +2,7 @@
 
 import argparse
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -64,14 +64,19 @@ def compare_runs(
     baseline: str | None = None,
     metric: str = "accuracy",
     groups: Mapping[str, Sequence[str]] | None = None,
+    only: Collection[str] | None = None,
     alpha: float = 0.05,
     resamples: int = RESAMPLES,
 ) -> dict[str, Any]:
-    """The comparison as JSON: a row for every metric and arm, the baseline's first; `notes` say what is missing."""
+    """The comparison as JSON: a row for every metric and arm, the baseline's first; `notes` say what is missing.
+
+    Metrics are the tasks, the groups, and the mean over all tasks; `only` keeps some of them.
+    """
     base = design.arms[_baseline(design, baseline)]
     others = [arm for arm in design.arms.values() if arm is not base]
     rows: list[Row] = []
-    for name, tasks in _metrics(design, groups or {}).items():
+    metrics = _metrics(design, groups or {})
+    for name, tasks in metrics.items() if only is None else [(name, metrics[name]) for name in only]:
         scores = {arm.label: _scores(arm, tasks, metric) for arm in design.arms.values()}
         rows.append(_row(name, base.label, scores[base.label], alpha))
         compared = []

@@ -65,9 +65,8 @@ def compare(gathered: Gathered) -> dict[str, Any]:
     """`compare_runs` on the first task, and on the mean of the others where there are any; folders from the root."""
     study = gathered.study
     groups = {BEFORE: study.other_tasks} if study.other_tasks else {}
-    report = compare_runs(gathered.design, baseline=study.baseline, groups=groups)
-    shown = {study.first_task, *groups}
-    report["rows"] = [row for row in report["rows"] if row["metric"] in shown]
+    only = [study.first_task, *groups]
+    report = compare_runs(gathered.design, baseline=study.baseline, groups=groups, only=only)
     report["arms"] = {label: len(folders) for label, folders in report["arms"].items()}
     return report
 
