@@ -1,6 +1,7 @@
 """A study file: what it means, and what is wrong with it, before anything runs."""
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -132,3 +133,12 @@ def test_the_best_options_of_another_study(tmp_path):
         read_study(write(tmp_path / "main", arms=arms, tuned_by="../sweep")).cells()
     cells = read_study(write(tmp_path / "main", arms=arms, tuned_by="../sweep", tuned_as={"three": "two"})).cells()
     assert [cell.config(tmp_path).learning_rate for cell in cells[:3]] == [2e-4] * 3
+
+
+@pytest.mark.parametrize(
+    ("base", "expected"), [("org/model", "org/model"), ("../base", "base"), ("./base", "study/base")]
+)
+def test_a_base_beside_the_file(tmp_path, monkeypatch, base, expected):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "study", base=base)
+    assert read_study(Path("study/study.yaml")).base == expected

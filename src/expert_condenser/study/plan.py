@@ -1,6 +1,6 @@
 """What a study is: a YAML file that says which runs there are; read and checked whole before any run begins.
 
-    base: testbed                       # hub name or directory
+    base: testbed                       # hub name or directory; ./DIR and ../DIR are relative to the file
     recipe: finetune.yaml               # optional: options of every run, as for `condenser train`
     options: {num_train_epochs: 2}      # more of them
     seeds: [1, 2, 3]
@@ -15,11 +15,12 @@
     beside: {../ladder: [sft]}          # optional: arms of other studies that tables show too
     keep_models: false                  # optional: weights of finished runs, and every answer, stay on disk
 
-Paths are relative to the file.
+`recipe`, `tuned_by` and `beside` are relative to the file, paths among the options to where the command runs.
 """
 
 import itertools
 import json
+import os.path
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -150,8 +151,8 @@ def read_study(path: Path) -> Study:
             content[key] = path.parent / content[key]
     content["seeds"] = tuple(content["seeds"])
     content["evaluate"] = Evaluation(**evaluation)
-    if Path(path.parent / content["base"]).is_dir():
-        content["base"] = str(path.parent / content["base"])
+    if str(content["base"]).startswith("."):
+        content["base"] = os.path.normpath(path.parent / content["base"])
     return Study(**content)
 
 
