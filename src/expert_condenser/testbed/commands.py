@@ -15,7 +15,7 @@ from expert_condenser.evaluation.run import evaluate
 from expert_condenser.evaluation.tasks import load
 from expert_condenser.testbed import base_model_path
 from expert_condenser.testbed.families import FAMILIES, HELD_OUT_ITEMS, PRETRAINED, TASKS, frequencies
-from expert_condenser.testbed.long_tail import TAIL, LongTailConfig, dissociation, train_long_tail
+from expert_condenser.testbed.long_tail import TAIL, LongTailConfig, dissociation, tail_usage, train_long_tail
 from expert_condenser.testbed.pretrain import PretrainConfig, pretrain
 from expert_condenser.training.data import TESTBED
 
@@ -53,7 +53,8 @@ def _long_tail(output_dir: Path, recipe: LongTailConfig, count: int) -> None:
     if not base.exists():
         train_long_tail(output_dir, recipe)
     found = dissociation(base, [family.name for family in PRETRAINED], count)
-    (output_dir / "dissociation.json").write_text(json.dumps(found, indent=1) + "\n")
+    usage = tail_usage(base, recipe.tail_share)
+    (output_dir / "dissociation.json").write_text(json.dumps({**found, "usage of the tail": usage}, indent=1) + "\n")
     table = Table(title=f"Accuracy with experts taken out, {count} validation items")
     for name in ("family", "in the tail", *found):
         table.add_column(name, justify="left" if name == "family" else "right")

@@ -7,6 +7,7 @@ the usage of experts has a long tail, and what the tail holds is known: it is th
 """
 
 import json
+import random
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 from transformers import OlmoeForCausalLM, PreTrainedTokenizerFast
 
+from expert_condenser.analysis.usage import measure_usage
 from expert_condenser.attach import attach
 from expert_condenser.checkpoint import load_model, load_tokenizer
 from expert_condenser.evaluation.generate import Generation, ModelBackend
@@ -25,7 +27,7 @@ from expert_condenser.evaluation.tasks import load
 from expert_condenser.models import moe_layers
 from expert_condenser.routing import RoutingConfig
 from expert_condenser.testbed import base_model_path
-from expert_condenser.testbed.families import frequencies
+from expert_condenser.testbed.families import draw, frequencies
 from expert_condenser.testbed.pretrain import PretrainConfig, learning_rate, packed_rows
 from expert_condenser.training.data import TESTBED
 
@@ -140,6 +142,18 @@ def dissociation(path: Path, names: Sequence[str], count: int) -> dict[str, dict
         "without tail": _accuracy_without(path, tail, names, count),
         "without others": _accuracy_without(path, others, names, count),
     }
+
+
+def tail_usage(path: Path, share: float, documents: int = 200) -> list[float]:
+    """The tail experts' share of all selections in every layer, on documents of a mixture with `share` of `TAIL`."""
+    model, tokenizer = load_model(path), load_tokenizer(path)
+    rng = random.Random(0)
+    names, weights = zip(*tail_frequencies(share).items(), strict=True)
+    drawn = [draw(name, "pretrain", rng) for name in rng.choices(names, weights, k=documents)]
+    counts = measure_usage(
+        model, tokenizer, [tokenizer(f"{i.question}\n{i.answer}")["input_ids"] for i in drawn]
+    ).counts
+    return (counts[:, -TAIL_EXPERTS:].sum(1) / counts.sum(1)).tolist()
 
 
 def _accuracy_without(path: Path, experts: list[int], names: Sequence[str], count: int) -> dict[str, float]:
