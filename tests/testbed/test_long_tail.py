@@ -14,8 +14,8 @@ from expert_condenser.testbed.long_tail import (
     LongTailConfig,
     dissociation,
     routing_loss,
-    tail_usage,
     tail_frequencies,
+    tail_usage,
     train_long_tail,
 )
 
