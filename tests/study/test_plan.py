@@ -1,6 +1,7 @@
 """A study file: what it means, and what is wrong with it, before anything runs."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,13 @@ def finish(root, cell, accuracy=0.5, nll=1.0):
     folder = root / cell.folder
     folder.mkdir(parents=True)
     (folder / "run.json").write_text(json.dumps(describe(cell.config(root)), default=str))
-    (folder / "results.json").write_text(json.dumps({"tasks": {"testbed:gcd": {"accuracy": accuracy, "nll": nll}}}))
+    task = {"n": 4, "accuracy": accuracy, "nll": nll}
+    results = {
+        "generation": {"max_new_tokens": None},
+        "questions": {"testbed:gcd": "f"},
+        "tasks": {"testbed:gcd": task},
+    }
+    (folder / "results.json").write_text(json.dumps(results))
 
 
 def test_cells_go_seed_by_seed(tmp_path):
@@ -75,6 +82,13 @@ def test_a_recipe_beside_the_file(tmp_path):
         ({"grid": {"limit": 3}}, "grid is a mapping"),
         ({"evaluate": {"tasks": {"testbed:gcd": 0}}}, "tasks is a mapping"),
         ({"options": {"seed": 3}}, "a study sets seed itself"),
+        ({"options": None}, "options is a mapping"),
+        ({"arms": {"../x": {"method": "sft"}}}, "an arm's name is letters"),
+        ({"arms": {"base": {"method": "sft"}}}, "not 'base'"),
+        ({"keep_models": "no"}, "keep_models is true or false"),
+        ({"tuned_as": {"other": "sft"}}, "tuned_as is of arms of this study"),
+        ({"baseline": "sfft"}, "baseline is one of sft, two; got 'sfft'"),
+        ({"beside": ["x"]}, "beside is a mapping"),
         ({"arms": {"sft": {"output_dir": "x"}}}, "a study sets output_dir itself"),
     ],
 )
@@ -106,6 +120,35 @@ def test_done_is_what_has_results_of_the_same_recipe(tmp_path):
     changed = read_study(write(tmp_path, options={**STUDY["options"], "limit": 5})).cells()[1]
     with pytest.raises(EvaluationError, match=r"results of another recipe.*limit: None there, 5 asked for"):
         is_done(tmp_path, changed)
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "message"),
+    [
+        ({"tasks": {"testbed:gcd": 3}}, "items: {'testbed:gcd': 4} there, {'testbed:gcd': 3} in the study"),
+        ({"tasks": {"testbed:gcd": 4, "testbed:aiw": 1}}, "tasks: "),
+        ({"tasks": {"testbed:gcd": 4}, "max_new_tokens": 9}, "max_new_tokens: None there, 9"),
+    ],
+)
+def test_results_of_another_evaluation_are_refused(tmp_path, evaluation, message):
+    finish(tmp_path, read_study(write(tmp_path)).cells()[0])
+    cell = read_study(write(tmp_path, evaluate=evaluation)).cells()[0]
+    with pytest.raises(EvaluationError, match=re.escape(message)):
+        is_done(tmp_path, cell)
+
+
+def test_other_questions_are_refused(tmp_path):
+    cell = read_study(write(tmp_path)).cells()[0]
+    finish(tmp_path, cell)
+    assert is_done(tmp_path, cell, {"testbed:gcd": "f"})
+    with pytest.raises(EvaluationError, match="questions: "):
+        is_done(tmp_path, cell, {"testbed:gcd": "other"})
+
+
+def test_an_option_may_name_the_seed(tmp_path):
+    arms = {"random": {"method": "condenser", "condenser_rule": "random", "selection_seed": "{seed}"}}
+    configs = [cell.config(tmp_path) for cell in read_study(write(tmp_path, arms=arms)).cells()]
+    assert [config.selection_seed for config in configs] == [1, 2]
 
 
 def test_results_from_before_an_option_existed_count(tmp_path):

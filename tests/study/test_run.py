@@ -115,6 +115,12 @@ def test_a_failed_run_is_named_and_the_others_go_on(base, tmp_path):
         ({"seedz": 3}, "got the unknown seedz"),
         ({"evaluate": {"tasks": {"testbed:none": 3}}}, "a task is one of"),
         ({"arms": {"odd": {"method": "sft", "bias_step": 0.5}}}, "arm 'odd': method 'sft' has no use for bias_step"),
+        ({"evaluate": {"tasks": {"gsm8k": 3}, "data": "/nope"}}, "there is no file or directory /nope"),
+        ({"evaluate": {"tasks": TASKS, "split": "tset"}}, "a split is one of"),
+        ({"evaluate": {"tasks": TASKS, "batch_size": 0}}, "batch_size is 1 or more"),
+        ({"evaluate": {"tasks": {"testbed:gcd": 10**6}}}, "400 items"),
+        ({"base": "/nothing"}, "there is no directory /nothing"),
+        ({"base": "./model"}, "base of a study are relative to its file"),
     ],
 )
 def test_bad_input_comes_before_any_run(base, tmp_path, changes, message, capsys):
@@ -122,6 +128,18 @@ def test_bad_input_comes_before_any_run(base, tmp_path, changes, message, capsys
     assert main(["study", str(path), "--output_dir", str(tmp_path / "out")]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_changed_evaluation_is_refused(base, done):
+    with pytest.raises(EvaluationError, match="results of another evaluation"):
+        run_study(changed(done, evaluate={"tasks": {**TASKS, "testbed:gcd": 4}, "max_new_tokens": 4}), done)
+
+
+def changed(done, **changes):
+    """The study file beside the runs, edited."""
+    path = done / "study.yaml"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **changes}, sort_keys=False))
+    return path
 
 
 def test_a_folder_of_another_study_is_refused(base, tmp_path):

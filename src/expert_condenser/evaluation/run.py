@@ -100,8 +100,13 @@ def settings_of(
         "model": model_name,
         "prompts": digest([tokenizer.chat_template, how, limits]),
         "generation": asdict(generation),
-        "questions": {task.name: digest([asdict(question) for question in task.questions]) for task in tasks},
+        "questions": fingerprints(tasks),
     }
+
+
+def fingerprints(tasks: Sequence[LoadedTask]) -> dict[str, str]:
+    """Of the questions of every task, with their gold and reference answers."""
+    return {task.name: digest([asdict(question) for question in task.questions]) for task in tasks}
 
 
 def start_or_go_on(out: Path, settings: dict[str, Any]) -> None:

@@ -19,7 +19,8 @@ from expert_condenser.training.records import RUN, read_json
 KINDS = ("steps", "tokens", "data", "base", "prompts", "items", "seeds")
 """What `--allow` can name: in which of these arms may differ."""
 _DATA = ("dataset", "dataset_split", "limit", "data_format", "answer_style")
-SEEDS = frozenset({"seed", "data_seed", "selection_seed"})
+SEEDS = frozenset({"seed", "data_seed", "selection_seed", "condensers_file"})
+"""What differs between the runs of one arm; a condensers_file is that of another run with the same seed."""
 _BOOKKEEPING = frozenset(
     {
         *("output_dir", "resume", "overwrite", "resume_from_checkpoint", "run_name", "project", "push_to_hub"),
@@ -187,8 +188,11 @@ def _get(content: Mapping[str, Any], key: str, kind: type, path: Path) -> Any:
 
 
 def _options(run: Run) -> dict[str, Any]:
-    """The options that change what a run computes, apart from its seeds."""
-    ignored = SEEDS | _BOOKKEEPING
+    """The options that change what a run computes, apart from its seeds; one without a value is as if not there.
+
+    So is `one_phase` where it is off: runs from before an option existed are of the same arm.
+    """
+    ignored = SEEDS | _BOOKKEEPING | {name for name, value in run.config.items() if value is None or value is False}
     return {k: v for k, v in run.config.items() if k not in ignored and not k.startswith(_BOOKKEEPING_PREFIXES)}
 
 

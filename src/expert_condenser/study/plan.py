@@ -15,12 +15,14 @@
     beside: {../ladder: [sft]}          # optional: arms of other studies that tables show too
     keep_models: false                  # optional: weights of finished runs, and every answer, stay on disk
 
-`recipe`, `tuned_by` and `beside` are relative to the file, paths among the options to where the command runs.
+`recipe`, `tuned_by` and `beside` are relative to the file, paths among the options to where the command runs. `{seed}`
+in a text among the options is the run's seed.
 """
 
 import itertools
 import json
 import os.path
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -85,7 +87,7 @@ class Study:
         points = [dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values())]
         tuned = {} if self.tuned_by is None else best_options(self.tuned_by)
         return [
-            Cell(self, arm, seed, {**self._tuned(arm, tuned), **options, **point}, point)
+            Cell(self, arm, seed, _of_seed({**self._tuned(arm, tuned), **options, **point}, seed), point)
             for seed in self.seeds
             for arm, options in self.arms.items()
             for point in points
@@ -176,17 +178,22 @@ def best_options(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _score(folder: Path, cells: list[Cell]) -> tuple[float, float]:
-    """Mean accuracy, and minus the mean nll."""
+    """Mean accuracy, and minus the mean nll; where a task has no nll, it decides nothing."""
     tasks = [task for cell in cells for task in read_json(folder / cell.folder / RESULTS)["tasks"].values()]
+    nlls = [task["nll"] for task in tasks]
     accuracy = sum(task["accuracy"] for task in tasks) / len(tasks)
-    return accuracy, -sum(task["nll"] or 0.0 for task in tasks) / len(tasks)
+    return accuracy, 0.0 if None in nlls else -sum(nlls) / len(nlls)
 
 
-def is_done(root: Path, cell: Cell) -> bool:
-    """Whether the run has its results. Raises `EvaluationError` where they are of another recipe."""
+def is_done(root: Path, cell: Cell, questions: Mapping[str, str] | None = None) -> bool:
+    """Whether the run has its results. Raises `EvaluationError` where they are of another recipe or evaluation.
+
+    `questions` are the fingerprints of the tasks' questions; without them, names and numbers of items are compared.
+    """
     folder = root / cell.folder
     if not (folder / RESULTS).exists():
         return False
+    _check_evaluation(folder, cell.study.evaluate, questions)
     if cell.seed is None:
         return True
     try:
@@ -194,6 +201,28 @@ def is_done(root: Path, cell: Cell) -> bool:
     except TrainingError as error:
         raise EvaluationError(f"{folder} holds the results of another recipe: {error}") from error
     return True
+
+
+def _check_evaluation(folder: Path, wanted: Evaluation, questions: Mapping[str, str] | None) -> None:
+    results = read_json(folder / RESULTS)
+    there = {"tasks": list(results["tasks"]), "max_new_tokens": results["generation"]["max_new_tokens"]}
+    asked: dict[str, Any] = {"tasks": list(wanted.tasks), "max_new_tokens": wanted.max_new_tokens}
+    if questions is not None:
+        there, asked = {**there, "questions": results["questions"]}, {**asked, "questions": dict(questions)}
+    elif there == asked:
+        more = {name: task["n"] for name, task in results["tasks"].items() if task["n"] > wanted.tasks[name]}
+        there, asked = {**there, "items": more}, {**asked, "items": {name: wanted.tasks[name] for name in more}}
+    differing = [f"{key}: {there[key]} there, {asked[key]} in the study" for key in asked if there[key] != asked[key]]
+    if differing:
+        raise EvaluationError(
+            f"{folder} holds the results of another evaluation ({'; '.join(differing)}); name another --output_dir"
+        )
+
+
+def _of_seed(options: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    return {
+        name: value.replace("{seed}", str(seed)) if isinstance(value, str) else value for name, value in options.items()
+    }
 
 
 def _words(name: str, value: Any) -> list[str]:
@@ -228,6 +257,20 @@ def _check_values(content: dict[str, Any], evaluation: dict[str, Any], path: Pat
         )
     if not isinstance(tasks, dict) or not tasks or any(type(count) is not int or count < 1 for count in tasks.values()):
         raise EvaluationError(f"{path}: evaluate.tasks is a mapping from tasks to numbers of items; got {tasks!r}")
+    if bad := [name for name in arms if not re.fullmatch(r"[\w.-]+", str(name)) or str(name) in (".", "..", "base")]:
+        raise EvaluationError(f"{path}: an arm's name is letters, digits, '_', '-' and '.', not 'base'; got {bad}")
+    for key in ("options", "tuned_as", "beside"):
+        if not isinstance(content.get(key, {}), dict):
+            raise EvaluationError(f"{path}: {key} is a mapping; got {content[key]!r}")
+    if type(content.get("keep_models", False)) is not bool:
+        raise EvaluationError(f"{path}: keep_models is true or false; got {content['keep_models']!r}")
+    if unknown := [name for name in content.get("tuned_as", {}) if name not in arms]:
+        raise EvaluationError(
+            f"{path}: tuned_as is of arms of this study ({', '.join(arms)}); got {', '.join(unknown)}"
+        )
+    named = [*arms, *(arm for others in content.get("beside", {}).values() for arm in others)]
+    if content.get("baseline") is not None and content["baseline"] not in named and not content.get("grid"):
+        raise EvaluationError(f"{path}: baseline is one of {', '.join(named)}; got {content['baseline']!r}")
     grid = content.get("grid", {})
     if not isinstance(grid, dict) or any(not isinstance(values, list) or not values for values in grid.values()):
         raise EvaluationError(f"{path}: grid is a mapping from options to lists of values; got {grid!r}")

@@ -4,22 +4,27 @@ import multiprocessing
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import torch
+import yaml
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from expert_condenser.checkpoint import load_tokenizer
 from expert_condenser.errors import EvaluationError
+from expert_condenser.evaluation.generate import Generation, check_template
 from expert_condenser.evaluation.records import RESULTS
-from expert_condenser.evaluation.tasks import check_names
-from expert_condenser.study.plan import Cell, is_done, read_study
+from expert_condenser.evaluation.run import fingerprints
+from expert_condenser.evaluation.tasks import check_names, load
+from expert_condenser.study.plan import Cell, Study, is_done, read_study
 from expert_condenser.study.worker import run_cell
+from expert_condenser.training.model import resolve_model
 from expert_condenser.training.records import read_json
 
 console = Console(stderr=True)
@@ -29,9 +34,9 @@ _PRELOADED = ["expert_condenser.study.worker"]
 class Progress:
     """Where a study stands: which cells are done, run, failed; how long one takes."""
 
-    def __init__(self, root: Path, cells: Sequence[Cell]) -> None:
+    def __init__(self, root: Path, cells: Sequence[Cell], questions: Mapping[str, str]) -> None:
         self.root, self.cells = root, cells
-        self.done = {cell.folder for cell in cells if is_done(root, cell)}
+        self.done = {cell.folder for cell in cells if is_done(root, cell, questions)}
         self.failed: dict[Path, Cell] = {}
         self.running: dict[Path, float] = {}
         self.seconds: list[float] = []
@@ -83,12 +88,12 @@ def accuracy(folder: Path, task: str) -> float:
 def run_study(path: Path, root: Path, workers: int | None = None) -> None:
     """Run what is missing of a study. Raises `EvaluationError` on bad input, and at the end if a run failed."""
     study = read_study(path)
-    check_names(study.evaluate.tasks)
     cells = [study.base_cell, *study.cells()]
     for cell in cells[1:]:
         cell.config(root)
+    questions = _questions(study)
     _claim(path, root)
-    progress = Progress(root, cells)
+    progress = Progress(root, cells, questions)
     devices = _devices(workers)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED)
@@ -123,9 +128,33 @@ def _say(live: Live, progress: Progress, cell: Cell, workers: int) -> None:
         )
 
 
+def _questions(study: Study) -> dict[str, str]:
+    """The fingerprints of what will be asked; raises before any run what would fail after the first one's training."""
+    spec = study.evaluate
+    Generation(batch_size=spec.batch_size, max_new_tokens=spec.max_new_tokens)
+    check_names(spec.tasks)
+    data = None if spec.data is None else Path(spec.data)
+    tasks = [load(task, data, count, spec.split) for task, count in spec.tasks.items()]
+    if study.base.startswith((".", "/")) and not Path(study.base).is_dir():
+        raise EvaluationError(f"the base model must exist, and there is no directory {study.base}; correct `base`")
+    check_template(load_tokenizer(resolve_model(study.base)))
+    return fingerprints(tasks)
+
+
 def _claim(path: Path, root: Path) -> None:
-    """Keep the study file beside the runs, and refuse a folder that holds another study."""
+    """Keep the study file beside the runs, and refuse a folder that holds another study.
+
+    Paths in the file are relative to it, so a file with such paths stays where its runs are.
+    """
     kept = root / "study.yaml"
+    study = yaml.safe_load(path.read_text())
+    relative = [key for key in ("recipe", "tuned_by", "beside") if study.get(key)]
+    relative += ["base"] if str(study["base"]).startswith(".") else []
+    if relative and kept.resolve() != path.resolve():
+        raise EvaluationError(
+            f"{', '.join(relative)} of a study are relative to its file, which tables read again beside the runs; move "
+            f"{path} to {kept}"
+        )
     if kept.exists() and kept.resolve() != path.resolve() and kept.read_text() != path.read_text():
         raise EvaluationError(f"{root} holds another study ({kept} differs from {path}); name another --output_dir")
     root.mkdir(parents=True, exist_ok=True)

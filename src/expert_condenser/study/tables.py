@@ -14,7 +14,7 @@ from typing import Any
 
 from expert_condenser.errors import EvaluationError
 from expert_condenser.evaluation.compare import compare_runs
-from expert_condenser.evaluation.comparison_tables import plain_table, render
+from expert_condenser.evaluation.comparison_tables import MISSING, plain_table, render
 from expert_condenser.evaluation.records import RESULTS
 from expert_condenser.evaluation.runs import Design, read_design
 from expert_condenser.study.plan import Cell, Study, is_done, read_study
@@ -57,7 +57,13 @@ def gather(root: Path) -> Gathered:
         raise EvaluationError(f"tables need every arm of a seed, and {root} has no seed whose runs are all done")
     folders = [root / cell.folder for cell in cells if cell.seed in seeds]
     for other, arms in study.beside.items():
-        folders += [run for arm in arms for run in sorted((root / other / "runs" / arm).glob("seed*")) if _is_run(run)]
+        for arm in arms:
+            found = [run for run in sorted((root / other / "runs" / arm).glob("seed*")) if (run / RESULTS).exists()]
+            if not found:
+                raise EvaluationError(
+                    f"`beside` names arms of other studies, and {root / other} has no runs of {arm!r}"
+                )
+            folders += found
     return Gathered(study, root, read_design(folders, allow=("seeds",) if study.beside else ()), len(cells))
 
 
@@ -110,9 +116,10 @@ def _summary(gathered: Gathered, report: dict[str, Any]) -> tuple[list[str], lis
         if study.other_tasks:
             known = rows[BEFORE, label]["scores"]
             row += [_spread(known), f"{base[BEFORE] - mean(known):.1f}"]
-        nll = mean(run.tasks[study.first_task].nll or 0.0 for run in runs)
-        row += [f"{nll:.3f}", f"{median(cost['cpu_seconds'] for cost in costs):.0f}"]
-        row += [f"{costs[0]['flops'] / 1e12:.2f}" if costs[0]["flops"] else ""]
+        nlls = [nll for run in runs if (nll := run.tasks[study.first_task].nll) is not None]
+        whole = [cost["cpu_seconds"] for cost in costs if not cost["resumed"]]
+        row += [f"{mean(nlls):.3f}" if nlls else MISSING, f"{median(whole):.0f}" if whole else MISSING]
+        row += [f"{costs[0]['flops'] / 1e12:.2f}" if costs[0]["flops"] else MISSING]
         cells.append([*row, f"{median(cost['peak_mb'] for cost in costs):.0f}"])
     return [*titles, "nll", "CPU seconds", "TFLOP", "peak MB"], cells
 
@@ -137,10 +144,6 @@ def _spread(scores: Sequence[float]) -> str:
 
 def _labels(cells: Sequence[Cell], seed: int) -> set[str]:
     return {cell.label for cell in cells if cell.seed == seed}
-
-
-def _is_run(folder: Path) -> bool:
-    return (folder / RESULTS).exists()
 
 
 def best_table(chosen: Mapping[str, Mapping[str, Any]]) -> str:

@@ -25,11 +25,9 @@ from expert_condenser.training.model import resolve_model
 from expert_condenser.training.records import RUN, read_json, write_json
 from expert_condenser.training.run import train
 
-LOG = "log.txt"
-
 
 def run_cell(cell: Cell, root: Path, device: str | None, threads: int) -> None:
-    """Run one cell to its `results.json`; what it prints goes to its `log.txt`. Exits with 1 on any error.
+    """Run one cell to its `results.json`; what it prints goes to `seedN.log` beside its folder. An error exits with 1.
 
     `device` is the one CUDA device that the process sees; None leaves this as it is.
     """

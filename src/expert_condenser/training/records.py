@@ -2,7 +2,7 @@
 
 import json
 import subprocess
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,8 @@ def describe(config: TrainingConfig) -> dict[str, Any]:
 def check_same_run(found: dict[str, Any], config: TrainingConfig) -> None:
     """Raise `TrainingError` if `output_dir` holds another run: the method, the model, the data or a number differs."""
     wanted = json.loads(json.dumps(settings(config)))
-    defaults = {f.name: f.default for f in fields(config)}  # of an option that the run's version did not have yet
+    # An option that the run's version did not have yet had its default.
+    defaults = {f.name: None if f.default is MISSING else f.default for f in fields(config)}
     there = {name: found["config"].get(name, defaults[name]) for name in wanted}
     differing = {
         name: (there[name], value) for name, value in wanted.items() if name not in _MAY_CHANGE and there[name] != value
