@@ -21,7 +21,7 @@ from expert_condenser.checkpoint import clear, load_model, load_tokenizer
 from expert_condenser.concentration import gini
 from expert_condenser.errors import TrainingError
 from expert_condenser.evaluation.generate import Generation, ModelBackend
-from expert_condenser.evaluation.run import evaluate
+from expert_condenser.evaluation.run import evaluate, settings_of
 from expert_condenser.evaluation.tasks import load
 from expert_condenser.models import moe_layers
 from expert_condenser.report.usage import plot_usage
@@ -102,7 +102,15 @@ def _measure(model_path: Path, place: Path, count: int) -> dict[str, Any]:
     model, tokenizer = load_model(model_path), load_tokenizer(model_path)
     tasks = [load(f"{TESTBED}{name}", limit=count) for name in (_task(), *(family.name for family in PRETRAINED))]
     backend = ModelBackend(model, tokenizer)
-    results = evaluate(backend, tokenizer, tasks, place, Generation(), model_name=place.name, progress=False)
+    results = evaluate(
+        backend,
+        tokenizer,
+        tasks,
+        place,
+        Generation(),
+        settings=settings_of(tokenizer, tasks, Generation(), place.name),
+        progress=False,
+    )
     texts = [f"{item.question}\n{item.answer}" for item in items(_task(), "validation", 200)]
     rows = [tokenizer(text)["input_ids"] for text in texts]
     attached = hasattr(moe_layers(model)[0].router, "condenser_ids")

@@ -1,11 +1,15 @@
 """`condenser eval`: its errors come before any model is loaded."""
 
 import json
+import sys
+from types import SimpleNamespace
 
 import pytest
 
 from expert_condenser.cli import main
 from expert_condenser.evaluation import commands
+from expert_condenser.evaluation.generate import Answer, Generation
+from expert_condenser.evaluation.vllm_backend import VllmBackend
 from expert_condenser.testbed import base_model_path
 
 
@@ -30,12 +34,38 @@ def eval_(*words):
         (["--tasks", "testbed:gcd", "--limit", "0"], "--limit is 1 or more; got 0"),
         (["--tasks", "testbed:gcd", "--samples", "3"], "greedy decoding gives one answer"),
         (["--tasks", "testbed:gcd", "--chat_template", "missing.jinja"], "--chat_template is a Jinja file"),
+        (["--tasks", "testbed:gcd", "--device", "nonsense"], "--device names a device of this machine"),
+        (["--tasks", "testbed:gcd", "--backend", "vllm", "--device", "cpu"], "leave --device out"),
     ],
 )
 def test_bad_input(words, message, tmp_path, capsys):
     assert eval_(*words, "--out", tmp_path / "out") == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("no_model")
+def test_lm_eval_decodes_greedily(tmp_path, capsys):
+    words = ["--tasks", "testbed:gcd", "--limit", 1, "--backend", "lm_eval", "--temperature", 1]
+    assert eval_(*words, "--out", tmp_path) == 2
+    assert "decodes greedily" in capsys.readouterr().err or "pip install" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("no_model")
+def test_a_file_where_a_folder_is_meant_and_the_reverse(tmp_path, capsys):
+    (tmp_path / "file.jsonl").write_text("")
+    assert eval_("--tasks", "testbed:gcd", "--out", tmp_path / "file.jsonl") == 2
+    assert "--out is a directory" in capsys.readouterr().err
+    assert eval_("--tasks", "gsm8k,svamp", "--data", tmp_path / "file.jsonl", "--out", tmp_path / "out") == 2
+    assert "a data file is of one task" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("no_model")
+def test_a_template_that_cannot_render(tmp_path, capsys):
+    (tmp_path / "broken.jinja").write_text("{% for %}")
+    words = ["--tasks", "testbed:gcd", "--limit", 1, "--chat_template", tmp_path / "broken.jinja"]
+    assert eval_(*words, "--out", tmp_path / "out") == 2
+    assert "the chat template must render every question" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("no_model")
@@ -82,6 +112,34 @@ def test_lm_eval_finds_the_same_answers(tmp_path):
     }
     assert "1" in own["testbed:aiw"]["correct_items"]
     assert (tmp_path / "harness" / "lm_eval" / "results.json").exists()
+
+
+class FakeVllm:
+    """vLLM's interface, as far as the backend uses it."""
+
+    class LLM:
+        def __init__(self, **options):
+            self.asked = []
+
+        def generate(self, prompts, sampling, use_tqdm):
+            self.asked += zip(prompts, sampling, strict=True)
+            output = SimpleNamespace(text="#### 3", token_ids=[1, 2], finish_reason="stop")
+            return [SimpleNamespace(outputs=[output]) for _ in prompts]
+
+    SamplingParams = SimpleNamespace
+
+
+def test_vllm_gets_tokens_and_a_seed_for_every_answer(monkeypatch):
+    monkeypatch.setitem(sys.modules, "vllm", FakeVllm)
+    tokenizer = commands.load_tokenizer(base_model_path())
+    backend = VllmBackend("model", "float32", tokenizer)
+    sampled = Generation(samples=2, temperature=0.5)
+    found = [backend.generate(["<|user|>hi<|end|>"] * 2, 8, sampled, seed) for seed in (0, 1)]
+    assert found[0] == [Answer("#### 3", 2, True)] * 2
+    prompts, sampling = zip(*backend.model.asked, strict=True)
+    assert tokenizer.decode(prompts[0]["prompt_token_ids"]) == "<|user|>hi<|end|>"
+    assert len({params.seed for params in sampling}) == 4
+    assert {(params.temperature, params.max_tokens) for params in sampling} == {(0.5, 8)}
 
 
 def test_vllm_is_asked_for_by_name(tmp_path, capsys):

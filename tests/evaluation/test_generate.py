@@ -69,6 +69,23 @@ def test_the_mode_of_the_model_is_kept(base):
         assert base[0].training is training
 
 
+def test_decoding_is_not_that_of_the_models_own_generation_config(base, monkeypatch):
+    expected = answers(base, QUESTIONS)
+    monkeypatch.setattr(base[0].generation_config, "repetition_penalty", 1.8)
+    monkeypatch.setattr(base[0].generation_config, "do_sample", True)
+    assert answers(base, QUESTIONS) == expected
+    assert [a.text for a in expected] != [unlike(base, question) for question in QUESTIONS]
+
+
+def unlike(base, question):
+    """What `generate` alone says, with the model's own generation_config."""
+    ids = base[1].apply_chat_template(
+        turns([question])[0], add_generation_prompt=True, return_dict=False, return_tensors="pt"
+    )
+    output = base[0].generate(ids, max_new_tokens=24, do_sample=False)
+    return base[1].decode(output[0, ids.shape[1] :], skip_special_tokens=True)
+
+
 def test_a_model_trained_with_the_auxiliary_loss_generates(base):
     model = base[0]
     model.config.output_router_logits = True

@@ -5,11 +5,11 @@ import json
 import pytest
 
 from expert_condenser.checkpoint import load_model, load_tokenizer
-from expert_condenser.errors import EvaluationError
+from expert_condenser.errors import DataError, EvaluationError
 from expert_condenser.evaluation.answers import VERBATIM
 from expert_condenser.evaluation.generate import Answer, Generation, ModelBackend
 from expert_condenser.evaluation.records import read_records
-from expert_condenser.evaluation.run import evaluate, plan, scored
+from expert_condenser.evaluation.run import evaluate, plan, scored, settings_of
 from expert_condenser.evaluation.tasks import load
 from expert_condenser.evaluation.tasks.task import LoadedTask, Question
 from expert_condenser.testbed import base_model_path
@@ -43,10 +43,11 @@ def task(name, count):
     return LoadedTask(name, questions, VERBATIM, LENGTHS[name])
 
 
-def run(backend, tokenizer, out, *, tasks=None, generation=None, **options):
+def run(backend, tokenizer, out, *, tasks=None, generation=None, model="fake", dtype="float32", **options):
     asked = tasks or [task("sums", 5), task("words", 3)]
     how = generation or Generation(batch_size=2)
-    return evaluate(backend, tokenizer, asked, out, how, model_name="fake", progress=False, **options)
+    settings = settings_of(tokenizer, asked, how, model, dtype=dtype)
+    return evaluate(backend, tokenizer, asked, out, how, settings=settings, progress=False, **options)
 
 
 def test_what_is_written(tokenizer, tmp_path):
@@ -87,12 +88,39 @@ def test_a_killed_evaluation_goes_on_and_asks_nothing_twice(tokenizer, tmp_path)
         {"generation": Generation(batch_size=2, max_new_tokens=3)},
         {"tasks": [task("sums", 4), task("words", 3)]},
         {"tasks": [task("sums", 5)]},
+        {"dtype": "bfloat16"},
+        {"model": "other"},
     ],
 )
 def test_another_evaluation_is_refused(tokenizer, tmp_path, change):
     run(Counting(), tokenizer, tmp_path)
     with pytest.raises(EvaluationError, match="holds another evaluation"):
         run(Counting(), tokenizer, tmp_path, **change)
+
+
+def test_another_model_at_the_same_place_is_refused(tokenizer, tmp_path):
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(b"old")
+    run(Counting(), tokenizer, tmp_path / "out", model=str(weights.parent))
+    run(Counting(), tokenizer, tmp_path / "out", model=str(weights.parent))
+    weights.write_bytes(b"new ones")
+    with pytest.raises(EvaluationError, match="weights: "):
+        run(Counting(), tokenizer, tmp_path / "out", model=str(weights.parent))
+
+
+def test_a_settings_file_cut_short_is_named(tokenizer, tmp_path):
+    run(Counting(), tokenizer, tmp_path)
+    (tmp_path / "eval.json").write_text('{"model": ')
+    with pytest.raises(DataError, match=r"eval.json must be JSON"):
+        run(Counting(), tokenizer, tmp_path)
+
+
+def test_answers_are_scored_by_the_rules_of_today(tokenizer, tmp_path):
+    before = run(Counting(), tokenizer, tmp_path)["tasks"]["sums"]["correct"]
+    path = tmp_path / "items.jsonl"
+    path.write_text(path.read_text().replace('"correct": true', '"correct": false'))
+    assert run(Counting(), tokenizer, tmp_path)["tasks"]["sums"]["correct"] == before > 0
 
 
 def test_answers_without_their_settings_are_refused(tokenizer, tmp_path):

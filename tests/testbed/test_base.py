@@ -8,7 +8,7 @@ import torch
 from expert_condenser import moe_layers
 from expert_condenser.checkpoint import load_model, load_tokenizer
 from expert_condenser.evaluation.generate import Generation, ModelBackend
-from expert_condenser.evaluation.run import evaluate
+from expert_condenser.evaluation.run import evaluate, settings_of
 from expert_condenser.evaluation.tasks import load
 from expert_condenser.testbed import base_model_path
 from expert_condenser.testbed.pretrain import PretrainConfig, learning_rate, pretrain
@@ -46,7 +46,8 @@ def test_the_prompt_is_a_prefix_of_the_conversation(base):
 
 def test_it_learnt_what_it_was_pretrained_on(base, tmp_path):
     tasks = [load(name, limit=20) for name in ("testbed:word_problems", "testbed:aiw")]
-    found = evaluate(ModelBackend(*base), base[1], tasks, tmp_path, Generation(), model_name="base", progress=False)
+    settings = settings_of(base[1], tasks, Generation(), "base")
+    found = evaluate(ModelBackend(*base), base[1], tasks, tmp_path, Generation(), settings=settings, progress=False)
     assert all(task["accuracy"] >= 0.9 for task in found["tasks"].values())
 
 

@@ -13,9 +13,9 @@ from rich.table import Table
 from expert_condenser.buffers import keep_freed_memory
 from expert_condenser.checkpoint import load_model, load_tokenizer
 from expert_condenser.errors import EvaluationError
-from expert_condenser.evaluation.generate import Backend, Generation, ModelBackend, check_template
-from expert_condenser.evaluation.harness import evaluate_harness
-from expert_condenser.evaluation.run import evaluate
+from expert_condenser.evaluation.generate import Generation, ModelBackend
+from expert_condenser.evaluation.harness import check_harness, evaluate_harness
+from expert_condenser.evaluation.run import evaluate, plan, settings_of, start_or_go_on
 from expert_condenser.evaluation.tasks import check_names, load
 from expert_condenser.evaluation.vllm_backend import VllmBackend
 from expert_condenser.training.model import resolve_model
@@ -29,6 +29,10 @@ def evaluate_command(arguments: list[str]) -> None:
     options = _parse(arguments)
     names = list(dict.fromkeys(options.tasks.split(",")))
     check_names(names)
+    if len(names) > 1 and options.data is not None and options.data.is_file():
+        raise EvaluationError(
+            f"a data file is of one task; got {options.data} for {', '.join(names)}. Name a directory"
+        )
     tasks = [load(name, options.data, options.limit, options.split) for name in names]
     generation = Generation(
         batch_size=options.batch_size,
@@ -42,17 +46,22 @@ def evaluate_command(arguments: list[str]) -> None:
     tokenizer = load_tokenizer(path)
     if options.chat_template is not None:
         tokenizer.chat_template = options.chat_template.read_text()
-    check_template(tokenizer)
+    plan(tasks, tokenizer, generation)  # the template must render every question
+    settings = settings_of(tokenizer, tasks, generation, path, backend=options.backend, dtype=options.dtype)
+    start_or_go_on(options.out, settings)
+    if options.backend == "lm_eval":
+        check_harness(tasks, generation)
     start = time.perf_counter()
     if options.backend == "vllm":
-        results = evaluate(VllmBackend(path, options.dtype), tokenizer, tasks, options.out, generation, model_name=path)
+        vllm = VllmBackend(path, options.dtype, tokenizer)
+        results = evaluate(vllm, tokenizer, tasks, options.out, generation, settings=settings)
     else:
         model = _load(path, options.dtype, options.device)
         if options.backend == "lm_eval":
-            results = evaluate_harness(model, tokenizer, tasks, options.out, generation, model_name=path)
+            results = evaluate_harness(model, tokenizer, tasks, options.out, generation, settings=settings)
         else:
-            backend: Backend = ModelBackend(model, tokenizer)
-            results = evaluate(backend, tokenizer, tasks, options.out, generation, model_name=path, nll_model=model)
+            backend = ModelBackend(model, tokenizer)
+            results = evaluate(backend, tokenizer, tasks, options.out, generation, settings=settings, nll_model=model)
     console = Console()
     console.print(results_table(results, path))
     console.print(f"{time.perf_counter() - start:.0f} s with loading; every answer is in {options.out}")
@@ -75,6 +84,15 @@ def results_table(results: dict[str, Any], title: str) -> Table:
             row.append("  ".join(f"@{k} {value:.1%}" for k, value in task["pass_at_k"].items()))
         table.add_row(*row)
     return table
+
+
+def _check_device(name: str | None) -> None:
+    if name is None or name == "cpu":
+        return
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise EvaluationError(f"--device names a device of this machine; got {name!r}. {error}") from error
 
 
 def _load(path: str, dtype: str, device: str | None) -> Any:
@@ -107,6 +125,11 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_args(list(arguments))
     if options.limit is not None and options.limit < 1:
         raise EvaluationError(f"--limit is 1 or more; got {options.limit}")
+    if options.out.exists() and not options.out.is_dir():
+        raise EvaluationError(f"--out is a directory; got the file {options.out}")
+    if options.device is not None and options.backend == "vllm":
+        raise EvaluationError("vLLM chooses its devices itself: set CUDA_VISIBLE_DEVICES and leave --device out")
+    _check_device(options.device)
     if options.chat_template is not None and not options.chat_template.is_file():
         raise EvaluationError(f"--chat_template is a Jinja file; got {options.chat_template}")
     return options

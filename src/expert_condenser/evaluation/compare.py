@@ -238,6 +238,8 @@ def compare(arguments: Sequence[str]) -> None:
         raise EvaluationError(
             f"--alpha is between 0 and 1 and --resamples at least 1; got {options.alpha} and {options.resamples}"
         )
+    if options.out is not None and options.out.is_dir():
+        raise EvaluationError(f"--out is a file; got the directory {options.out}")
     if options.out is not None and not options.out.parent.is_dir():
         raise EvaluationError(f"--out is written into a directory that exists; there is no {options.out.parent}")
     if options.calibrate is not None:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from jinja2 import TemplateError
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from expert_condenser.errors import EvaluationError
 from expert_condenser.training.formats import Message
@@ -79,28 +80,33 @@ class ModelBackend:
         width, device = max(map(len, rows)), self.model.device
         ids = torch.tensor([[self.pad] * (width - len(row)) + row for row in rows], device=device)
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
-        training = self.model.training
+        training, own = self.model.training, self.model.generation_config
         self.model.eval()
         torch.manual_seed(seed)
-        output = self.model.generate(
-            input_ids=ids,
-            attention_mask=mask,
+        try:
+            # `generate` fills in what is not set from the model's own: a repetition penalty would be one.
+            self.model.generation_config = self._config(max_new_tokens, generation)
+            output = self.model.generate(input_ids=ids, attention_mask=mask, **self._quiet())
+        finally:
+            self.model.generation_config = own
+            self.model.train(training)
+        return [self._answer(row.tolist()) for row in output[:, width:]]
+
+    def _config(self, max_new_tokens: int, generation: Generation) -> GenerationConfig:
+        """All that decides decoding."""
+        sampling = {"temperature": generation.temperature, "top_p": generation.top_p, "top_k": 0}
+        return GenerationConfig(
             max_new_tokens=max_new_tokens,
             pad_token_id=self.pad,
             eos_token_id=self.ends,
             use_cache=True,
-            **self._options(generation),
+            do_sample=generation.temperature > 0,
+            **(sampling if generation.temperature > 0 else {}),
         )
-        self.model.train(training)
-        return [self._answer(row.tolist()) for row in output[:, width:]]
 
-    def _options(self, generation: Generation) -> dict[str, Any]:
-        # A model trained with the auxiliary loss asks for router logits, which a step with a KV cache cannot weigh.
-        quiet = {"output_router_logits": False} if hasattr(self.model.config, "output_router_logits") else {}
-        if generation.temperature == 0:
-            return {"do_sample": False, **quiet}
-        sampling = {"temperature": generation.temperature, "top_p": generation.top_p, "top_k": 0}
-        return {"do_sample": True, **sampling, **quiet}
+    def _quiet(self) -> dict[str, bool]:
+        """A model trained with the auxiliary loss asks for router logits, which a step with a KV cache cannot weigh."""
+        return {"output_router_logits": False} if hasattr(self.model.config, "output_router_logits") else {}
 
     def _answer(self, row: list[int]) -> Answer:
         end = next((index for index, token in enumerate(row) if token in self.ends), None)
@@ -120,7 +126,10 @@ def check_template(tokenizer: PreTrainedTokenizerBase) -> None:
 def rendered(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """The prompts as text, with the opening of the assistant's turn. Raises as `check_template`."""
     check_template(tokenizer)
-    return [render(list(prompt), tokenizer, tokenize=False, add_generation_prompt=True) for prompt in prompts]
+    try:
+        return [render(list(prompt), tokenizer, tokenize=False, add_generation_prompt=True) for prompt in prompts]
+    except TemplateError as error:
+        raise EvaluationError(f"the chat template must render every question, but it fails: {error}") from error
 
 
 def in_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from expert_condenser.errors import EvaluationError
 from expert_condenser.evaluation.generate import Generation
 from expert_condenser.evaluation.records import ITEMS, Record, append_records, summarize, write_results
-from expert_condenser.evaluation.run import scored, settings_of, start_or_go_on
+from expert_condenser.evaluation.run import scored, start_or_go_on
 from expert_condenser.evaluation.tasks.task import LoadedTask
 
 COMMON = Path(__file__).parent / "harness_tasks" / "generate.yaml"
@@ -28,11 +28,10 @@ def evaluate_harness(
     out: Path,
     generation: Generation,
     *,
-    model_name: str,
+    settings: dict[str, Any],
 ) -> dict[str, Any]:
-    """As `evaluation.run.evaluate`, greedy and in one go. Raises `EvaluationError` without lm-eval."""
-    _check(tasks, generation)
-    settings = {**settings_of(tokenizer, tasks, generation, model_name), "backend": "lm_eval"}
+    """As `evaluation.run.evaluate`, greedy and in one go. Raises as `check_harness`."""
+    check_harness(tasks, generation)
     start_or_go_on(out, settings)
     names = {_harness_name(task): task for task in tasks}
     folder = out / "lm_eval"
@@ -53,7 +52,8 @@ def evaluate_harness(
     return write_results(out, {**settings, "throughput": throughput}, summaries)
 
 
-def _check(tasks: Sequence[LoadedTask], generation: Generation) -> None:
+def check_harness(tasks: Sequence[LoadedTask], generation: Generation) -> None:
+    """Raise `EvaluationError` without lm-eval, or where it cannot do what is asked."""
     try:
         import lm_eval  # noqa: F401
     except ImportError as error:

@@ -6,7 +6,6 @@ output_dir/
     results.json    accuracy, nll and throughput per task; written last
 """
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -32,6 +31,7 @@ from expert_condenser.evaluation.records import (
     write_results,
 )
 from expert_condenser.evaluation.tasks.task import LoadedTask, Question
+from expert_condenser.training.records import read_json, write_json
 
 
 class Request(NamedTuple):
@@ -56,19 +56,20 @@ def evaluate(
     out: Path,
     generation: Generation,
     *,
-    model_name: str,
+    settings: dict[str, Any],
     nll_model: Any = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Answer every question that `out` has no answer to yet; returns the content of `results.json`.
 
-    `nll_model`, a loaded model, adds the nll of the reference answers. Raises `EvaluationError` where `out` holds
-    another evaluation.
+    `settings` are those of `settings_of`. What is answered already is scored again, by the rules of today. `nll_model`,
+    a loaded model, adds the nll of the reference answers. Raises `EvaluationError` where `out` holds another
+    evaluation.
     """
-    settings = settings_of(tokenizer, tasks, generation, model_name)
     start_or_go_on(out, settings)
     batches = plan(tasks, tokenizer, generation)
-    done = {record.key: record for record in read_records(out / ITEMS)}
+    by_name = {task.name: task for task in tasks}
+    done = {record.key: scored(by_name[record.task], record) for record in read_records(out / ITEMS)}
     seconds, tokens = 0.0, 0
     with _progress(progress) as bar:
         total = sum(map(len, batches))
@@ -91,17 +92,32 @@ def evaluate(
 
 
 def settings_of(
-    tokenizer: PreTrainedTokenizerBase, tasks: Sequence[LoadedTask], generation: Generation, model_name: str
+    tokenizer: PreTrainedTokenizerBase,
+    tasks: Sequence[LoadedTask],
+    generation: Generation,
+    model_name: str,
+    **how_computed: str,
 ) -> dict[str, Any]:
-    """What decides every answer; `prompts` is the fingerprint of template and decoding, not of the items."""
+    """What decides every answer; `prompts` is the fingerprint of template and decoding, not of the items.
+
+    `how_computed` is added to `generation`, such as the dtype. Of a local model, size and time of the weights are kept,
+    so that the answers of a model that was since replaced are not taken for those of the new one.
+    """
     how = {key: value for key, value in asdict(generation).items() if key != "batch_size"}
     limits = {task.name: generation.max_new_tokens or task.max_new_tokens for task in tasks}
     return {
         "model": model_name,
         "prompts": digest([tokenizer.chat_template, how, limits]),
-        "generation": asdict(generation),
+        "generation": {**asdict(generation), **how_computed},
         "questions": fingerprints(tasks),
+        "weights": _weights(Path(model_name)),
     }
+
+
+def _weights(folder: Path) -> str | None:
+    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return digest(stats) if stats else None
 
 
 def fingerprints(tasks: Sequence[LoadedTask]) -> dict[str, str]:
@@ -116,12 +132,12 @@ def start_or_go_on(out: Path, settings: dict[str, Any]) -> None:
         if (out / ITEMS).exists() or (out / RESULTS).exists():
             raise EvaluationError(f"{out} holds answers without {SETTINGS}, which says to what; name another folder")
         out.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(settings, indent=1) + "\n")
+        write_json(path, settings)
         return
-    found = json.loads(path.read_text())
-    differing = [key for key in settings if found.get(key) != settings[key]]
+    found = read_json(path)
+    differing = [key for key in {**found, **settings} if found.get(key) != settings.get(key)]
     if differing:
-        rows = "; ".join(f"{key}: {found.get(key)!r} there, {settings[key]!r} asked for" for key in differing)
+        rows = "; ".join(f"{key}: {found.get(key)!r} there, {settings.get(key)!r} asked for" for key in differing)
         raise EvaluationError(f"{out} holds another evaluation ({rows}); name another folder, or delete this one")
 
 

@@ -231,6 +231,8 @@ def _differences(arms: Mapping[str, Arm], seeds: Sequence[int], tasks: Sequence[
         ("tokens", "", lambda run: run.tokens),
         *(("data", f"{name} = ", _option(name)) for name in _DATA),
         ("base", "", _option("model_name_or_path")),
+        ("prompts", "dtype = ", _generation("dtype")),
+        ("prompts", "backend = ", _generation("backend")),
         ("prompts", "", lambda run: run.prompts),
         *(("items", f"{task}: ", _items(task)) for task in tasks),
     ]

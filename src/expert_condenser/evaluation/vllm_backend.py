@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from transformers import PreTrainedTokenizerBase
+
 from expert_condenser.errors import EvaluationError
 from expert_condenser.evaluation.generate import Answer, Generation
 
@@ -13,20 +15,28 @@ class VllmBackend:
     `expert_condenser` and nothing else.
     """
 
-    def __init__(self, path: str, dtype: str) -> None:
+    def __init__(self, path: str, dtype: str, tokenizer: PreTrainedTokenizerBase) -> None:
         try:
             import vllm
         except ImportError as error:
             raise EvaluationError("--backend vllm needs vLLM: pip install vllm, or leave --backend out") from error
         import expert_condenser
 
-        self.vllm, self.package = vllm, expert_condenser
+        self.vllm, self.package, self.tokenizer = vllm, expert_condenser, tokenizer
         self.model: Any = vllm.LLM(model=path, dtype=dtype, model_impl="transformers")
 
     def generate(self, prompts: list[str], max_new_tokens: int, generation: Generation, seed: int) -> list[Answer]:
-        """One batch; special tokens are in the rendered prompts already."""
-        sampling = self.vllm.SamplingParams(
-            temperature=generation.temperature, top_p=generation.top_p, max_tokens=max_new_tokens, seed=seed
-        )
-        outputs = [output.outputs[0] for output in self.model.generate(prompts, sampling, use_tqdm=False)]
+        """One batch, every answer with a seed of its own; the rendered prompts have their special tokens already."""
+        rows = [self.tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
+        sampling = [
+            self.vllm.SamplingParams(
+                temperature=generation.temperature,
+                top_p=generation.top_p,
+                max_tokens=max_new_tokens,
+                seed=1_000_003 * seed + position,
+            )
+            for position in range(len(rows))
+        ]
+        asked = [{"prompt_token_ids": row} for row in rows]
+        outputs = [output.outputs[0] for output in self.model.generate(asked, sampling, use_tqdm=False)]
         return [Answer(output.text, len(output.token_ids), output.finish_reason == "stop") for output in outputs]

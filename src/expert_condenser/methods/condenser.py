@@ -154,6 +154,8 @@ class Condenser(BiasOnly):
                 f"condenser_rule 'explicit' reads condensers_file (a run's condensers.json), and no other rule does; "
                 f"got rule {rule!r} and file {config.condensers_file!r}"
             )
+        if config.one_phase and config.bias_step != MethodConfig.bias_step:
+            raise TrainingError("one_phase has phase 2 alone, whose gamma is bias_step_condense; leave bias_step out")
         if config.one_phase and rule != "explicit":
             raise TrainingError(
                 "one_phase leaves out the phase from which condensers are chosen, so condenser_rule is 'explicit', "

@@ -15,7 +15,7 @@ import transformers
 from expert_condenser.checkpoint import load_model, load_tokenizer, newest_whole
 from expert_condenser.evaluation.generate import Generation, ModelBackend
 from expert_condenser.evaluation.records import ITEMS, SETTINGS
-from expert_condenser.evaluation.run import evaluate
+from expert_condenser.evaluation.run import evaluate, settings_of
 from expert_condenser.evaluation.tasks import load
 from expert_condenser.methods import METHODS
 from expert_condenser.study.cost import FlopCounter, peak_memory
@@ -74,7 +74,8 @@ def _evaluate(cell: Cell, folder: Path, path: Path) -> None:
     tasks = [load(task, data, count, spec.split) for task, count in spec.tasks.items()]
     generation = Generation(batch_size=spec.batch_size, max_new_tokens=spec.max_new_tokens)
     backend = ModelBackend(model, tokenizer)
-    evaluate(backend, tokenizer, tasks, folder, generation, model_name=cell.label, nll_model=model, progress=False)
+    settings = settings_of(tokenizer, tasks, generation, cell.label)
+    evaluate(backend, tokenizer, tasks, folder, generation, settings=settings, nll_model=model, progress=False)
 
 
 def _train(cell: Cell, config: TrainingConfig) -> None:

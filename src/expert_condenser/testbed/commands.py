@@ -4,20 +4,23 @@ import argparse
 import json
 import tempfile
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from expert_condenser.checkpoint import load_model, load_tokenizer
+from expert_condenser.errors import TrainingError
 from expert_condenser.evaluation.generate import Generation, ModelBackend
-from expert_condenser.evaluation.run import evaluate
+from expert_condenser.evaluation.run import evaluate, settings_of
 from expert_condenser.evaluation.tasks import load
 from expert_condenser.testbed import base_model_path
 from expert_condenser.testbed.families import FAMILIES, HELD_OUT_ITEMS, PRETRAINED, TASKS, frequencies
 from expert_condenser.testbed.long_tail import TAIL, LongTailConfig, dissociation, tail_usage, train_long_tail
 from expert_condenser.testbed.pretrain import PretrainConfig, pretrain
 from expert_condenser.training.data import TESTBED
+from expert_condenser.training.records import read_json
 
 
 def testbed(arguments: Sequence[str]) -> None:
@@ -49,9 +52,11 @@ def testbed(arguments: Sequence[str]) -> None:
 
 def _long_tail(output_dir: Path, recipe: LongTailConfig, count: int) -> None:
     """Train, then show that the tail's experts hold the tail's families: `dissociation.json`."""
-    base = output_dir / "base"
-    if not base.exists():
+    base, made = output_dir / "base", output_dir / "recipe.json"
+    if not (base / "tokenizer_config.json").exists():  # what is written last
         train_long_tail(output_dir, recipe)
+    elif read_json(made) != asdict(recipe):
+        raise TrainingError(f"{output_dir} holds a base of another recipe ({made}); name another --output_dir")
     found = dissociation(base, [family.name for family in PRETRAINED], count)
     usage = tail_usage(base, recipe.tail_share)
     (output_dir / "dissociation.json").write_text(json.dumps({**found, "usage of the tail": usage}, indent=1) + "\n")
@@ -68,7 +73,9 @@ def _evaluate(path: Path, count: int, out: Path) -> None:
     tasks = [load(f"{TESTBED}{family.name}", limit=count) for family in FAMILIES + TASKS]
     tokenizer = load_tokenizer(path)
     backend = ModelBackend(load_model(path), tokenizer)
-    results = evaluate(backend, tokenizer, tasks, out, Generation(), model_name=path.name)
+    results = evaluate(
+        backend, tokenizer, tasks, out, Generation(), settings=settings_of(tokenizer, tasks, Generation(), path.name)
+    )
     table = Table(title=f"{path.name}: exact match on {count} test items")
     for name in ("family", "share of pretraining", "accuracy"):
         table.add_column(name, justify="left" if name == "family" else "right")

@@ -22,7 +22,7 @@ from expert_condenser.analysis.usage import measure_usage
 from expert_condenser.attach import attach
 from expert_condenser.checkpoint import load_model, load_tokenizer
 from expert_condenser.evaluation.generate import Generation, ModelBackend
-from expert_condenser.evaluation.run import evaluate
+from expert_condenser.evaluation.run import evaluate, settings_of
 from expert_condenser.evaluation.tasks import load
 from expert_condenser.models import moe_layers
 from expert_condenser.routing import RoutingConfig
@@ -164,5 +164,13 @@ def _accuracy_without(path: Path, experts: list[int], names: Sequence[str], coun
     tasks = [load(f"{TESTBED}{name}", limit=count, split="validation") for name in names]
     with TemporaryDirectory() as folder:
         backend = ModelBackend(model, tokenizer)
-        results = evaluate(backend, tokenizer, tasks, Path(folder), Generation(), model_name=path.name, progress=False)
+        results = evaluate(
+            backend,
+            tokenizer,
+            tasks,
+            Path(folder),
+            Generation(),
+            settings=settings_of(tokenizer, tasks, Generation(), path.name),
+            progress=False,
+        )
     return {task.removeprefix(TESTBED): result["accuracy"] for task, result in results["tasks"].items()}
