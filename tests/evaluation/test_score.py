@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from expert_condenser.errors import DataError, EvaluationError
+from expert_condenser.evaluation.records import Record, append_records
 from expert_condenser.evaluation.score import score_answers
 
 SAMPLE = Path(__file__).parents[3] / "shared" / "data" / "eval_sample"
@@ -69,6 +70,31 @@ def test_lines_of_json_and_the_rules_of_another_task(tmp_path, capsys):
     assert [json.loads(line) for line in out] == [{"n": 1, "extracted": 1, "correct": 1}] * 2
 
 
+def record(task, at, output, gold):
+    prompt = [{"role": "user", "content": "How many?"}]
+    return Record(task, str(at), 0, prompt, gold, output, tokens=4, ended=True, extracted=None, correct=False)
+
+
+def test_the_items_of_an_evaluation_are_scored_by_task(tmp_path, capsys):
+    path = tmp_path / "items.jsonl"
+    pairs = [("The answer is 5.", "5"), ("The answer is 6.", "5"), ("I do not know.", "5")]
+    append_records(path, [record("gsm8k", at, *pair) for at, pair in enumerate(pairs)])
+    append_records(path, [record("boolq", 0, "It is true.", "true"), record("aqua", 0, "5", "B")])
+    append_records(path, [record("gsm8k", 3, "", "5")])
+    scored = []
+    for task in ("gsm8k", "boolq", "aqua"):
+        score_answers(["--task", task, "--file", str(path), "--json", "--show-misses"])
+        scored.append(json.loads(capsys.readouterr().out))
+    assert scored == [
+        {
+            **{"n": 4, "extracted": 2, "correct": 1},
+            "misses": [{"row": 3, "output": "I do not know."}, {"row": 6, "output": ""}],
+        },
+        {"n": 1, "extracted": 1, "correct": 1, "misses": []},
+        {"n": 1, "extracted": 0, "correct": 0, "misses": [{"row": 5, "output": "5"}]},
+    ]
+
+
 @pytest.mark.parametrize(
     ("task", "content", "message"),
     [
@@ -76,8 +102,17 @@ def test_lines_of_json_and_the_rules_of_another_task(tmp_path, capsys):
         ("gsm8k", "", "a data set must have rows, but .* is empty"),
         ("gsm8k", '[{"output": "5",', r"pairs\.json, line 1: this is not valid JSON"),
         ("gsm8k", '{"output": "5", "answer": "5"}\n{', r"pairs\.json, line 2: this is not valid JSON"),
-        ("gsm8k", '[{"answer": "5"}]', r"row 1: a row needs 'output' and 'answer', but this one has no 'output' \(its"),
+        ("gsm8k", '[{"answer": "5"}]', r"row 1: a row needs 'output' and 'answer' .*this one has no 'output' \(its"),
         ("gsm8k", '[{"text": "5"}]', "this one has no 'output' and no 'answer'"),
+        ("gsm8k", '[{"gold": "5"}]', "this one has no 'output' "),
+        ("gsm8k", '[{"output": "5", "gold": "A"}]', "row 1: 'gold' must be a number for this task, but it is 'A'"),
+        ("gsm8k", '[{"output": "5", "gold": "5", "answer": "A"}]', "row 1: 'answer' must be a number for this task"),
+        (
+            "gsm8k",
+            '[{"task": "svamp"}, {"task": "boolq"}, {"task": "svamp"}]',
+            r"pairs\.json must have rows of the task 'gsm8k', but it has only those of svamp, boolq; name one",
+        ),
+        ("gsm8k", '[{"task": "gsm8k"}, {"output": "5"}]', "every row or none has a 'task', but row 2 has none; add it"),
         ("gsm8k", '[{"output": "5", "answer": "A"}]', "row 1: 'answer' must be a number for this task, but it is 'A'"),
         ("aqua", '[{"output": "5", "answer": "5"}]', "'answer' must be a letter from A to E for this task"),
         ("boolq", '[{"output": "5", "answer": ""}]', "'answer' must be true or false for this task, but it is ''"),

@@ -19,7 +19,7 @@ SHOWN = 100
 
 
 def score_answers(arguments: Sequence[str]) -> None:
-    """Score a file of `output` and `answer` pairs by the rules of a task."""
+    """Score a file of `output` and `answer` pairs, or an evaluation's `items.jsonl`, by the rules of a task."""
     parser = argparse.ArgumentParser(prog="condenser score-answers", description=score_answers.__doc__)
     parser.add_argument("--task", required=True, help="whose rules: gsm8k, boolq, testbed:FAMILY, …")
     parser.add_argument("--file", type=Path, required=True, help=".json, .jsonl or .parquet")
@@ -27,7 +27,7 @@ def score_answers(arguments: Sequence[str]) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(list(arguments))
     check_names([options.task])
-    scores, misses = score(TASKS[options.task].answer, options.file)
+    scores, misses = score(options.task, options.file)
     if options.json:
         print(json.dumps({**scores, "misses": misses} if options.show_misses else scores))
         return
@@ -38,17 +38,18 @@ def score_answers(arguments: Sequence[str]) -> None:
         console.print(f"  row {miss['row']}: … {escape(miss['output'][-SHOWN:].strip()) or '(empty)'}")
 
 
-def score(kind: AnswerKind, path: Path) -> tuple[dict[str, int], list[dict[str, Any]]]:
+def score(task: str, path: Path) -> tuple[dict[str, int], list[dict[str, Any]]]:
     """How many pairs there are, how many answers could be read and were right; and the rows that could not.
 
-    Rows count from 1. Raises `DataError` on a file that is missing, malformed or empty, on rows without the two
-    columns, and on gold answers that cannot be read.
+    Where rows have a `task`, as in an evaluation's `items.jsonl`, only those of this task count. Row numbers are those
+    of the file, from 1. Raises `DataError` on a file that is missing, malformed or empty, on rows without the two
+    columns, on gold answers that cannot be read, and if no row is of the task.
     """
     if not path.is_file():
         raise DataError(f"the file must exist, but there is no file {path}; correct the path")
-    correct, misses = 0, []
-    rows = read_file(path).rows
-    for number, row in enumerate(rows, start=1):
+    kind, correct, misses = TASKS[task].answer, 0, []
+    rows = _rows_of(task, path)
+    for number, row in rows:
         try:
             output, gold = _pair(kind, row)
         except DataError as error:
@@ -61,15 +62,31 @@ def score(kind: AnswerKind, path: Path) -> tuple[dict[str, int], list[dict[str, 
     return {"n": len(rows), "extracted": len(rows) - len(misses), "correct": correct}, misses
 
 
+def _rows_of(task: str, path: Path) -> list[tuple[int, Row]]:
+    """The rows of a file that are of this task, with their numbers; all of them where no row names a task."""
+    rows = list(enumerate(read_file(path).rows, start=1))
+    if not any("task" in row for _, row in rows):
+        return rows
+    nameless = next((number for number, row in rows if not row.get("task")), None)
+    if nameless is not None:
+        raise DataError(f"{path}: every row or none has a 'task', but row {nameless} has none; add it")
+    chosen = [(number, row) for number, row in rows if row["task"] == task]
+    if not chosen:
+        there = ", ".join(dict.fromkeys(str(row["task"]) for _, row in rows))
+        raise DataError(f"{path} must have rows of the task {task!r}, but it has only those of {there}; name one")
+    return chosen
+
+
 def _pair(kind: AnswerKind, row: Row) -> tuple[str, str]:
-    missing = [column for column in ("output", "answer") if column not in row]
+    column = "gold" if "gold" in row and "answer" not in row else "answer"
+    missing = [needed for needed in ("output", column) if needed not in row]
     if missing:
         raise DataError(
-            f"a row needs 'output' and 'answer', but this one has no {' and no '.join(map(repr, missing))} "
+            f"a row needs 'output' and 'answer' (or 'gold'), but this one has no {' and no '.join(map(repr, missing))} "
             f"(its columns: {', '.join(row)}); rename the columns"
         )
-    answer = text_of(row["answer"])
+    answer = text_of(row[column])
     gold = kind.read_gold(answer)
     if gold is None:
-        raise DataError(f"'answer' must be {kind.wanted} for this task, but it is {answer[:60]!r}; correct it")
+        raise DataError(f"{column!r} must be {kind.wanted} for this task, but it is {answer[:60]!r}; correct it")
     return text_of(row["output"]), gold

@@ -37,6 +37,10 @@ OPTIONS = [
     (SOLUTION, "the correct answer is solution1\n\n### Instruction:\nthe correct answer is solution2", "solution1"),
     (SOLUTION, "solution1 Please choose the correct solution to the question: a. Solution2: b", None),
     (SOLUTION, "solution1.\nPlease choose the correct solution to the question: a. Solution2: b", "solution1"),
+    (SOLUTION, "The correct answer is not solution1 but solution2", "solution2"),
+    (SOLUTION, "Solution1 is cold. The correct answer is not solution1, but rather solution2.", "solution2"),
+    (SOLUTION, "The correct answer is solution2, not solution1.", "solution2"),
+    (SOLUTION, "The answer isn't cold: solution1", "solution1"),
     (ANSWER, "the correct answer is answer3", "answer3"),
     (ANSWER, "The correct answer is Answer 3: dry palms", "answer3"),
     (ANSWER, "Answer3", "answer3"),
@@ -57,6 +61,10 @@ NO_OPTION = [
     (SOLUTION, "Solution1: a pan.\n\nSolution2: a pot."),
     (SOLUTION, "Solution1 is warm and solution2 is cold."),
     (SOLUTION, "solution1 is wrong"),
+    (SOLUTION, "The correct answer is not solution1."),
+    (SOLUTION, "The answer isn't solution1"),
+    (SOLUTION, "It cannot be solution1."),
+    (SOLUTION, "It is neither solution1 nor solution2."),
     (SOLUTION, "the correct answer is answer2"),
     (SOLUTION, "the correct answer is 2 pans"),
     (SOLUTION, "A solution of 2 salts."),
@@ -97,6 +105,11 @@ TRUTHS = [
     ("<think>The answer is true.</think>", "true"),
     ("true\n\nQ: is it false?\nA: false", "true"),
     ("The answer is that it is true.", "true"),
+    ("The answer cannot be true", "false"),
+    ("The answer can be true", "true"),
+    ("The answer cannot be false.", "true"),
+    ("It is never true", "false"),
+    ("It is ever true", "true"),
 ]
 NO_TRUTH = [
     "",
@@ -111,6 +124,8 @@ NO_TRUTH = [
     "This is based on a true story.",
     "The answer is 5.",
     "Nobody said falsehoods.",
+    "neither true nor false",
+    "The answer is neither true nor false.",
 ]
 
 

@@ -114,6 +114,52 @@ def test_the_preferred_file_comes_first(tmp_path):
     assert len(load("gsm8k", tmp_path).questions) == 2
 
 
+SHARDS = ["test-00000-of-00002.parquet", "test-00001-of-00002.parquet"]
+
+
+def shards(folder, names, rows=(ROW,)):
+    for number, name in enumerate(names):
+        write(folder / name, [row | {"instruction": f"What is {number}?"} for row in rows])
+
+
+@pytest.mark.parametrize("names", [SHARDS, ["test-00000.parquet", "test-00001.parquet"]])
+def test_all_shards_are_read_in_their_order(tmp_path, names):
+    shards(tmp_path / "gsm8k", names)
+    write(tmp_path / "gsm8k" / "train-00000-of-00003.parquet")
+    for folder in (tmp_path, tmp_path / "gsm8k"):
+        for limit in (None, 1):
+            questions = load("gsm8k", folder, limit).questions
+            asked = [(question.id, question.prompt[0]["content"]) for question in questions]
+            assert asked == [("0", "What is 0?"), ("1", "What is 1?")][:limit]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        SHARDS[:1],
+        SHARDS[1:],
+        [*SHARDS, "test-00002-of-00002.parquet"],
+        [*SHARDS, "test-00000-of-00003.parquet"],
+        ["test-00000-of-00002-a.parquet", "test-00000-of-00002-b.parquet"],
+        ["test-00000-of-00001.parquet", "test-more.parquet"],
+    ],
+)
+def test_shards_that_are_missing_or_too_many(tmp_path, names):
+    shards(tmp_path / "gsm8k", names)
+    with pytest.raises(DataError, match=rf"gsm8k must hold each of \d shards once, .* but it has {names[0]}"):
+        load("gsm8k", tmp_path)
+
+
+def test_shards_of_other_columns_and_with_bad_rows(tmp_path):
+    shards(tmp_path / "gsm8k", SHARDS, [ROW, ROW])
+    write(tmp_path / "gsm8k" / SHARDS[1], [ROW, ROW | {"answer": "five"}])
+    with pytest.raises(DataError, match=rf"{SHARDS[0]} to {SHARDS[1]}, row 4: the gold answer .* must be a number"):
+        load("gsm8k", tmp_path)
+    write(tmp_path / "gsm8k" / SHARDS[1], [{"question": "a", "answer": "#### 5"}])
+    with pytest.raises(DataError, match=r"the shards of a set have the same columns, but .* has question, answer"):
+        load("gsm8k", tmp_path)
+
+
 def test_another_split_of_a_directory(tmp_path):
     write(tmp_path / "gsm8k.json")
     write(tmp_path / "gsm8k" / "dev.jsonl", [ROW] * 2)

@@ -5,7 +5,8 @@ The first of these that names a letter: the last `\boxed{…}`; the line after t
 speaks of one option only; a line that is a letter ("D", "(D)", "D."); a line that is one option ("D) 12"), if there
 is only one such line, else it repeats the question; the one letter in parentheses in the last sentence.
 
-A capital counts only in one of these places, so "A train leaves", "I think" and "vitamin C" name nothing. A small
+A capital counts only in one of these places, and before "is correct" only where no noun stands before it, so "A train
+leaves", "I think" and "Train B is the best" name nothing. A small
 letter counts in parentheses, or if it is all that is stated. "A or B" is no answer, nor is "not B".
 """
 
@@ -22,10 +23,17 @@ _STATED = re.compile(
     (?:{_MARKED}|(?P<capital>{_CAPITAL})|(?P<small>[a-e])\s*(?:[).]|$))""",
     re.VERBOSE,
 )
-_CHOSEN = r"""\b(?:correct|right|best)\s+(?:option|choice|alternative|letter)\s*(?:is|:)
+_CHOSEN = r"""\b(?:correct|right|best)\s+(?:option|choice|alternative|letter)
+      \s*(?:is|was|(?:would|should|must|will)\s+be|:)
+    | (?:\bnot|n't)\s+(?:option\s+)?[(\[]?[A-E][)\]]?[.,;]?\s+(?:but(?:\s+rather)?|(?:it|that)(?:'s|\s+is))\b
     | \b(?:choose|select|pick|go\s+with)\b"""
+_LINKS = "option|choice|answer|letter|so|thus|hence|therefore|then|that|only|but|because|since|clearly"
 _CONFIRMED = re.compile(
-    rf"(?:{_MARKED}|\b(?P<capital>{_CAPITAL}))[ ]+is[ ]+(?:the[ ]+)?(?:correct|right|best|answer)", re.VERBOSE
+    rf"""(?:{_MARKED}
+    | (?:^|[.!?;:,]\s*|\b(?i:{_LINKS})\s+)
+      (?P<capital>{_CAPITAL}))
+    [ ]+is[ ]+(?:the[ ]+)?(?:correct|right(?!\s+(?:on|of|at|in|next|behind|after|before)\b)|best|answer)""",
+    re.VERBOSE | re.MULTILINE,
 )
 _MENTIONED = re.compile(
     rf"\b(?i:option|choice|answer)s?\s+(?:{_MARKED}|(?P<capital>{_CAPITAL}))(?!\s*:|\s+(?:is|was)\s+(?:not|wrong|in|false))"
@@ -33,7 +41,7 @@ _MENTIONED = re.compile(
 _SEVERAL = re.compile(r"[)\]\s]*(?:or|and|,|/|&)\s*(?:option\s+)?\(?[A-E]\b(?!\s*is)")
 _NEXT_OPTION = re.compile(r"(?:(?!\b(?:since|because|as|not|while|whereas|but|rather)\b).)*?\bB\s?\)")
 _ALONE = re.compile(r"^\W*([A-E])\W*$", re.MULTILINE)
-_LABELLED = re.compile(r"^[ \t]*\(?(?:([A-E])[).]|([B-E]):)[ \t]+\S", re.MULTILINE)
+_LABELLED = re.compile(r"^[ \t]*\(?([A-E])([).:])[ \t]+\S", re.MULTILINE)
 
 
 def extract(text: str) -> str | None:
@@ -67,7 +75,7 @@ def _candidates(passage: str) -> Iterator[str | None]:
     yield _only({_letter(match) for match in _MENTIONED.finditer(passage)})
     alone = _ALONE.findall(passage)
     yield alone[-1] if alone else exact(passage)
-    yield _only({match[1] or match[2] for match in _LABELLED.finditer(passage)})
+    yield _only(_labelled(passage))
     sentence = re.split(r"\n|[.!?]\s+(?=\S)", passage)[-1]
     yield _only({letter.upper() for letter in re.findall(r"(?<!not )\(([A-E])\)", sentence)})
 
@@ -86,6 +94,13 @@ def _stated(clause: str) -> str | None:
 
 def _letter(found: re.Match[str]) -> str:
     return next(text for text in found.groupdict().values() if text).upper()
+
+
+def _labelled(passage: str) -> set[str]:
+    """The letters of the options that are lines of their own; a lone `A:` opens an answer, as `Q:` does a question."""
+    labels = _LABELLED.findall(passage)
+    colons = {letter for letter, sign in labels if sign == ":"}
+    return {letter for letter, sign in labels if sign != ":"} | (colons if colons != {"A"} else set())
 
 
 def _only(letters: set[str]) -> str | None:

@@ -4,7 +4,8 @@ The first of these that holds anything: the last `\boxed{…}`; the line after t
 ("the answer is $x+1$"); the last formula in dollars; the last number.
 
 Two answers are equal if they are the same numbers by the rules of `number`, or the same text after layout is
-dropped: spaces, `\left`, `\dfrac`, `\text`, units and degrees after a number, percent and dollar signs, `x =`.
+dropped: spaces, `\left`, `\dfrac`, `\text`, units and degrees after a number, percent and dollar signs, `x =`, the
+braces around one character of an index or exponent.
 Tuples and intervals are compared part by part, in their order and with their brackets, as are lists. There is no
 algebra: `1+x` is not `x+1`.
 """
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from expert_condenser.evaluation.answers import number
 from expert_condenser.evaluation.answers.passage import boxes, marked, passages, plain_signs, statements
 
+_GROUP = r"\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}"
 _LAYOUT = [
     (r"\\(?:left|right|bigl?|bigr|Bigl?|Bigr|displaystyle)(?![a-z])", ""),
     (r"\\[,;:!]|(?<!\\)\\ |~|\\quad|\{,\}", ""),
@@ -25,10 +27,11 @@ _LAYOUT = [
     (r"\\[dtc]frac", r"\\frac"),
     (r"\\frac\s*(\w)\s*(\w)", r"\\frac{\1}{\2}"),
     (r"\\frac\s*(\w)\s*\{", r"\\frac{\1}{"),
-    (r"\\frac\s*(\{[^{}]*\})\s*(\w)", r"\\frac\1{\2}"),
+    (rf"\\frac\s*({_GROUP})\s*(\w)", r"\\frac\1{\2}"),
     (r"\\sqrt\s*(\w)", r"\\sqrt{\1}"),
     (r"\\(?:cdot|times)(?![a-z])|[\u00d7\u00b7]", "*"),
     (r"\s+", ""),
+    (r"([\^_])\{(\w)\}", r"\1\2"),
     (r"^[A-Za-z](?:\([a-z]\))?(?:=|\\in(?![a-z]))", ""),
     (r"\.$", ""),
     (r"(?<![\w.}])(\d+)/(\d+)(?![\w.])", r"\\frac{\1}{\2}"),

@@ -6,7 +6,9 @@ number of the text. After `</think>`, the thoughts count only if what follows th
 
 **What.** Thousands separators, currency, percent signs and units are dropped: "50%" is 50. `3/4`, `1 1/2`,
 `\frac{3}{4}`, `.5`, `1e3` and `2 \times 10^3` are numbers. A minus is a sign only where it is glued to its number
-and no operand stands before it: "36 - 12", "2-3 days" and "COVID-19" hold no negative number.
+and no operand stands before it: "36 - 12", "2-3 days" and "COVID-19" hold no negative number. "Negative 5" is -5, and
+"is minus 5" too, but "7 minus 5" subtracts. Groups of three digits after blanks are one number in "1 234 567" and
+"118 000"; "1 234" may be two, and is none.
 
 **What not.** A list, a range, a ratio, a time or an expression is not one number: where the text states one of
 these, there is no answer, even if a number stands elsewhere. A sentence that states several numbers otherwise
@@ -26,6 +28,8 @@ MAX_LENGTH = 300
 """A longer run of digits is a model that repeats itself."""
 
 _FRACTIONS = {"½": "1/2", "¼": "1/4", "¾": "3/4", "⅓": "1/3", "⅔": "2/3"}
+_LENGTH = r"[mcdk]?m|(?:centi|milli|kilo)?met(?:er|re)s?|in|inch(?:es)?|ft|foot|feet|yds?|yards?|mi|miles?|units?"
+_BEFORE_SIGN = r"\A|[=:(\[#*]|\b(?:is|was|are|be|been|equals?|becomes|gives|get|to|at|about|exactly|or|of|answer)\b"
 _REWRITES: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"(\d?)([½¼¾⅓⅔])", lambda found: f"{found[1]} {_FRACTIONS[found[2]]}"),
     (r"\\[dtc]?frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
@@ -34,6 +38,8 @@ _REWRITES: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"(?<=\d)(?:\{,\}|\\[,!]\s?)(?=\d{3})", ","),
     (r"\\[,;:! ]|~", " "),
     (r"\^\s*\{?\s*\\circ\s*\}?|°", " degrees"),
+    (rf"(?<![A-Za-z\\])({_LENGTH}|s|secs?|seconds?)\}}?\s*\^\s*(?:\{{\s*-?[1-4]\s*\}}|-?[1-4](?!\d))", r"\1 "),
+    (r"(\\(?:text|mathrm|mbox)\s*\{[^{}]*\})\s*\^\s*(?:\{\s*-?[1-4]\s*\}|-?[1-4](?!\d))", r"\1 "),
     (r"\\times|\\cdot|[\u00d7\u00b7]", "*"),
     (r"(?<=\d)\s*[*x]\s*10\s*\^\s*\{?\s*([-+]?\d{1,3})\s*\}?", r"e\1"),
     (r"\\([$%])", r"\1"),
@@ -41,6 +47,12 @@ _REWRITES: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"(?<=[A-Za-z])[$€£¥₹]|[$€£¥₹](?=\s?[^\s\d.]|\s*$)", " "),
     (r"[$€£¥₹]\s?", ""),
     (r"[{}]", " "),
+    (r"(?i)\bnegative\s+(?=\.?\d)", "-"),
+    (rf"(?i)({_BEFORE_SIGN})(\s*)minus\s+(?=\.?\d)", r"\1\2-"),
+    (
+        r"(?<![\w.,])(?<!\d )\d{1,3}(?:(?: \d{3}){2,}| 000)(?:\.\d+)?(?![\w/]|[,. ]\d)",
+        lambda found: found[0].replace(" ", ""),
+    ),
 ]
 _TOKEN = re.compile(
     r"""(?<![\w.])(?<![A-Za-z]-)(?:
@@ -52,11 +64,12 @@ _TOKEN = re.compile(
 )
 _WORDS = r"\s*%?\s*(?:[a-z]+\s+){0,3}"
 _UNIT = r"\s*(?:hours?|hrs?|minutes?|mins?|days?|weeks?|months?|years?|feet|foot|ft|pounds?|lbs?|dollars?)\s+"
-_PAIR = re.compile(rf"{_WORDS}(?:and|or|to)\s+|\s*%?\s*[-:]\s*|{_UNIT}", re.IGNORECASE)
+_PAIR = re.compile(rf"{_WORDS}(?:and|or|to)\s+|\s*%?\s*[-:]\s*|{_UNIT}|[ ]+", re.IGNORECASE)
 _LIST = re.compile(rf"{_PAIR.pattern}|\s*%?\s*(?:[a-z]+\s*){{0,3}},\s*(?:(?:and|or)\s+)?", re.IGNORECASE)
 _ASIDE = re.compile(r"\b(?:of|for|per|in|from|after|before|on|at|with|every|each|by|than)\b", re.IGNORECASE)
 _EXPLANATION = re.compile(r"\(|\b(?:because|since|as|which|so|where|rounded|not)\b", re.IGNORECASE)
 _EXPRESSION = re.compile(r"sqrt|\bpi\b|[π√^]|\d\s*[*+]\s*\d")
+_REFERENCE = re.compile(r"\b(?:step|equation|eq\.|see\s+[a-z]+)\s*[(#]?$", re.IGNORECASE)
 _LEAD = re.compile(
     r"""(?:that\s+(?:[a-z']+\s+){0,5}|not\s+\S+\s+but\s+)?
     (?:(?:about|approximately|approx|around|roughly|nearly|almost|exactly|precisely|simply|just|only|therefore|thus|hence
@@ -148,8 +161,10 @@ def _single(clause: str) -> str | None:
 
 
 def _last(text: str) -> str | None:
-    """The last number of a text, if it is not the end of a range or of a pair."""
-    found = _numbers(text)
+    """The last number of a text that is no reference to a step, if it is not the end of a range or of a pair."""
+    found = [
+        number for number in _numbers(text) if not _REFERENCE.search(text[max(0, number.start - 40) : number.start])
+    ]
     if not found:
         return None
     if len(found) > 1 and _PAIR.fullmatch(text[found[-2].end : found[-1].start]):

@@ -12,10 +12,14 @@ RUN_ON = re.compile(
 """Where the text goes on with a new question, as a model does that does not stop."""
 
 ANSWER_IS = r"""
-    \banswers?\b (?:\s*\([^()\n]*\))? (?:\s+(?:to|for|of|in)\s[^.:=\n]{1,120}?)??
+    \bans(?:wers?)?\b (?:\s*\([^()\n]*\))? (?:\s+(?:to|for|of|in)\s[^.:=\n]{1,120}?)??
     (?:\s*(?:(?:is|was|are|equals|becomes|(?:would|should|will|must)\s+be|comes\s+(?:out\s+)?to)\b|[:=→])|[ \t]*\n)"""
 CORRECTION = r"""
-    \b(?:actually|wait|sorry|correction|no|rather|instead)\b[,:-]*\s+ (?:it|that|this)(?:'s|\s+is|\s+should\s+be)\b"""
+    \b(?:actually|wait|sorry|correction|no|rather|instead)\b[,:-]*\s+ (?:it|that|this)(?:'s|\s+is|\s+should\s+be)\b
+    | \b(?:actually|wait|sorry|oops|wrong|incorrect|mistaken?|errors?|not\s+(?:right|correct))\b
+      (?:(?!\bans(?:wers?)?\b)[^\n]){0,120}? \b(?:it|that|this)\s+should\s+(?:\w+\s+)?be\b(?!\s+at\s+(?:least|most)\b)
+    | \bthe\s+(?:correct|corrected|right)\s+(?:value|result|number|total|amount|sum)
+      \s*(?:(?:is|was|(?:would|should|must)\s+be)\b|[:=])"""
 TYPOGRAPHY = str.maketrans(
     {"\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2014": ";"} | dict.fromkeys("\u2010\u2011\u2013\u2212", "-")
 )
@@ -69,7 +73,7 @@ def marked(text: str) -> Iterator[str]:
 def statements(text: str, *more: str) -> list[tuple[int, str]]:
     """Where a text says "the answer is", "answer:", "wait, it is" or one of `more`, and the rest of that sentence.
 
-    In their order. The rest may begin on the next line.
+    In their order. The rest may begin on the next line. "It should be" counts only after "wrong" or the like.
     """
     heads = re.compile("|".join((ANSWER_IS, CORRECTION, *more)), re.IGNORECASE | re.VERBOSE)
     found = []

@@ -5,10 +5,11 @@ correct answer is solution1", "solution 1 is correct"); for true and false, the 
 word that the text names at all.
 
 The echoed answer format ("solution1/solution2", "true or false") and the repeated options ("Solution1: … Solution2: …")
-name nothing, nor does a word that is denied ("solution1 is wrong"). A bare number counts where it is all that is
-stated ("the answer is 2"). Another set's word does not count: "answer2" says nothing about two solutions.
+name nothing, nor does a word that is denied ("solution1 is wrong", "not solution1"). A bare number counts where it is
+all that is stated ("the answer is 2"). Another set's word does not count: "answer2" says nothing about two solutions.
 "yes" is true and "no" is false where they are stated, or open the text and end there or at a comma or stop.
-"not true", "untrue" and "incorrect" are false; "not false" is true; "a true story" is neither.
+"not true", "never true", "untrue" and "incorrect" are false; "not false" is true; "a true story" is neither, as is
+"neither true nor false".
 """
 
 import re
@@ -19,15 +20,16 @@ from expert_condenser.evaluation.answers.passage import boxes, marked, passages,
 _LEAD = r"""[\s:"'(]*(?:(?:the|therefore|thus|clearly|likely|most|probably|definitely|still|then|now|that|it|is|this)\b
     [\s:"'(]*)*"""
 _DENIED = r"\s+(?:is|was|are|seems)\s+(?:not\b|wrong|incorrect|false|worse|bad)"
+_DENYING = r"(?:\b(?:not|cannot|neither|nor)|n't)\s+(?:(?:be|the|likely|probably|necessarily)\s+)*"
 _TRUTH = {"true": "true", "yes": "true", "correct": "true", "false": "false", "no": "false", "incorrect": "false"}
-_DENIAL = r"(?P<denied>(?:\bnot|n't)\s+(?:\w+\s+)?)?\b(?P<un>un)?"
+_DENIAL = r"(?P<denied>(?:\b(?:not|cannot|never)|n't)\s+(?:\w+\s+)?)?\b(?P<un>un)?"
 _OF_A_NOUN = r"(?!\s+(?!statement|claim|that|because|since|as|for|and|or|if|in|when|is|but)[a-z])"
 _TRUTH_STATED = re.compile(
     rf"{_LEAD}{_DENIAL}(?P<word>true|false|yes|no|correct|incorrect)\b", re.IGNORECASE | re.VERBOSE
 )
 _TRUTH_NAMED = re.compile(rf"{_DENIAL}(?P<word>true|false)\b{_OF_A_NOUN}", re.IGNORECASE)
 _TRUTH_OPENING = re.compile(r"\W*(?P<word>true|false|(?:yes|no)(?=\s*(?:[,.!;:\n]|$)))\b", re.IGNORECASE)
-_TRUTH_ECHO = re.compile(r"\b(?:true|false|yes|no)\s*(?:/|or|,)\s*(?:true|false|yes|no)\b", re.IGNORECASE)
+_TRUTH_ECHO = re.compile(r"\b(?:true|false|yes|no)\s*(?:/|or|nor|,)\s*(?:true|false|yes|no)\b", re.IGNORECASE)
 
 
 def extract_option(stem: str, text: str) -> str | None:
@@ -68,6 +70,7 @@ def exact_truth(text: str) -> str | None:
 def _option_candidates(stem: str, passage: str) -> Iterator[str | None]:
     option = rf"\b{stem}[ ]?[\#(]?[ ]?(\d+)\b"
     passage = re.sub(rf"(?i){option}(?:\)?\s*(?:/|,|or|and)\s*{option})+", " ", passage)
+    passage = re.sub(rf"(?i){_DENYING}{option}(?:,?\s+but(?:\s+rather)?\b)?", " ", passage)
     listed = re.findall(rf"(?i){option}\)?:", passage)
     if len(set(listed)) > 1:
         passage = re.sub(rf"(?i){option}\)?:", " ", passage)

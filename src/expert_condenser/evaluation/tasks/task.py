@@ -5,6 +5,7 @@ as `training.formats.read_alpaca` renders them. Rows of the original data set ar
 give one prompt, and it is the prompt that training used.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -23,6 +24,7 @@ SPLITS = ("train", "validation", "test")
 ALIASES = {"train": ("train",), "validation": ("validation", "valid", "dev", "val"), "test": ("test",)}
 """Names that a split has in file names."""
 SUFFIXES = (".json", ".jsonl", ".parquet")
+SHARD = re.compile(r"-(\d+)-of-(\d+)")
 CONVERTED = "refs/convert/parquet"
 """The hub's own copy of a data set that is published as a script, which `datasets` does not run."""
 
@@ -86,7 +88,7 @@ class Task:
 
     def questions(self, data: Path | None, limit: int | None, split: str) -> list[Question]:
         """The first `limit` questions of a file, a directory or, without `data`, the hub; raises `DataError`."""
-        part = self._from_hub(split) if data is None else read_file(self._file(data.expanduser(), split))
+        part = self._from_hub(split) if data is None else _read_files(self._files(data.expanduser(), split))
         reader = next((reader for reader in self.readers if set(reader.columns) <= set(part.columns)), None)
         if reader is None:
             known = "; ".join(", ".join(reader.columns) for reader in self.readers)
@@ -125,17 +127,20 @@ class Task:
             ) from error
         return Part(f"{self.hub.name} ({wanted})", rows.column_names, rows)
 
-    def _file(self, data: Path, split: str) -> Path:
-        """The file of the task: `data` itself, or the best match in a directory, in either case of letters."""
+    def _files(self, data: Path, split: str) -> list[Path]:
+        """The file of the task: `data` itself, or the best match in a directory, in either case of letters.
+
+        Several files are the shards of one set, `test-00000-of-00002.parquet` and so on, all of them, in order.
+        """
         if data.is_dir():
             here: dict[str, Path] = {}
             for path in sorted([*data.glob("*"), *data.glob("*/*")]):
                 key = path.relative_to(data).as_posix().lower()
                 here |= {key: path, f"{data.resolve().name.lower()}/{key}": path} if path.is_file() else {}
             wanted = self._file_names(split)
-            found = [path for name in wanted for key, path in here.items() if fnmatch(key, name)]
-            if found:
-                return found[0]
+            matches = ([path for key, path in here.items() if fnmatch(key, name)] for name in wanted)
+            if found := next(filter(None, matches), None):
+                return _whole(found)
             shown = ", ".join(name for name in wanted if name.endswith(SUFFIXES[0]))
             raise DataError(
                 f"{data} must hold the {split} questions of {self.name}, but has none of: {shown} (nor these as "
@@ -145,7 +150,7 @@ class Task:
             raise DataError(f"the data must exist, but there is no file or directory {data}; correct the path")
         if split != "test":
             raise DataError(f"a single file has no splits, but split={split!r} was asked of {data}; drop the split")
-        return data
+        return [data]
 
     def _file_names(self, split: str) -> list[str]:
         """Patterns in lower case: `gsm8k.json`, `gsm8k_test.jsonl`, `gsm8k/test.json`, `gsm8k/test-00000….parquet`."""
@@ -156,6 +161,36 @@ class Task:
         ends = ["", *ends] if split == "test" else ends
         names = [f"{stem}{end}{suffix}" for stem in stems for end in ends for suffix in SUFFIXES]
         return names + [f"{stem}/{each}-*.parquet" for stem in stems for each in reversed(splits)]
+
+
+def _whole(files: list[Path]) -> list[Path]:
+    """The shards of a set in their order; raises `DataError` unless each of the `of-N` in their names is there once."""
+    numbered = {path: SHARD.search(path.stem) for path in files}
+    marks = [
+        (int(found[1]), int(found[2])) if found else (at, len(files)) for at, found in enumerate(numbered.values())
+    ]
+    if sorted(marks) != [(at, marks[0][1]) for at in range(marks[0][1])]:
+        raise DataError(
+            f"{files[0].parent} must hold each of {marks[0][1]} shards once, as their names say, but it has "
+            f"{', '.join(path.name for path in files)}; add those that are missing, or remove the others"
+        )
+    return [path for _, path in sorted(zip(marks, files, strict=True))]
+
+
+def _read_files(files: list[Path]) -> Part:
+    """The rows of all the files, one after the other."""
+    parts = [read_file(path) for path in files]
+    if len(parts) == 1:
+        return parts[0]
+    first, *others = parts
+    odd = next((part for part in others if set(part.columns) != set(first.columns)), None)
+    if odd is not None:
+        raise DataError(
+            f"the shards of a set have the same columns, but {first.name} has {', '.join(first.columns)} and "
+            f"{odd.name} has {', '.join(odd.columns)}; download them again"
+        )
+    rows = [row for part in parts for row in part.rows]
+    return Part(f"{first.name} to {files[-1].name}", first.columns, rows)
 
 
 def alpaca(style: str) -> Reader:
