@@ -89,6 +89,7 @@ def test_a_recipe_beside_the_file(tmp_path):
         ({"tuned_as": {"other": "sft"}}, "tuned_as is of arms of this study"),
         ({"baseline": "sfft"}, "baseline is one of sft, two; got 'sfft'"),
         ({"beside": ["x"]}, "beside is a mapping"),
+        ({"groups": {"tail": ["testbed:gcd", "testbed:aiw"]}}, "groups are of tasks of this study .*got testbed:aiw"),
         ({"arms": {"sft": {"output_dir": "x"}}}, "a study sets output_dir itself"),
     ],
 )

@@ -13,6 +13,7 @@
     evaluate: {split: test, tasks: {gsm8k: 300, boolq: 100}, batch_size: 64, data: DIR, max_new_tokens: 64}
     baseline: sft                       # optional: the arm that tables compare with
     beside: {../ladder: [sft]}          # optional: arms of other studies that tables show too
+    groups: {tail: [gcd, aiw]}          # optional: means over tasks that tables show too
     keep_models: false                  # optional: weights of finished runs, and every answer, stay on disk
 
 `recipe`, `tuned_by` and `beside` are relative to the file, paths among the options to where the command runs. `{seed}`
@@ -65,6 +66,7 @@ class Study:
     tuned_as: Mapping[str, str] = field(default_factory=dict)
     baseline: str | None = None
     beside: Mapping[str, list[str]] = field(default_factory=dict)
+    groups: Mapping[str, list[str]] = field(default_factory=dict)
     keep_models: bool = False
 
     @property
@@ -259,7 +261,7 @@ def _check_values(content: dict[str, Any], evaluation: dict[str, Any], path: Pat
         raise EvaluationError(f"{path}: evaluate.tasks is a mapping from tasks to numbers of items; got {tasks!r}")
     if bad := [name for name in arms if not re.fullmatch(r"[\w.-]+", str(name)) or str(name) in (".", "..", "base")]:
         raise EvaluationError(f"{path}: an arm's name is letters, digits, '_', '-' and '.', not 'base'; got {bad}")
-    for key in ("options", "tuned_as", "beside"):
+    for key in ("options", "tuned_as", "beside", "groups"):
         if not isinstance(content.get(key, {}), dict):
             raise EvaluationError(f"{path}: {key} is a mapping; got {content[key]!r}")
     if type(content.get("keep_models", False)) is not bool:
@@ -271,6 +273,8 @@ def _check_values(content: dict[str, Any], evaluation: dict[str, Any], path: Pat
     named = [*arms, *(arm for others in content.get("beside", {}).values() for arm in others)]
     if content.get("baseline") is not None and content["baseline"] not in named and not content.get("grid"):
         raise EvaluationError(f"{path}: baseline is one of {', '.join(named)}; got {content['baseline']!r}")
+    if lost := sorted({task for group in content.get("groups", {}).values() for task in group} - {*tasks}):
+        raise EvaluationError(f"{path}: groups are of tasks of this study ({', '.join(tasks)}); got {', '.join(lost)}")
     grid = content.get("grid", {})
     if not isinstance(grid, dict) or any(not isinstance(values, list) or not values for values in grid.values()):
         raise EvaluationError(f"{path}: grid is a mapping from options to lists of values; got {grid!r}")

@@ -70,7 +70,7 @@ def gather(root: Path) -> Gathered:
 def compare(gathered: Gathered) -> dict[str, Any]:
     """`compare_runs` on the first task, and on the mean of the others where there are any; folders from the root."""
     study = gathered.study
-    groups = {BEFORE: study.other_tasks} if study.other_tasks else {}
+    groups = {**({BEFORE: study.other_tasks} if study.other_tasks else {}), **study.groups}
     only = [study.first_task, *groups]
     report = compare_runs(gathered.design, baseline=study.baseline, groups=groups, only=only)
     report["arms"] = {label: len(folders) for label, folders in report["arms"].items()}
