@@ -216,3 +216,8 @@ def test_bootstrap_of_several_tasks_weighs_them_alike(rng):
     alone = hierarchical_bootstrap([small], np.random.default_rng(1))
     assert (interval.low + interval.high) / 2 == pytest.approx((small.mean() + 1) / 2, abs=0.01)
     assert half_width(interval) == pytest.approx(half_width(alone) / 2, rel=0.05)
+
+
+def test_one_item_has_no_interval():
+    one = np.array([[1], [0], [1]], dtype=np.int8)
+    assert hierarchical_bootstrap([one], np.random.default_rng(0), resamples=10) is None

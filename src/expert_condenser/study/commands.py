@@ -3,7 +3,6 @@
 import argparse
 from pathlib import Path
 
-from expert_condenser.study.plan import best_options
 from expert_condenser.study.run import run_study
 from expert_condenser.study.tables import best_table, write_tables
 
@@ -20,7 +19,7 @@ def study(arguments: list[str]) -> None:
                 print(path)
         return
     if arguments[:1] == ["best"] and len(arguments) == 2:
-        print(best_table(best_options(Path(arguments[1]))))
+        print(best_table(Path(arguments[1])))
         return
     parser = argparse.ArgumentParser(prog="condenser study", description=study.__doc__)
     parser.add_argument("file", type=Path, help="the study's YAML file; or `tables DIR ...`, or `best DIR`")

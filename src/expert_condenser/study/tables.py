@@ -6,7 +6,7 @@ The first task of the study is what the runs train on; the others are what the b
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median
@@ -17,7 +17,7 @@ from expert_condenser.evaluation.compare import compare_runs
 from expert_condenser.evaluation.comparison_tables import MISSING, plain_table, render
 from expert_condenser.evaluation.records import RESULTS
 from expert_condenser.evaluation.runs import Design, read_design
-from expert_condenser.study.plan import Cell, Study, is_done, read_study
+from expert_condenser.study.plan import Cell, Study, best_options, is_done, read_study
 from expert_condenser.study.plots import plot_arms
 from expert_condenser.training.records import RUN, read_json
 
@@ -146,7 +146,11 @@ def _labels(cells: Sequence[Cell], seed: int) -> set[str]:
     return {cell.label for cell in cells if cell.seed == seed}
 
 
-def best_table(chosen: Mapping[str, Mapping[str, Any]]) -> str:
-    """The options that a sweep chose, an arm a line."""
-    rows = [[arm, ", ".join(f"{name} = {value}" for name, value in point.items())] for arm, point in chosen.items()]
-    return plain_table("Chosen", ["arm", "options"], rows, "markdown")
+def best_table(root: Path) -> str:
+    """The options that a sweep chose, an arm a line; one at an end of its grid may not be the best there is."""
+    grid, rows = read_study(root / "study.yaml").grid, []
+    for arm, point in best_options(root).items():
+        ends = [name for name, value in point.items() if value in (grid[name][0], grid[name][-1])]
+        note = f"{', '.join(ends)} is at an end of the grid" if ends else ""
+        rows.append([arm, ", ".join(f"{name} = {value}" for name, value in point.items()), note])
+    return plain_table("Chosen", ["arm", "options", "verdict"], rows, "markdown")

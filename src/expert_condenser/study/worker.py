@@ -57,7 +57,7 @@ def _run(cell: Cell, root: Path) -> None:
             keep_results(folder, ())
         return
     config = cell.config(root)
-    if not (folder / "model").exists() or not read_json(folder / RUN).get("finished"):
+    if not (folder / "model").exists() or "cost" not in read_json(folder / RUN):  # the cost is noted last
         _train(cell, config)
     _evaluate(cell, folder, folder / "model")
     if not cell.study.keep_models:
