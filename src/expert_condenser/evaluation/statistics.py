@@ -174,7 +174,8 @@ def hierarchical_bootstrap(
     k corrects the spread of few seeds, which resampling makes too narrow, as a t-interval does. l takes out the noise
     of single answers, which the means over seeds already hold; resampling both in one step would count it three times
     (Owen 2007, The pigeonhole bootstrap, Annals of Applied Statistics 1). V_items and V_noise are the estimates from
-    the analysis of variance below. With one seed only items are resampled (k = 0, l = 1). None without any spread, and where a task has one item.
+    the analysis of variance below. With one seed only items are resampled (k = 0, l = 1).
+    None without any spread, and where a task has one item.
     """
     if min(task.shape[1] for task in differences) < 2:
         return None
