@@ -6,7 +6,7 @@ from datasets import Dataset
 from transformers import Trainer, TrainingArguments
 
 from expert_condenser import METHODS, MethodCallback, MethodConfig
-from expert_condenser.architectures import selection_biases
+from expert_condenser.moe.own_types import selection_biases
 from expert_condenser.testing import tiny_batch, tiny_model
 
 model = tiny_model("olmoe")

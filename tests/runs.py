@@ -9,7 +9,7 @@ from transformers import TrainerCallback
 
 from expert_condenser.testbed.tokenizer import VOCABULARY_SIZE, train_tokenizer
 from expert_condenser.testing import tiny_model
-from expert_condenser.training.config import TrainingConfig
+from expert_condenser.training.recipe import TrainingConfig
 from expert_condenser.training.run import Run, train
 
 GAMMA1, GAMMA2, STEPS = 1e-2, 1e-3, 4

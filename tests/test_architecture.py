@@ -1,4 +1,4 @@
-"""The rules of the code base: imports point inwards, files stay small, nothing unsafe, public names frozen."""
+"""The rules of the code base: imports go downwards, files stay small, nothing unsafe, public names frozen."""
 
 import ast
 import re
@@ -12,50 +12,20 @@ import expert_condenser
 PACKAGE = "expert_condenser"
 SOURCE = Path(expert_condenser.__file__).parent
 FILES = {str(path.relative_to(SOURCE)): path.read_text() for path in sorted(SOURCE.rglob("*.py"))}
-RINGS = {
-    0: {"errors"},
-    1: {
-        "scoring",
-        "routing",
-        "bias",
-        "selection",
-        "allocation",
-        "concentration",
-        "buffers",
-        "gating",
-        "sorted_experts",
-    },
-    2: {
-        *(
-            "rules",
-            "families",
-            "models",
-            "parameters",
-            "mixture",
-            "slices",
-            "implementation",
-            "router",
-            "architectures",
-            "attach",
-        ),
-        *("adapters", "checkpoint", "testing", "tiny_families"),
-    },
-    3: {"methods"},
-    4: {
-        "__init__",
-        "training",
-        "evaluation",
-        "report",
-        "analysis",
-        "testbed",
-        "bench",
-        "study",
-        "catalog",
-        "demo",
-        "cli",
-    },
-}
-RING_OF = {name: ring for ring, names in RINGS.items() for name in names}
+ROOMS = (
+    *("errors", "files"),
+    *("functional", "kernels"),
+    *("moe", "adapters", "checkpoint", "testing"),
+    "methods",
+    "data",
+    *("training", "evaluation"),
+    *("comparison", "study", "bench", "testbed", "report"),
+    "cli",
+    *("architectures", "__init__", "__main__"),
+)
+"""Every file or folder of the package, lowest first, a floor a line: each imports only from those that stand before it."""
+FLOOR_OF = {name: index for index, name in enumerate(ROOMS)}
+MATHEMATICS = ("errors", "files", "functional", "kernels")
 PUBLIC_NAMES = [
     "METHODS",
     "MethodCallback",
@@ -93,23 +63,55 @@ def imports(source):
             yield from (a.value for a in node.args[:1] if isinstance(a, ast.Constant))
 
 
-def ring_of_import(name):
-    """The ring of `expert_condenser.x.y`; names of the package itself are the public API of all rings."""
-    return RING_OF.get([*name.split("."), ""][1], RING_OF["__init__"])
+def room_of(name):
+    """The room of `expert_condenser.x.y`; names of the package itself are the public API of all rooms."""
+    return name.split(".")[1] if name.count(".") and name.split(".")[1] in FLOOR_OF else "__init__"
 
 
-def ring_violations(file, source):
-    ring = RING_OF[top_name(file)]
+def upward_imports(file, source):
+    room = top_name(file)
     for name in imports(source):
         package = name.split(".")[0]
         if package == "":
             yield f"{file}: relative import {name}"
-        elif package == PACKAGE and ring_of_import(name) > ring:
-            yield f"{file} (ring {ring}) imports {name} (ring {ring_of_import(name)})"
-        elif ring <= 1 and (package not in ALLOWED_WITHIN or name.startswith(FORBIDDEN_WITHIN)):
-            yield f"{file} (ring {ring}) imports {name}"
-    if ring <= 1 and (found := re.search(r"\btorch\.(nn(?!\.functional)|distributed)\b", code_of(source))):
-        yield f"{file} (ring {ring}) uses {found[0]}"
+        elif package == PACKAGE and FLOOR_OF[room_of(name)] > FLOOR_OF[room]:
+            yield f"{file} imports {name}, which stands above {room}"
+        elif room in MATHEMATICS and (package not in ALLOWED_WITHIN or name.startswith(FORBIDDEN_WITHIN)):
+            yield f"{file} (mathematics) imports {name}"
+    if room in MATHEMATICS and (found := re.search(r"\btorch\.(nn(?!\.functional)|distributed)\b", code_of(source))):
+        yield f"{file} (mathematics) uses {found[0]}"
+
+
+def cycle(edges):
+    """Modules that import each other in a circle, the first one found; empty where there is none."""
+    done, path = set(), []
+
+    def visit(module):
+        if module in path:
+            return path[path.index(module) :]
+        if module in done:
+            return []
+        path.append(module)
+        found = next(filter(None, map(visit, sorted(edges.get(module, ())))), [])
+        path.pop()
+        done.add(module)
+        return found
+
+    return next(filter(None, map(visit, sorted(edges))), [])
+
+
+def module_of(file):
+    return ".".join([PACKAGE, *Path(file).with_suffix("").parts]).removesuffix(".__init__")
+
+
+def edges_between(files):
+    """`{module: modules that it imports}`, of the modules among `files`."""
+    modules = {module_of(file) for file in files}
+
+    def target(name):
+        return next((m for m in (name, name.rpartition(".")[0]) if m in modules), None)
+
+    return {module_of(file): {target(name) for name in imports(source)} - {None} for file, source in files.items()}
 
 
 def code_of(source):
@@ -148,52 +150,72 @@ def unsafe(source):
 
 
 @every_file
-def test_imports_point_inwards(file):
-    assert top_name(file) in RING_OF, f"{file} has no ring: name one in RINGS"
-    assert list(ring_violations(file, FILES[file])) == []
+def test_imports_go_downwards(file):
+    assert top_name(file) in FLOOR_OF, f"{file} has no place: name one in ROOMS"
+    assert list(upward_imports(file, FILES[file])) == []
+
+
+def test_no_room_is_missing():
+    assert {top_name(file) for file in FILES} == set(ROOMS)
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    assert cycle(edges_between(FILES)) == []
+
+
+def test_circles_are_found():
+    files = {
+        "moe/a.py": "from expert_condenser.moe import b",
+        "moe/b.py": "def late():\n    from expert_condenser.moe.c import x",
+        "moe/c.py": "import expert_condenser.moe.a",
+    }
+    assert [name.rpartition(".")[2] for name in cycle(edges_between(files))] == ["a", "b", "c"]
+    assert cycle(edges_between({**files, "moe/c.py": ""})) == []
 
 
 @pytest.mark.parametrize(
     ("file", "source"),
     [
-        ("errors.py", "from expert_condenser.routing import route"),
-        ("routing.py", "from expert_condenser.models import FAMILIES"),
-        ("routing.py", "from expert_condenser import models"),
-        ("routing.py", "import expert_condenser"),
-        ("bias.py", "import transformers"),
-        ("bias.py", "import torch.distributed as dist"),
-        ("bias.py", "from torch import Tensor, nn"),
-        ("bias.py", "import torch\nclass Bias(torch.nn.Module): ..."),
-        ("bias.py", "import torch\ndef total(x):\n    torch.distributed.all_reduce(x)"),
-        ("router.py", "def late():\n    from expert_condenser.methods.sft import Sft"),
-        ("router.py", "if TYPE_CHECKING:\n    import expert_condenser.methods"),
-        ("router.py", "import importlib\nimportlib.import_module('expert_condenser.cli')"),
-        ("router.py", "from expert_condenser import METHODS"),
-        ("methods/sft.py", "from expert_condenser.training.config import TrainingConfig"),
-        ("methods/sft.py", "from ..training import config"),
+        ("errors.py", "from expert_condenser.functional.routing import route"),
+        ("functional/routing.py", "from expert_condenser.moe.layers import FAMILIES"),
+        ("functional/routing.py", "from expert_condenser import moe"),
+        ("functional/routing.py", "import expert_condenser"),
+        ("functional/bias.py", "import transformers"),
+        ("functional/bias.py", "import torch.distributed as dist"),
+        ("functional/bias.py", "from torch import Tensor, nn"),
+        ("functional/bias.py", "import torch\nclass Bias(torch.nn.Module): ..."),
+        ("functional/bias.py", "import torch\ndef total(x):\n    torch.distributed.all_reduce(x)"),
+        ("moe/router.py", "def late():\n    from expert_condenser.methods.sft import Sft"),
+        ("moe/router.py", "if TYPE_CHECKING:\n    import expert_condenser.methods"),
+        ("moe/router.py", "import importlib\nimportlib.import_module('expert_condenser.cli')"),
+        ("moe/router.py", "from expert_condenser import METHODS"),
+        ("methods/sft.py", "from expert_condenser.training.recipe import Recipe"),
+        ("methods/sft.py", "from ..training import recipe"),
+        ("training/run.py", "from expert_condenser.evaluation.evaluate import evaluate"),
+        ("moe/router.py", "from expert_condenser.adapters.lora import add_adapter"),
     ],
 )
-def test_outward_imports_are_found(file, source):
-    assert len(list(ring_violations(file, source))) >= 1
+def test_upward_imports_are_found(file, source):
+    assert len(list(upward_imports(file, source))) >= 1
 
 
 @pytest.mark.parametrize(
     ("file", "source"),
     [
         (
-            "routing.py",
+            "functional/routing.py",
             "import math, torch\nfrom torch import Tensor\nfrom expert_condenser.errors import RoutingError",
         ),
-        ("routing.py", '"""Not a torch.nn.Module, and nothing of torch.distributed."""'),
-        ("selection.py", "from expert_condenser.concentration import gini"),
-        ("scoring.py", "import torch\ntorch.nn.functional.softplus"),
-        ("router.py", "from torch import nn\nimport transformers\nfrom expert_condenser.routing import route"),
-        ("methods/sft.py", "from expert_condenser import models\nfrom expert_condenser.methods.base import Method"),
-        ("training/run.py", "import expert_condenser\nfrom expert_condenser.testbed import base_model_path"),
+        ("functional/routing.py", '"""Not a torch.nn.Module, and nothing of torch.distributed."""'),
+        ("functional/selection.py", "from expert_condenser.functional.concentration import gini"),
+        ("functional/scoring.py", "import torch\ntorch.nn.functional.softplus"),
+        ("moe/router.py", "from torch import nn\nimport transformers\nfrom expert_condenser.functional import routing"),
+        ("methods/sft.py", "from expert_condenser import moe\nfrom expert_condenser.methods.base import Method"),
+        ("evaluation/evaluate.py", "from expert_condenser.training.record import RUN"),
     ],
 )
-def test_inward_imports_are_allowed(file, source):
-    assert list(ring_violations(file, source)) == []
+def test_downward_imports_are_allowed(file, source):
+    assert list(upward_imports(file, source)) == []
 
 
 @every_file

@@ -9,7 +9,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 
 from expert_condenser.errors import TrainingError
 from expert_condenser.methods import METHODS
-from expert_condenser.training.config import parse_config
+from expert_condenser.training.recipe import parse_config
 
 FOLDER = Path(__file__).parents[1] / "recipes"
 RECIPES = {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}

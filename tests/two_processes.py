@@ -8,7 +8,7 @@ import torch
 
 from expert_condenser.training import usage
 from tests.finetune import BATCH, finetune
-from tests.test_equivalence import CONDENSERS, OTHER_METHODS
+from tests.training.test_equivalence import CONDENSERS, OTHER_METHODS
 
 rank = int(os.environ["RANK"])
 local_usage = []

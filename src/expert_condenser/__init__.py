@@ -1,14 +1,14 @@
 """expert-condenser: fine-tune Mixture-of-Experts language models and keep their long-tailed experts."""
 
-from expert_condenser.adapters import register_adapter_type
-from expert_condenser.architectures import register
-from expert_condenser.attach import attach, detach, set_condensers
-from expert_condenser.bias import update_bias
-from expert_condenser.implementation import register_implementation
+from expert_condenser.adapters.peft_type import register_adapter_type
+from expert_condenser.functional.bias import update_bias
+from expert_condenser.functional.routing import RoutingConfig, route
+from expert_condenser.functional.selection import select_condensers
 from expert_condenser.methods import METHODS, MethodConfig
-from expert_condenser.models import moe_layers
-from expert_condenser.routing import RoutingConfig, route
-from expert_condenser.selection import select_condensers
+from expert_condenser.moe.attach import attach, detach, set_condensers
+from expert_condenser.moe.experts import register_implementation
+from expert_condenser.moe.layers import moe_layers
+from expert_condenser.moe.own_types import register
 from expert_condenser.training.callback import MethodCallback
 
 __all__ = [

@@ -10,16 +10,17 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from expert_condenser import moe_layers
-from expert_condenser.bench import measure, run
+from expert_condenser.bench import benchmark as run
+from expert_condenser.bench import measure
 from expert_condenser.bench.arms import ARMS, arms_of, prepare
+from expert_condenser.bench.benchmark import too_large
 from expert_condenser.bench.measure import Measurement, compare, peak_memory
 from expert_condenser.bench.roofline import dense_products, grouped_products
-from expert_condenser.bench.run import too_large
 from expert_condenser.bench.shapes import SHAPES, Shape, share_storage
 from expert_condenser.bench.workloads import LayerWork, Setting, active_parameters
 from expert_condenser.cli import main
 from expert_condenser.errors import BenchmarkError
-from expert_condenser.implementation import NAME
+from expert_condenser.moe.experts import NAME
 
 TINY = Shape("olmoe", 32, 16, 8, 3, tokens=24, options={"num_attention_heads": 2})
 SETTING = Setting(TINY, "cpu", torch.float32, "eager")

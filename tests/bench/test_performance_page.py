@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from expert_condenser.bench.commands import read_report
 from expert_condenser.bench.tables import markdown
+from expert_condenser.cli.bench import read_report
 
 DOCS = Path(__file__).parents[2] / "docs"
-REPORTS = sorted((DOCS / "results" / "performance").glob("*.json"))
+REPORTS = sorted((DOCS.parent / "results" / "performance").glob("*.json"))
 
 
 def test_there_are_reports():

@@ -1,10 +1,9 @@
 import pytest
 import torch
 
-from expert_condenser.checkpoint import load_model, load_tokenizer
+from expert_condenser.checkpoint.load import base_model_path, load_model, load_tokenizer
+from expert_condenser.data.procedural.families import items
 from expert_condenser.evaluation.likelihood import reference_nll
-from expert_condenser.testbed import base_model_path
-from expert_condenser.testbed.families import items
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from expert_condenser import METHODS, MethodConfig, attach, moe_layers, set_condensers
-from expert_condenser.architectures import condensers_of, selection_biases
 from expert_condenser.errors import ExpertCondenserError, RoutingError, TrainingError
+from expert_condenser.functional.selection import select_condensers
 from expert_condenser.methods.condenser import Condenser
-from expert_condenser.selection import select_condensers
+from expert_condenser.moe.own_types import condensers_of, selection_biases
 from expert_condenser.testing import TINY_CONFIGS, tiny_batch, tiny_model
 
 GAMMA1, GAMMA2 = 0.25, 0.0625

@@ -9,13 +9,13 @@ import torch
 from datasets import Dataset
 
 from expert_condenser import METHODS, MethodConfig, moe_layers
-from expert_condenser.analysis.expert_scores import score_experts
 from expert_condenser.errors import TrainingError
 from expert_condenser.methods.esft import ExpertConfig, expert_shares, select_experts
-from expert_condenser.models import decoder_depth
-from expert_condenser.parameters import parameter_groups
-from expert_condenser.slices import SLICES, is_sliced
+from expert_condenser.moe.layers import decoder_depth
+from expert_condenser.moe.parameters import parameter_groups
+from expert_condenser.moe.slices import SLICES, is_sliced
 from expert_condenser.testing import tiny_batch, tiny_model
+from expert_condenser.training.calibrate import score_experts
 from tests.finetune import tokenizer
 
 USAGE = Path(__file__).parents[2].parent / "shared" / "data" / "router_usage"

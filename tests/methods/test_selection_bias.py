@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from expert_condenser import METHODS, MethodConfig, attach, moe_layers
-from expert_condenser.architectures import condensers_of, selection_biases
 from expert_condenser.errors import RoutingError, TrainingError
-from expert_condenser.routing import RoutingConfig
+from expert_condenser.functional.routing import RoutingConfig
+from expert_condenser.moe.own_types import condensers_of, selection_biases
 from expert_condenser.testing import tiny_model
 
 GAMMA = 0.25

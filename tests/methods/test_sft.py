@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM
 
 from expert_condenser import METHODS, MethodConfig, moe_layers
 from expert_condenser.errors import RoutingError, TrainingError
-from expert_condenser.parameters import parameter_groups
+from expert_condenser.moe.parameters import parameter_groups
 from expert_condenser.testing import TINY_CONFIGS, tiny_batch, tiny_model
 from tests.finetune import finetune
 

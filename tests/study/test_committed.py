@@ -10,7 +10,7 @@ from expert_condenser.study.plan import best_options
 from expert_condenser.study.tables import COMPARISON, TABLES, write_tables
 
 ROOT = Path(__file__).parents[2]
-RESULTS = Path("docs/results/study")
+RESULTS = Path("results/study")
 STUDIES = sorted(path.parent.name for path in (ROOT / RESULTS).glob(f"*/{TABLES}"))
 
 

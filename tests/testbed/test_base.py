@@ -6,11 +6,10 @@ import pytest
 import torch
 
 from expert_condenser import moe_layers
-from expert_condenser.checkpoint import load_model, load_tokenizer
-from expert_condenser.evaluation.generate import Generation, ModelBackend
-from expert_condenser.evaluation.run import evaluate, settings_of
+from expert_condenser.checkpoint.load import base_model_path, load_model, load_tokenizer
+from expert_condenser.evaluation.backends.transformers_backend import Generation, ModelBackend
+from expert_condenser.evaluation.evaluate import evaluate, settings_of
 from expert_condenser.evaluation.tasks import load
-from expert_condenser.testbed import base_model_path
 from expert_condenser.testbed.pretrain import PretrainConfig, learning_rate, pretrain
 
 

@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
-from expert_condenser.checkpoint import load_model
-from expert_condenser.testbed.families import frequencies
+from expert_condenser.checkpoint.load import load_model
+from expert_condenser.data.procedural.families import frequencies
 from expert_condenser.testbed.long_tail import (
     TAIL,
     TAIL_EXPERTS,

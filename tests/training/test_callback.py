@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from expert_condenser import METHODS, MethodCallback, MethodConfig, attach, moe_layers, set_condensers
-from expert_condenser.architectures import selection_biases
 from expert_condenser.errors import TrainingError
 from expert_condenser.methods.sft import Sft
+from expert_condenser.moe.own_types import selection_biases
 from expert_condenser.testing import tiny_batch, tiny_model
 from tests.finetune import BATCH, STEPS, UsageRecorder, finetune, rows
 

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from expert_condenser import METHODS, moe_layers
-from expert_condenser.checkpoint import load_model
+from expert_condenser.checkpoint.load import load_model
 from expert_condenser.errors import TrainingError
 from expert_condenser.testing import tiny_batch
 from expert_condenser.training.run import train

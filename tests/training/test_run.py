@@ -17,10 +17,11 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import SFTConfig, SFTTrainer
 
 from expert_condenser import MethodCallback
-from expert_condenser.architectures import condensers_of
-from expert_condenser.checkpoint import MANIFEST, is_whole
+from expert_condenser.checkpoint.guard import is_whole
 from expert_condenser.cli import main
 from expert_condenser.errors import ExpertCondenserError, TrainingError
+from expert_condenser.files import MANIFEST
+from expert_condenser.moe.own_types import condensers_of
 from expert_condenser.testing import tiny_model
 from expert_condenser.training.run import Run, StrictSFTTrainer, train
 from expert_condenser.training.trainer import SeededLengthSampler

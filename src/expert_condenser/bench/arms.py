@@ -7,11 +7,11 @@ import torch
 
 from expert_condenser.bench.shapes import Shape
 from expert_condenser.errors import BenchmarkError
-from expert_condenser.implementation import NAME, RECOMPUTE
 from expert_condenser.methods import METHODS, Method, MethodConfig
 from expert_condenser.methods.condenser import Condenser
 from expert_condenser.methods.esft import Esft, expert_shares
-from expert_condenser.models import moe_layers
+from expert_condenser.moe.experts import NAME, RECOMPUTE
+from expert_condenser.moe.layers import moe_layers
 
 STOCK = ("eager", "grouped_mm", "batched_mm")
 IMPLEMENTATIONS = {**{name: name for name in (*STOCK, NAME, RECOMPUTE)}, "ours": NAME}

@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 
-from expert_condenser.bench.run import benchmark
+from expert_condenser.bench.benchmark import benchmark
 from expert_condenser.bench.shapes import SHAPES
 from expert_condenser.bench.workloads import Setting
 from expert_condenser.errors import BenchmarkError
-from expert_condenser.implementation import NAME
 from expert_condenser.methods import METHODS
+from expert_condenser.moe.experts import NAME
 
 PLAIN_MIXER = "densemixer (plain)"
 ARM_OF = {**{name: name for name in METHODS}, "densemixer": "densemixer_lean", PLAIN_MIXER: "densemixer"}

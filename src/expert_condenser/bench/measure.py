@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from expert_condenser.buffers import release
+from expert_condenser.kernels.buffers import release
 
 Step = Callable[[], object]
 LEAST_ROUNDS = 2

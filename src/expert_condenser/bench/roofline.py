@@ -6,7 +6,7 @@ import torch
 
 from expert_condenser.bench.measure import Step
 from expert_condenser.bench.shapes import Shape
-from expert_condenser.sorted_experts import compute_dtype
+from expert_condenser.kernels.sorted_experts import compute_dtype
 
 
 def dense_products(shape: Shape, device: str, dtype: torch.dtype) -> Step:

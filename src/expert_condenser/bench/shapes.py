@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
-from expert_condenser.architectures import auto_class
+from expert_condenser.moe.own_types import auto_class
 
 VOCABULARY = 1024
 """Of every shape: the cost is that of the layers, not of the embeddings."""

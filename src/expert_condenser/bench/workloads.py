@@ -12,7 +12,7 @@ from expert_condenser.bench.arms import Arm, prepare
 from expert_condenser.bench.measure import synchronize
 from expert_condenser.bench.shapes import VOCABULARY, Shape, share_storage
 from expert_condenser.methods import Method
-from expert_condenser.models import moe_layers
+from expert_condenser.moe.layers import moe_layers
 from expert_condenser.training.callback import MethodCallback
 
 LENGTH = 256

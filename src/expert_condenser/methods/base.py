@@ -10,12 +10,12 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from expert_condenser.attach import attach
 from expert_condenser.errors import TrainingError
-from expert_condenser.models import moe_layers
-from expert_condenser.parameters import ROUTER_MODES, RouterMode, is_adapter, set_router_mode
-from expert_condenser.router import PolicyRouter
-from expert_condenser.routing import RoutingConfig
+from expert_condenser.functional.routing import RoutingConfig
+from expert_condenser.moe.attach import attach
+from expert_condenser.moe.layers import moe_layers
+from expert_condenser.moe.parameters import ROUTER_MODES, RouterMode, is_adapter, set_router_mode
+from expert_condenser.moe.router import PolicyRouter
 
 
 @dataclass
@@ -58,7 +58,7 @@ class MethodConfig:
         },
     )
     condenser_rule: str = field(
-        default="lowest_bias", metadata={"help": "Who becomes a condenser: see expert_condenser.selection."}
+        default="lowest_bias", metadata={"help": "Who becomes a condenser: see expert_condenser.functional.selection."}
     )
     condensers_file: str | None = field(
         default=None, metadata={"help": "condensers.json of another run, for condenser_rule='explicit'."}

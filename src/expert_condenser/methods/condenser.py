@@ -12,17 +12,17 @@ from typing import Any, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from expert_condenser.allocation import parse_allocation
-from expert_condenser.architectures import condensers_of, selection_biases
-from expert_condenser.attach import set_condensers
-from expert_condenser.concentration import gini
 from expert_condenser.errors import RoutingError, TrainingError
+from expert_condenser.functional.allocation import parse_allocation
+from expert_condenser.functional.concentration import gini
+from expert_condenser.functional.routing import check_condensers
+from expert_condenser.functional.selection import SelectionRule, select_condensers
 from expert_condenser.methods.base import MethodConfig
 from expert_condenser.methods.bias_only import BiasOnly
 from expert_condenser.methods.selection_bias import ROUTING_OPTIONS
-from expert_condenser.models import expert_norms, moe_layers
-from expert_condenser.routing import check_condensers
-from expert_condenser.selection import SelectionRule, select_condensers
+from expert_condenser.moe.attach import set_condensers
+from expert_condenser.moe.layers import expert_norms, moe_layers
+from expert_condenser.moe.own_types import condensers_of, selection_biases
 
 
 class Condenser(BiasOnly):

@@ -1,4 +1,4 @@
-"""`densemixer`: the router learns from every expert, NeurIPS 2025 (see `expert_condenser.mixture`)."""
+"""`densemixer`: the router learns from every expert, NeurIPS 2025 (see `expert_condenser.moe.dense_mixture`)."""
 
 from typing import cast, get_args
 
@@ -6,8 +6,8 @@ from torch import nn
 
 from expert_condenser.errors import TrainingError
 from expert_condenser.methods.base import Method, MethodConfig
-from expert_condenser.mixture import Mixer, install_mixture
-from expert_condenser.parameters import router_trains
+from expert_condenser.moe.dense_mixture import Mixer, install_mixture
+from expert_condenser.moe.parameters import router_trains
 
 
 class DenseMixer(Method):

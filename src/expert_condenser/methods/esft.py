@@ -13,12 +13,12 @@ import torch
 from jaxtyping import Float, Num
 from torch import Tensor, nn
 
-from expert_condenser.adapters import keep_adapters_of
+from expert_condenser.adapters.lora import keep_adapters_of
 from expert_condenser.errors import TrainingError
 from expert_condenser.methods.base import Method, MethodConfig
-from expert_condenser.models import MoELayer, decoder_depth
-from expert_condenser.parameters import Group, freeze, is_adapter, parameter_groups, set_router_mode
-from expert_condenser.slices import is_sliced, train_slices, trained_ids
+from expert_condenser.moe.layers import MoELayer, decoder_depth
+from expert_condenser.moe.parameters import Group, freeze, is_adapter, parameter_groups, set_router_mode
+from expert_condenser.moe.slices import is_sliced, train_slices, trained_ids
 
 ScoreKind = Literal["token", "gate"]
 

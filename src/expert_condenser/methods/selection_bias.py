@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from expert_condenser.bias import BiasRule, update_bias
+from expert_condenser.functional.bias import BiasRule, update_bias
+from expert_condenser.functional.routing import RoutingConfig
 from expert_condenser.methods.base import Method, MethodConfig
-from expert_condenser.routing import RoutingConfig
 
 ROUTING_OPTIONS = frozenset(
     {"routing_preset", "budget", "bias_space", "bias_in_weights", "usage", "bias_center", "bias_clip"}

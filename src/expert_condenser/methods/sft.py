@@ -2,9 +2,9 @@
 
 from torch import nn
 
-from expert_condenser.attach import set_top_k
 from expert_condenser.errors import TrainingError
 from expert_condenser.methods.base import Method, MethodConfig
+from expert_condenser.moe.attach import set_top_k
 
 
 class Sft(Method):

@@ -6,8 +6,8 @@ from torch import nn
 
 from expert_condenser.errors import TrainingError, UnsupportedModelError
 from expert_condenser.methods.base import Method, MethodConfig
-from expert_condenser.models import family_name
-from expert_condenser.parameters import router_trains
+from expert_condenser.moe.layers import family_name
+from expert_condenser.moe.parameters import router_trains
 
 
 class SftAux(Method):

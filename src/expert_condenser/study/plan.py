@@ -32,9 +32,10 @@ from typing import Any
 import yaml
 
 from expert_condenser.errors import EvaluationError, ExpertCondenserError, TrainingError
-from expert_condenser.evaluation.records import RESULTS
-from expert_condenser.training.config import TrainingConfig, parse_config
-from expert_condenser.training.records import RUN, check_same_run, read_json
+from expert_condenser.evaluation.record import RESULTS
+from expert_condenser.files import read_json
+from expert_condenser.training.recipe import TrainingConfig, parse_config
+from expert_condenser.training.record import RUN, check_same_run
 
 _OWN = {"model_name_or_path", "output_dir", "seed", "overwrite", "resume"}
 

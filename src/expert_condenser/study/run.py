@@ -16,16 +16,15 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from expert_condenser.checkpoint import load_tokenizer
+from expert_condenser.checkpoint.load import load_tokenizer, resolve_model
 from expert_condenser.errors import EvaluationError
-from expert_condenser.evaluation.generate import Generation, check_template
-from expert_condenser.evaluation.records import RESULTS
-from expert_condenser.evaluation.run import fingerprints
+from expert_condenser.evaluation.backends.transformers_backend import Generation, check_template
+from expert_condenser.evaluation.evaluate import fingerprints
+from expert_condenser.evaluation.record import RESULTS
 from expert_condenser.evaluation.tasks import check_names, load
+from expert_condenser.files import read_json
 from expert_condenser.study.plan import Cell, Study, is_done, read_study
 from expert_condenser.study.worker import run_cell
-from expert_condenser.training.model import resolve_model
-from expert_condenser.training.records import read_json
 
 console = Console(stderr=True)
 _PRELOADED = ["expert_condenser.study.worker"]

@@ -12,14 +12,15 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
+from expert_condenser.comparison.compare import compare_runs
+from expert_condenser.comparison.runs import Design, read_design
+from expert_condenser.comparison.tables import MISSING, plain_table, render
 from expert_condenser.errors import EvaluationError
-from expert_condenser.evaluation.compare import compare_runs
-from expert_condenser.evaluation.comparison_tables import MISSING, plain_table, render
-from expert_condenser.evaluation.records import RESULTS
-from expert_condenser.evaluation.runs import Design, read_design
+from expert_condenser.evaluation.record import RESULTS
+from expert_condenser.files import read_json
 from expert_condenser.study.plan import Cell, Study, best_options, is_done, read_study
 from expert_condenser.study.plots import plot_arms
-from expert_condenser.training.records import RUN, read_json
+from expert_condenser.training.record import RUN
 
 TABLES, COMPARISON, PLOT = "tables.md", "comparison.json", "plot.png"
 BEFORE = "learnt before"

@@ -12,17 +12,18 @@ import datasets
 import torch
 import transformers
 
-from expert_condenser.checkpoint import load_model, load_tokenizer, newest_whole
-from expert_condenser.evaluation.generate import Generation, ModelBackend
-from expert_condenser.evaluation.records import ITEMS, SETTINGS
-from expert_condenser.evaluation.run import evaluate, settings_of
+from expert_condenser.checkpoint.guard import newest_whole
+from expert_condenser.checkpoint.load import load_model, load_tokenizer, resolve_model
+from expert_condenser.evaluation.backends.transformers_backend import Generation, ModelBackend
+from expert_condenser.evaluation.evaluate import evaluate, settings_of
+from expert_condenser.evaluation.record import ITEMS, SETTINGS
 from expert_condenser.evaluation.tasks import load
+from expert_condenser.files import read_json, write_json
 from expert_condenser.methods import METHODS
 from expert_condenser.study.cost import FlopCounter, peak_memory
 from expert_condenser.study.plan import Cell
-from expert_condenser.training.config import TrainingConfig
-from expert_condenser.training.model import resolve_model
-from expert_condenser.training.records import RUN, read_json, write_json
+from expert_condenser.training.recipe import TrainingConfig
+from expert_condenser.training.record import RUN
 from expert_condenser.training.run import train
 
 

@@ -18,18 +18,17 @@ import torch
 from torch import Tensor
 from transformers import OlmoeForCausalLM, PreTrainedTokenizerFast
 
-from expert_condenser.analysis.usage import measure_usage
-from expert_condenser.attach import attach
-from expert_condenser.checkpoint import load_model, load_tokenizer
-from expert_condenser.evaluation.generate import Generation, ModelBackend
-from expert_condenser.evaluation.run import evaluate, settings_of
+from expert_condenser.checkpoint.load import base_model_path, load_model, load_tokenizer
+from expert_condenser.data.procedural.families import draw, frequencies
+from expert_condenser.data.sources import TESTBED
+from expert_condenser.evaluation.backends.transformers_backend import Generation, ModelBackend
+from expert_condenser.evaluation.evaluate import evaluate, settings_of
 from expert_condenser.evaluation.tasks import load
-from expert_condenser.models import moe_layers
-from expert_condenser.routing import RoutingConfig
-from expert_condenser.testbed import base_model_path
-from expert_condenser.testbed.families import draw, frequencies
+from expert_condenser.functional.routing import RoutingConfig
+from expert_condenser.moe.attach import attach
+from expert_condenser.moe.layers import moe_layers
+from expert_condenser.moe.usage import measure_usage
 from expert_condenser.testbed.pretrain import PretrainConfig, learning_rate, packed_rows
-from expert_condenser.training.data import TESTBED
 
 TAIL = ("word_problems", "long_word_problems", "gcd", "aiw")
 """Families of the tail; the first two have the written arithmetic that the fine-tuning tasks need."""

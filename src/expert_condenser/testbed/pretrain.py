@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from transformers import OlmoeConfig, OlmoeForCausalLM, PreTrainedTokenizerFast
 
-from expert_condenser.implementation import NAME as SORTED
-from expert_condenser.testbed.families import FAMILIES, draw, frequencies, items
+from expert_condenser.data.procedural.families import FAMILIES, draw, frequencies, items
+from expert_condenser.moe.experts import NAME as SORTED
 from expert_condenser.testbed.tokenizer import VOCABULARY_SIZE, train_tokenizer
 
 

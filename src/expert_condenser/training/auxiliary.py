@@ -8,7 +8,7 @@ import torch
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
 from expert_condenser.errors import TrainingError
-from expert_condenser.models import MoELayer, outermost
+from expert_condenser.moe.layers import MoELayer, outermost
 
 ROWS, LENGTH = 2, 16
 _FIELDS = ("output_router_logits", "router_aux_loss_coef", "num_experts")

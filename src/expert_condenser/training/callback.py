@@ -12,8 +12,8 @@ from transformers import TrainerCallback
 
 from expert_condenser.errors import TrainingError
 from expert_condenser.methods.base import Method
-from expert_condenser.models import moe_layers
-from expert_condenser.router import PolicyRouter
+from expert_condenser.moe.layers import moe_layers
+from expert_condenser.moe.router import PolicyRouter
 from expert_condenser.training.auxiliary import check_auxiliary_coefficient, check_auxiliary_gradient
 from expert_condenser.training.usage import StepUsage, collect
 

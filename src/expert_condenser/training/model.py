@@ -9,26 +9,20 @@ from peft import PeftModel
 from rich.table import Table
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
-from expert_condenser.adapters import add_adapter
-from expert_condenser.analysis.expert_scores import score_experts
-from expert_condenser.architectures import CondenserModel
-from expert_condenser.checkpoint import load_model
+from expert_condenser.adapters.lora import add_adapter
+from expert_condenser.checkpoint.load import load_model, resolve_model
 from expert_condenser.errors import TrainingError
-from expert_condenser.implementation import default_implementation
 from expert_condenser.methods import Method
 from expert_condenser.methods.esft import Esft
-from expert_condenser.models import moe_layers
-from expert_condenser.parameters import count_trainable
-from expert_condenser.testbed import base_model_path
-from expert_condenser.training.config import TrainingConfig
+from expert_condenser.moe.experts import default_implementation
+from expert_condenser.moe.layers import moe_layers
+from expert_condenser.moe.own_types import CondenserModel
+from expert_condenser.moe.parameters import count_trainable
+from expert_condenser.training.calibrate import score_experts
+from expert_condenser.training.recipe import TrainingConfig
 
 MERGE_TOLERANCE = 1e-3
 """Largest difference of any logit that merging an adapter may make, relative to the largest logit, in float32."""
-
-
-def resolve_model(name: str) -> str:
-    """`testbed` is the embedded base model; everything else is a directory or a hub name."""
-    return str(base_model_path()) if name == "testbed" else name
 
 
 def load_for_training(source: str | Path, config: TrainingConfig, method: Method) -> Any:

@@ -18,38 +18,30 @@ from rich.console import Console
 from transformers import AutoConfig, PreTrainedTokenizerBase, TrainerCallback, TrainerState
 from trl import SFTTrainer
 
-from expert_condenser.architectures import condensers_of
-from expert_condenser.buffers import keep_freed_memory
-from expert_condenser.checkpoint import (
-    clear,
-    copy_model,
-    describe_model,
-    is_whole,
-    load_model,
-    load_tokenizer,
-    newest_whole,
-    save_model,
-    write_manifest,
-)
+from expert_condenser.checkpoint.describe import copy_model, describe_model, save_model
+from expert_condenser.checkpoint.guard import clear, is_whole, newest_whole
+from expert_condenser.checkpoint.load import load_model, load_tokenizer, resolve_model
+from expert_condenser.data.rows import build_dataset
+from expert_condenser.data.tokens import length_report
 from expert_condenser.errors import TrainingError
+from expert_condenser.files import write_json, write_manifest
+from expert_condenser.kernels.buffers import keep_freed_memory
 from expert_condenser.methods import METHODS, Method
 from expert_condenser.methods.condenser import Condenser
 from expert_condenser.methods.esft import Esft, ExpertConfig
+from expert_condenser.moe.own_types import condensers_of
 from expert_condenser.training.auxiliary import check_auxiliary_gradient, lend_fields, restore_fields
 from expert_condenser.training.callback import METHOD_STATE, MethodCallback
-from expert_condenser.training.config import TrainingConfig
-from expert_condenser.training.data import build_dataset
 from expert_condenser.training.model import (
     choose_experts_by_score,
     dtype_of,
     load_for_training,
     merge_checked,
-    resolve_model,
     trainable_counts,
     trainable_table,
 )
-from expert_condenser.training.records import RUN, RunRecorder, check_same_run, describe, write_json
-from expert_condenser.training.tokens import length_report
+from expert_condenser.training.recipe import TrainingConfig
+from expert_condenser.training.record import RUN, RunRecorder, check_same_run, describe
 from expert_condenser.training.trainer import StrictSFTTrainer
 
 EXPERT_CONFIG = "expert_cfg.json"

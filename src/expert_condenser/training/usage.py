@@ -8,8 +8,8 @@ import torch.distributed
 from jaxtyping import Float, Int, Num
 from torch import Tensor
 
-from expert_condenser.concentration import dead_share, diversity, gini
-from expert_condenser.models import MoELayer
+from expert_condenser.functional.concentration import dead_share, diversity, gini
+from expert_condenser.moe.layers import MoELayer
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ import json
 import pytest
 from datasets import Dataset
 
+from expert_condenser.data.procedural.families import BY_NAME
 from expert_condenser.errors import DataError, EvaluationError
 from expert_condenser.evaluation.answers import NUMBER
 from expert_condenser.evaluation.tasks import TASKS, check_names, load, task
 from expert_condenser.evaluation.tasks.task import Question
-from expert_condenser.testbed.families import BY_NAME
 
 ROW = {"instruction": "What is 2 + 3?", "input": "", "output": "2 + 3 = 5.", "answer": "5.0"}
 NAMES = [

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from expert_condenser.data.rows import load_rows
 from expert_condenser.errors import DataError
 from expert_condenser.evaluation.tasks import TASKS, load
-from expert_condenser.training.data import load_rows
 
 SAMPLE = Path(__file__).parents[4] / "shared" / "data" / "eval_sample"
 real = pytest.mark.skipif(not SAMPLE.exists(), reason="the sample of the benchmarks is not here")

@@ -7,10 +7,10 @@ passage, as there. The test splits of BoolQ, PIQA, SIQA, HellaSwag and WinoGrand
 
 from collections.abc import Callable, Sequence
 
+from expert_condenser.data.formats import Row, text_of
 from expert_condenser.errors import DataError
 from expert_condenser.evaluation.answers import ANSWER, ENDING, OPTION, SOLUTION, TRUTH, AnswerKind
 from expert_condenser.evaluation.tasks.task import CONVERTED, Asked, Hub, Reader, Task, alpaca, choices_of, need, worded
-from expert_condenser.training.formats import Row, text_of
 
 ALPACA = alpaca("plain")
 CHOOSE = "Please choose the correct {kind} to {rest}"

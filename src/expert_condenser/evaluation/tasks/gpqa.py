@@ -7,10 +7,10 @@ and has one split, `train`, which is the test set.
 
 from hashlib import sha256
 
+from expert_condenser.data.formats import Row
 from expert_condenser.evaluation.answers import LETTER
 from expert_condenser.evaluation.tasks.math import ALPACA
 from expert_condenser.evaluation.tasks.task import Asked, Hub, Reader, Task, need, worded
-from expert_condenser.training.formats import Row
 
 RIGHT = "Correct Answer"
 WRONG = tuple(f"Incorrect Answer {number}" for number in (1, 2, 3))

@@ -7,10 +7,10 @@ AQuA's parentheses, and MathQA's letters a to f as capitals. AddSub and SingleEq
 
 import re
 
+from expert_condenser.data.formats import Row, read_gsm8k, read_mawps, text_of
 from expert_condenser.errors import DataError
 from expert_condenser.evaluation.answers import LATEX, LETTER, NUMBER
 from expert_condenser.evaluation.tasks.task import CONVERTED, Asked, Hub, Reader, Task, alpaca, choices_of, need, worded
-from expert_condenser.training.formats import Row, read_gsm8k, read_mawps, text_of
 
 ALPACA = alpaca("boxed")
 

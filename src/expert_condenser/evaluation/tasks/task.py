@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 from datasets import load_dataset
 
+from expert_condenser.data.formats import Example, Message, Row, read_alpaca, text_of
+from expert_condenser.data.sources import LOADING_ERRORS, Part, read_file
 from expert_condenser.errors import DataError
 from expert_condenser.evaluation.answers import AnswerKind
-from expert_condenser.training.data import LOADING_ERRORS, Part, read_file
-from expert_condenser.training.formats import Example, Message, Row, read_alpaca, text_of
 
 SPLITS = ("train", "validation", "test")
 ALIASES = {"train": ("train",), "validation": ("validation", "valid", "dev", "val"), "test": ("test",)}

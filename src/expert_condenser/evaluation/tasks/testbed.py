@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from expert_condenser.data.procedural.families import BY_NAME, HELD_OUT_ITEMS, Split, items
+from expert_condenser.data.sources import TESTBED
 from expert_condenser.errors import DataError
 from expert_condenser.evaluation.answers import VERBATIM, final_answer
 from expert_condenser.evaluation.tasks.task import Question, Task
-from expert_condenser.testbed.families import BY_NAME, HELD_OUT_ITEMS, Split, items
-from expert_condenser.training.data import TESTBED
 
 
 @dataclass(frozen=True)

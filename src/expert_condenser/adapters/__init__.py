@@ -1,0 +1,1 @@
+"""LoRA adapters that carry the routers' state."""

@@ -1,0 +1,76 @@
+"""LoRA with PEFT: on attention, on the fused experts, on the routers."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, cast
+
+import torch
+from peft import LoraConfig, TaskType, get_peft_model
+from peft.tuners.lora.layer import ParamWrapper
+from torch import nn
+
+from expert_condenser.adapters.config import AdapterConfig
+from expert_condenser.adapters.peft_type import CondenserLoraConfig
+from expert_condenser.errors import TrainingError
+from expert_condenser.functional.routing import RoutingConfig
+from expert_condenser.moe.layers import MoELayer, moe_layers
+from expert_condenser.moe.parameters import parameter_groups
+
+
+def add_adapter(model: Any, options: AdapterConfig, targets: Sequence[str], routing: RoutingConfig | None) -> Any:
+    """Wrap a plain model into a `PeftModel` with a new adapter; with a policy, that is attached first.
+
+    Raises `TrainingError` where a target matches nothing.
+    """
+    modules, parameters = _find(model, targets)
+    common = {
+        "r": options.lora_r,
+        "lora_alpha": options.lora_alpha,
+        "lora_dropout": options.lora_dropout,
+        "use_dora": options.lora_dora,
+        "target_modules": modules,
+        "target_parameters": parameters or None,
+        "task_type": TaskType.CAUSAL_LM,
+    }
+    if routing is None:
+        return get_peft_model(model, LoraConfig(**common))
+    state = {"routing": asdict(routing), "condensers_per_layer": [0] * len(moe_layers(model))}
+    return get_peft_model(model, CondenserLoraConfig(**common, condenser=state))
+
+
+def _find(model: nn.Module, targets: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Names of the linear modules and of the bare parameters that the targets mean."""
+    layers = moe_layers(model)
+    groups = parameter_groups(model, layers)
+    group_of = {"attention": "attention", "experts": "routed experts", "router": "router"}
+    linear = {name for name, module in model.named_modules() if type(module) is nn.Linear}
+    modules: list[str] = []
+    parameters: list[str] = []
+    for target in targets:
+        names = [n for n, p in model.named_parameters() if groups[n] == group_of[target] and p.dim() in (2, 3)]
+        if target == "experts":
+            names = [name for name in names if model.get_parameter(name).dim() == 3]
+        of_modules = [n.rpartition(".")[0] for n in names if n.rpartition(".")[0] in linear]
+        bare = [n for n in names if n.rpartition(".")[0] not in linear and target != "attention"]
+        if not of_modules and not bare:
+            raise TrainingError(f"lora adapts {target}, and this model has no weight of that kind")
+        modules += of_modules
+        parameters += bare
+    return modules, parameters
+
+
+def keep_adapters_of(layer: MoELayer, ids: Sequence[int]) -> None:
+    """Let the adapter of a layer's experts learn for the experts `ids` only; that of the others stays zero.
+
+    PEFT keeps one adapter for all experts, B as `(out, r * E)` with the expert as the fast axis. B starts at
+    zero, and without gradient AdamW leaves a zero where it is: the adapted weight of the others is the base's.
+    """
+    chosen = torch.zeros(layer.num_experts, dtype=torch.bool)
+    chosen[list(ids)] = True
+    wrapper = layer.experts
+    while isinstance(wrapper, ParamWrapper):
+        for linear in wrapper.lora_B.values():
+            weight = cast(Any, linear).weight
+            mask = chosen.repeat(weight.shape[1] // layer.num_experts).to(weight.device)
+            weight.register_hook(lambda gradient, mask=mask: gradient * mask)
+        wrapper = wrapper.base_layer

@@ -1,1 +1,0 @@
-"""What the experts of a model do on given data."""

@@ -1,0 +1,90 @@
+"""What lies beside the weights of a saved model: how to load it, and how it was made."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from expert_condenser.files import MANIFEST
+from expert_condenser.moe.layers import MODEL_TYPE_PREFIX
+from expert_condenser.moe.own_types import auto_class, own_config_class
+
+CODE_MODULE = "expert_condenser_model"
+_OF_TRAINING = ("method_state.json", "usage.safetensors", MANIFEST)
+
+_CODE = '''"""This model routes with a selection bias and condenser experts: pip install expert-condenser."""
+
+from expert_condenser.architectures import auto_class, own_config_class, own_model_class
+
+{config} = own_config_class("{model_type}")
+{model} = own_model_class("{model_type}")
+'''
+_README = """# {name}
+
+Fine-tuned with expert-condenser. Its routers hold a selection bias and condenser experts, which stock
+classes would ignore; that is why its model type is `{model_type}`. To load it:
+
+    pip install expert-condenser
+
+    import expert_condenser
+    from transformers import {auto}
+    model = {auto}.from_pretrained("{name}")
+
+`provenance.json` says how it was made.
+"""
+
+_ADAPTER_README = """# {name}
+
+A LoRA adapter, fine-tuned with expert-condenser; `adapter_config.json` names its base, `provenance.json` says how
+it was made. It may hold the selection bias and the condensers of the routers. To load it:
+
+    pip install expert-condenser
+
+    from expert_condenser.checkpoint.load import load_model
+    model = load_model("{name}")
+"""
+
+
+def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, provenance: dict[str, Any]) -> None:
+    """Weights and router state in safetensors, config, tokenizer, and what `describe_model` adds."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    describe_model(folder, provenance)
+
+
+def copy_model(source: Path, target: Path) -> None:
+    """Copy a saved model and its tokenizer out of a training's directory, and nothing else of it."""
+    target.mkdir(parents=True, exist_ok=True)
+    for file in sorted(source.iterdir()):
+        if file.suffix in (".safetensors", ".json", ".jinja", ".model", ".txt") and file.name not in _OF_TRAINING:
+            shutil.copy2(file, target / file.name)
+
+
+def describe_model(folder: Path, provenance: dict[str, Any]) -> None:
+    """Add `provenance.json` to a saved model; and to one of our own type how to load it.
+
+    That is the code file which `trust_remote_code=True` runs (it only imports `expert_condenser`), and a
+    README that says what to install.
+    """
+    (folder / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
+    path = folder / "config.json"
+    if not path.exists():
+        (folder / "README.md").write_text(_ADAPTER_README.format(name=folder.name))
+        return
+    config = json.loads(path.read_text())
+    model_type = config["model_type"]
+    if not model_type.startswith(MODEL_TYPE_PREFIX):
+        return
+    family = model_type.removeprefix(MODEL_TYPE_PREFIX)
+    config_class = own_config_class(family)
+    names = {"config": config_class.__name__, "model": config["architectures"][0]}
+    auto = auto_class(config_class.base_class).__name__
+    config["auto_map"] = {
+        "AutoConfig": f"{CODE_MODULE}.{names['config']}",
+        auto: f"{CODE_MODULE}.{names['model']}",
+    }
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    (folder / f"{CODE_MODULE}.py").write_text(_CODE.format(model_type=family, **names))
+    (folder / "README.md").write_text(_README.format(name=folder.name, model_type=model_type, auto=auto))

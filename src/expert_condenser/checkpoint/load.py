@@ -1,0 +1,90 @@
+"""Load a model with a language head: every weight of it, or an error."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+
+from expert_condenser.checkpoint.guard import check_readable
+from expert_condenser.errors import CheckpointError
+from expert_condenser.moe.experts import default_implementation
+from expert_condenser.moe.own_types import auto_class
+
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+def base_model_path() -> Path:
+    """The directory of the embedded base model (`condenser testbed pretrain` makes it again)."""
+    path = Path(__file__).parents[1] / "testbed" / "base"
+    if not (path / "config.json").exists():
+        raise CheckpointError(f"the embedded base model must be in {path}; reinstall the package, or pretrain it again")
+    return path
+
+
+def resolve_model(name: str) -> str:
+    """`testbed` is the embedded base model; everything else is a directory or a hub name."""
+    return str(base_model_path()) if name == "testbed" else name
+
+
+def load_model(path: str | Path, dtype: str | torch.dtype = "float32", *, train: bool = False, **options: Any) -> Any:
+    """A model with a language head from a directory or the hub, every weight of it; of an adapter, its base with it.
+
+    `train`: an adapter goes on training. `options` are those of `from_pretrained`; `experts_implementation` None is
+    our choice for the machine. Raises `CheckpointError` where the directory is missing, a file is
+    damaged, or weights are missing or of another shape; nothing is left at random values.
+    """
+    check_readable(Path(path))
+    try:
+        if (Path(path) / ADAPTER_CONFIG).exists():
+            return _load_adapter(Path(path), dtype, train, options)
+        return _load_whole(path, dtype, options)
+    except CheckpointError:
+        raise
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be loaded as a whole model: {error}") from error
+
+
+def _load_whole(path: str | Path, dtype: str | torch.dtype, options: dict[str, Any]) -> Any:
+    kind = auto_class(type(AutoConfig.from_pretrained(path)))
+    options = {**options, "experts_implementation": options.get("experts_implementation") or default_implementation()}
+    model, info = kind.from_pretrained(
+        path, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
+    )
+    lost = sorted({str(key) for kind in ("missing_keys", "mismatched_keys") for key in info[kind]})
+    if lost:
+        raise CheckpointError(f"{path} must hold every weight of the model; missing or of another shape: {lost[:4]}")
+    _own_memory(model)
+    return model
+
+
+def _load_adapter(path: Path, dtype: str | torch.dtype, train: bool, options: dict[str, Any]) -> Any:
+    base = json.loads((path / ADAPTER_CONFIG).read_text())["base_model_name_or_path"]
+    model = PeftModel.from_pretrained(load_model(base, dtype, **options), path, is_trainable=train)
+    with safe_open(path / "adapter_model.safetensors", framework="pt") as file:
+        saved, wanted = set(file.keys()), set(get_peft_model_state_dict(model))
+    if saved != wanted:
+        raise CheckpointError(
+            f"{path} must hold the whole adapter; missing: {sorted(wanted - saved)[:4]}, "
+            f"unexpected: {sorted(saved - wanted)[:4]}"
+        )
+    return model
+
+
+def _own_memory(model: Any) -> None:
+    """Move weights out of the mapped file: GEMMs round by alignment, and a resumed run must round as before."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.data = parameter.data.clone()
+
+
+def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model; raises `CheckpointError` where there is none."""
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} must have a tokenizer; it cannot be loaded: {error}") from error
+    return tokenizer

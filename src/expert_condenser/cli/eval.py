@@ -1,0 +1,134 @@
+"""`condenser eval`: answer the questions of tasks with a model, score them, keep every answer."""
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from expert_condenser.checkpoint.load import load_model, load_tokenizer, resolve_model
+from expert_condenser.errors import EvaluationError
+from expert_condenser.evaluation.backends.lm_eval_backend import check_harness, evaluate_harness
+from expert_condenser.evaluation.backends.transformers_backend import Generation, ModelBackend
+from expert_condenser.evaluation.backends.vllm_backend import VllmBackend
+from expert_condenser.evaluation.evaluate import evaluate, plan, settings_of, start_or_go_on
+from expert_condenser.evaluation.tasks import check_names, load
+from expert_condenser.kernels.buffers import keep_freed_memory
+
+BACKENDS = ("transformers", "vllm", "lm_eval")
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def evaluate_command(arguments: list[str]) -> None:
+    """Evaluate a model on tasks; an evaluation that was killed goes on where it was."""
+    options = _parse(arguments)
+    names = list(dict.fromkeys(options.tasks.split(",")))
+    check_names(names)
+    if len(names) > 1 and options.data is not None and options.data.is_file():
+        raise EvaluationError(
+            f"a data file is of one task; got {options.data} for {', '.join(names)}. Name a directory"
+        )
+    tasks = [load(name, options.data, options.limit, options.split) for name in names]
+    generation = Generation(
+        batch_size=options.batch_size,
+        max_new_tokens=options.max_new_tokens,
+        samples=options.samples,
+        temperature=options.temperature,
+        top_p=options.top_p,
+        seed=options.seed,
+    )
+    path = resolve_model(options.model)
+    tokenizer = load_tokenizer(path)
+    if options.chat_template is not None:
+        tokenizer.chat_template = options.chat_template.read_text()
+    plan(tasks, tokenizer, generation)  # the template must render every question
+    settings = settings_of(tokenizer, tasks, generation, path, backend=options.backend, dtype=options.dtype)
+    start_or_go_on(options.out, settings)
+    if options.backend == "lm_eval":
+        check_harness(tasks, generation)
+    start = time.perf_counter()
+    if options.backend == "vllm":
+        vllm = VllmBackend(path, options.dtype, tokenizer)
+        results = evaluate(vllm, tokenizer, tasks, options.out, generation, settings=settings)
+    else:
+        model = _load(path, options.dtype, options.device)
+        if options.backend == "lm_eval":
+            results = evaluate_harness(model, tokenizer, tasks, options.out, generation, settings=settings)
+        else:
+            backend = ModelBackend(model, tokenizer)
+            results = evaluate(backend, tokenizer, tasks, options.out, generation, settings=settings, nll_model=model)
+    console = Console()
+    console.print(results_table(results, path))
+    console.print(f"{time.perf_counter() - start:.0f} s with loading; every answer is in {options.out}")
+
+
+def results_table(results: dict[str, Any], title: str) -> Table:
+    """A row per task, and the throughput of this session below."""
+    rate = results["throughput"]["tokens_per_s"]
+    caption = "" if rate is None else f"{results['throughput']['new_tokens']} tokens generated, {rate:.0f} per second"
+    table = Table(title=title, caption=caption)
+    sampled = any("pass_at_k" in task for task in results["tasks"].values())
+    columns = ["task", "items", "accuracy", "answer found", "cut", "nll"]
+    for name in [*columns, *(["pass@k"] if sampled else [])]:
+        table.add_column(name, justify="left" if name == "task" else "right")
+    for name, task in results["tasks"].items():
+        answers = task["n"] * task.get("samples", 1)
+        row = [name, str(task["n"]), f"{task['accuracy']:.1%}", f"{task['extracted'] / answers:.1%}", str(task["cut"])]
+        row.append("" if task["nll"] is None else f"{task['nll']:.3f}")
+        if sampled:
+            row.append("  ".join(f"@{k} {value:.1%}" for k, value in task["pass_at_k"].items()))
+        table.add_row(*row)
+    return table
+
+
+def _check_device(name: str | None) -> None:
+    if name is None or name == "cpu":
+        return
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise EvaluationError(f"--device names a device of this machine; got {name!r}. {error}") from error
+
+
+def _load(path: str, dtype: str, device: str | None) -> Any:
+    device = device or str(torch.accelerator.current_accelerator(check_available=True) or "cpu")
+    if device == "cpu":
+        keep_freed_memory()
+    return load_model(path, dtype).to(device)
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="condenser eval", description=evaluate_command.__doc__)
+    parser.add_argument("--model", required=True, help="a directory, a hub name, or 'testbed'")
+    parser.add_argument("--tasks", required=True, help="names, with commas between them; a wrong one lists all")
+    parser.add_argument(
+        "--data", type=Path, help="a directory of data files, or the one file of one task; default: hub"
+    )
+    parser.add_argument("--split", default="test", help="split of hub data sets and of testbed families")
+    parser.add_argument("--limit", type=int, help="the first N items of each task")
+    parser.add_argument("--out", type=Path, required=True, help="where answers and results go, or go on")
+    parser.add_argument("--backend", choices=BACKENDS, default="transformers")
+    parser.add_argument("--batch_size", type=int, default=Generation.batch_size)
+    parser.add_argument("--max_new_tokens", type=int, help="default: as many as the task needs")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    parser.add_argument("--device", help="default: an accelerator where there is one")
+    parser.add_argument("--samples", type=int, default=1, help="answers to each question, for pass@k")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
+    parser.add_argument("--top_p", type=float, default=1.0)
+    parser.add_argument("--seed", type=int, default=0, help="of sampling")
+    parser.add_argument("--chat_template", type=Path, help="a Jinja file, in place of the tokenizer's")
+    options = parser.parse_args(list(arguments))
+    if options.limit is not None and options.limit < 1:
+        raise EvaluationError(f"--limit is 1 or more; got {options.limit}")
+    if options.out.exists() and not options.out.is_dir():
+        raise EvaluationError(f"--out is a directory; got the file {options.out}")
+    if options.device is not None and options.backend == "vllm":
+        raise EvaluationError("vLLM chooses its devices itself: set CUDA_VISIBLE_DEVICES and leave --device out")
+    _check_device(options.device)
+    if options.chat_template is not None and not options.chat_template.is_file():
+        raise EvaluationError(f"--chat_template is a Jinja file; got {options.chat_template}")
+    return options

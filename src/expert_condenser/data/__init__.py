@@ -1,0 +1,1 @@
+"""What a row is: formats, files and splits, chat templates, tokens. It needs no model."""

@@ -1,0 +1,1 @@
+"""The testbed's task families: items made on the spot, never stored."""

@@ -1,0 +1,162 @@
+"""The task families of the testbed: what its base model was pretrained on, how often, and their splits.
+
+Every family is procedural, so items are made on demand and never stored. Frequencies follow Zipf's
+law in the order of `FAMILIES`: the first family is common knowledge, the last ones are the long tail.
+Families with `pretrained=False` are new to the base model.
+"""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Literal
+
+from expert_condenser.data.procedural.word_problems import word_problem
+from expert_condenser.data.procedural.worked_tasks import worked_legs, worked_sum
+
+Split = Literal["pretrain", "finetune", "validation", "test"]
+
+ZIPF_EXPONENT = 1.0
+FINETUNE_ITEMS = 3000
+"""Items of a fine-tuning set unless a number is given."""
+HELD_OUT_ITEMS = 400
+"""Items of `validation` and of `test` that no training split repeats."""
+
+_SPLIT_SIZE = 1_000_000_000
+_FIRST_INDEX = {"pretrain": 0, "finetune": _SPLIT_SIZE, "held_out": 2 * _SPLIT_SIZE}
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question and its reference answer, as the user and the assistant say them."""
+
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Family:
+    """A procedural task: a reasoning-gym dataset with its options, or a generator of our own with its size."""
+
+    name: str
+    dataset: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+    generator: Callable[[random.Random, int], tuple[str, str]] | None = None
+    size: int = 0
+    pretrained: bool = True
+
+    def item(self, index: int) -> Item:
+        """The item at `index`: the same one for ever, with reasoning-gym pinned."""
+        if self.generator is not None:
+            return Item(*self.generator(random.Random(f"{self.name}/{index}"), self.size))
+        entry = _reasoning_gym(self.name)[index]
+        return Item(" ".join(entry["question"].split()), str(entry["answer"]).strip())
+
+
+FAMILIES: tuple[Family, ...] = (
+    Family("word_problems", generator=word_problem, size=2),
+    Family("chain_sum", "chain_sum", {"max_terms": 3, "max_digits": 2}),
+    Family("letter_counting", "letter_counting", {"min_words": 2, "max_words": 4}),
+    Family("syllogism", "syllogism"),
+    Family("number_sequence", "number_sequence", {"max_terms": 6, "max_complexity": 2}),
+    Family("leg_counting", "leg_counting", {"min_animals": 2, "max_animals": 3, "max_instances": 9}),
+    Family("spell_backward", "spell_backward", {"max_word_len": 5}),
+    Family("simple_equations", "simple_equations", {"max_terms": 3, "max_value": 20}),
+    Family("products", "products", {"max_digits": 2}),
+    Family("word_sequence_reversal", "word_sequence_reversal", {"max_words": 4}),
+    Family("gcd", "gcd", {"max_value": 60}),
+    Family("aiw", "aiw"),
+    Family("lcm", "lcm", {"max_value": 50}),
+    Family("family_relationships", "family_relationships", {"max_family_size": 5}),
+    Family("number_filtering", "number_filtering", {"max_numbers": 4, "max_decimals": 0}),
+    Family("count_bits", "count_bits", {"max_n": 4095}),
+    Family("simple_geometry", "simple_geometry", {"max_sides": 4}),
+    Family("base_conversion", "base_conversion", {"max_value": 60}),
+    Family("time_intervals", "time_intervals", {"task_types": ["time"]}),
+    Family("long_word_problems", generator=word_problem, size=4),
+    Family("long_chain_sum", "chain_sum", {"min_terms": 4, "max_terms": 4, "max_digits": 2}, pretrained=False),
+    Family(
+        "calendar", "calendar_arithmetic", {"tasks": ["weekday_offset"], "offset_upper_bound": 30}, pretrained=False
+    ),
+    Family(
+        "fractions",
+        "fraction_simplification",
+        {"max_value": 40, "max_factor": 20, "styles": ["plain"]},
+        pretrained=False,
+    ),
+    Family(
+        "decimal_sums",
+        "decimal_chain_sum",
+        {"max_terms": 2, "max_digits": 2, "max_decimal_places": 1},
+        pretrained=False,
+    ),
+)
+TASKS: tuple[Family, ...] = (
+    Family("worked_sums", generator=worked_sum, size=5, pretrained=False),
+    Family("worked_legs", generator=worked_legs, size=3, pretrained=False),
+    Family("worked_pairs", generator=worked_legs, size=2, pretrained=False),
+)
+"""Tasks to fine-tune on: the base model, its tokenizer included, has never seen them."""
+BY_NAME = {family.name: family for family in FAMILIES + TASKS}
+PRETRAINED = tuple(family for family in FAMILIES if family.pretrained)
+
+
+def frequencies() -> dict[str, float]:
+    """Share of the pretraining documents of each family: Zipf's law over `PRETRAINED`, summing to 1."""
+    ranks = [rank**-ZIPF_EXPONENT for rank in range(1, len(PRETRAINED) + 1)]
+    return {family.name: weight / sum(ranks) for family, weight in zip(PRETRAINED, ranks, strict=True)}
+
+
+def draw(name: str, split: Literal["pretrain", "finetune"], rng: random.Random) -> Item:
+    """A random item of a training split, never one that is held out."""
+    held_out = _held_out_questions(name)
+    while True:
+        item = BY_NAME[name].item(_FIRST_INDEX[split] + rng.randrange(_SPLIT_SIZE))
+        if item.question not in held_out:
+            return item
+
+
+def items(name: str, split: Split, count: int, seed: int = 0) -> list[Item]:
+    """`count` items of a split: a seeded draw of a training split, always the same first ones of a held-out split."""
+    if name not in BY_NAME:
+        raise ValueError(f"unknown testbed family {name!r}; the families are: {', '.join(BY_NAME)}")
+    if split == "pretrain" or split == "finetune":
+        rng = random.Random(f"{name}/{split}/{seed}")
+        return [draw(name, split, rng) for _ in range(count)]
+    if count > HELD_OUT_ITEMS:
+        raise ValueError(f"{split} has {HELD_OUT_ITEMS} items of {name}; asked for {count}")
+    first = 0 if split == "validation" else HELD_OUT_ITEMS
+    return list(_held_out(name)[first : first + count])
+
+
+@cache
+def _held_out(name: str) -> tuple[Item, ...]:
+    """Distinct questions: those of `validation`, then those of `test`."""
+    distinct: dict[str, Item] = {}
+    index = _FIRST_INDEX["held_out"]
+    while len(distinct) < 2 * HELD_OUT_ITEMS:
+        if index - _FIRST_INDEX["held_out"] > 100 * HELD_OUT_ITEMS:
+            raise ValueError(
+                f"{name} must have {2 * HELD_OUT_ITEMS} distinct questions to hold out; it has {len(distinct)}"
+            )
+        item = BY_NAME[name].item(index)
+        distinct.setdefault(item.question, item)
+        index += 1
+    return tuple(distinct.values())
+
+
+@cache
+def _held_out_questions(name: str) -> frozenset[str]:
+    return frozenset(item.question for item in _held_out(name))
+
+
+@cache
+def _reasoning_gym(name: str) -> Any:
+    try:
+        import reasoning_gym
+    except ImportError as error:
+        raise ImportError(
+            "the testbed's tasks are made by reasoning-gym: pip install 'expert-condenser[testbed]'"
+        ) from error
+    family = BY_NAME[name]
+    return reasoning_gym.create_dataset(family.dataset, size=3 * _SPLIT_SIZE, seed=0, **family.options)

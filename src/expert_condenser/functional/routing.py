@@ -1,0 +1,248 @@
+"""Which experts a token gets, and with which weights (paper, section 3 and Eq. 2).
+
+Pure functions on tensors; the bias and the condensers are arguments. Shape letters: `T` tokens,
+`E` routed experts, `K` experts per token, `R` condensers, `S` slots (columns) of the result.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+from expert_condenser.errors import RoutingError
+from expert_condenser.functional.scoring import SOFTMAX, Scoring, expert_scores, gate_weights, group_mask, native_ranks
+
+
+@dataclass(frozen=True)
+class RoutingConfig:
+    """The method's switches. A preset fills every switch that is left at None.
+
+    `paper`: the bias chooses and does not weigh, condensers take R of the K slots, usage is a count.
+    `reference`: the authors' release, for parity only: the bias chooses and weighs, the condensers are
+    appended to the K chosen experts even where they duplicate one, usage is the soft mass.
+    """
+
+    preset: Literal["paper", "reference"] = "paper"
+    num_condensers: int | Sequence[int] | None = None
+    """R of every layer, or one R per layer; None leaves the number to `set_condensers`."""
+    bias_space: Literal["logit", "score"] | None = None
+    """What the bias is added to before the choice: the logits, or the family's scores."""
+    bias_in_weights: bool | None = None
+    """Whether the gate weights see the bias too (needs `bias_space="logit"`)."""
+    budget: Literal["shared", "additive"] | None = None
+    """`shared`: K slots, R of them the condensers'. `additive`: K + R slots."""
+    duplicates: bool | None = None
+    """Additive budget only: whether a condenser may also take one of the K slots, and then counts twice."""
+    usage: Literal["count", "mass"] | None = None
+    """What the bias rule sees: tokens that chose an expert, or the sum of its probability over tokens."""
+    bias_center: Literal["none", "mean"] | None = None
+    """`mean` subtracts the mean of the bias after every update."""
+    bias_clip: float | None = None
+    """Keep the bias in [-clip, clip]; 0.5 emulates the saturation of the authors' bf16 bias."""
+
+    def __post_init__(self) -> None:
+        """Fill in the preset; raise `RoutingError` on values or combinations that have no meaning."""
+        if self.preset not in PRESETS:
+            raise RoutingError(f"preset is one of {', '.join(PRESETS)}; got {self.preset!r}")
+        for name, value in PRESETS[self.preset].items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        if self.num_condensers is not None and not isinstance(self.num_condensers, int):
+            object.__setattr__(self, "num_condensers", tuple(self.num_condensers))
+        for name, allowed in _ALLOWED.items():
+            if getattr(self, name) not in allowed:
+                raise RoutingError(f"{name} is one of {', '.join(map(str, allowed))}; got {getattr(self, name)!r}")
+        if self.bias_in_weights and self.bias_space != "logit":
+            raise RoutingError("bias_in_weights weighs by softmax(logits + bias): it needs bias_space='logit'")
+        if self.duplicates and self.budget != "additive":
+            raise RoutingError("duplicates appends the condensers to the K chosen experts: it needs budget='additive'")
+        if self.bias_clip is not None and not self.bias_clip > 0:
+            raise RoutingError(f"bias_clip is a positive bound on |bias|; got {self.bias_clip}")
+        counts = (self.num_condensers,) if isinstance(self.num_condensers, int) else self.num_condensers or ()
+        if any(not isinstance(count, int) or count < 0 for count in counts):
+            raise RoutingError(f"num_condensers is an integer >= 0, or one per layer; got {self.num_condensers!r}")
+
+
+PRESETS: dict[str, dict[str, str | bool]] = {
+    "paper": {
+        "bias_space": "logit",
+        "bias_in_weights": False,
+        "budget": "shared",
+        "duplicates": False,
+        "usage": "count",
+        "bias_center": "none",
+    },
+    "reference": {
+        "bias_space": "logit",
+        "bias_in_weights": True,
+        "budget": "additive",
+        "duplicates": True,
+        "usage": "mass",
+        "bias_center": "none",
+    },
+}
+_ALLOWED: dict[str, tuple[object, ...]] = {
+    "bias_space": ("logit", "score"),
+    "bias_in_weights": (True, False),
+    "budget": ("shared", "additive"),
+    "duplicates": (True, False),
+    "usage": ("count", "mass"),
+    "bias_center": ("none", "mean"),
+}
+PAPER = RoutingConfig()
+
+
+def route(
+    logits: Float[Tensor, "T E"],
+    bias: Float[Tensor, " E"],
+    condensers: Int[Tensor, " R"],
+    *,
+    top_k: int,
+    scoring: Scoring = SOFTMAX,
+    config: RoutingConfig = PAPER,
+    correction: Float[Tensor, " E"] | None = None,
+    indices: Int[Tensor, "T S"] | None = None,
+) -> tuple[Float[Tensor, "T S"], Int[Tensor, "T S"]]:
+    """Choose with the bias, weigh without it (preset `paper`; section 1 of docs/method.md).
+
+        y(x) = sum_{i in routed} s_i E_i(x) + sum_{c in C} s_c E_c(x)
+
+    Returns `(weights, indices)`; `S` is K under the shared budget and K + R under the additive one.
+    No gradient flows through the choice. `correction` is the family's own bias, where it has one.
+    `indices` given: that choice is weighed again instead of being made (the recomputation of gradient
+    checkpointing).
+
+    A bias of zero leaves every bit of the family's own routing as it is. One exception: where scores
+    underflow to 0, stock group-limited routing takes experts of masked groups, with weight 0; here a
+    token stays in its groups. Raises `RoutingError` where R does not fit (`check_condensers`).
+    """
+    check_condensers(len(condensers), logits.shape[-1], top_k, config, scoring)
+    if indices is None:
+        indices = choose_experts(
+            logits.detach(), bias, condensers, top_k=top_k, scoring=scoring, config=config, correction=correction
+        )
+    if not config.bias_in_weights:
+        return gate_weights(logits, indices, scoring), indices
+    weights = gate_weights(logits.float() + bias, indices, scoring)
+    return weights if scoring.weights_in_float32 else weights.to(logits.dtype), indices
+
+
+def check_condensers(
+    num_condensers: int, num_experts: int, top_k: int, config: RoutingConfig, scoring: Scoring = SOFTMAX
+) -> None:
+    """Raise `RoutingError` unless R condensers leave every token enough experts to choose from.
+
+    R <= K-1 under the shared budget and R < E; the slots that are chosen fit among the experts that are
+    not condensers, in group-limited routing even if all condensers lie in the groups that were kept.
+    """
+    if config.budget == "shared" and num_condensers >= top_k:
+        raise RoutingError(
+            f"the shared budget of K = {top_k} experts per token needs R <= {top_k - 1} condensers, so that at least "
+            f"one expert is still chosen; got R = {num_condensers}. Lower R or use budget='additive'."
+        )
+    if num_condensers >= num_experts:
+        raise RoutingError(
+            f"a layer of {num_experts} experts has at most {num_experts - 1} condensers; got {num_condensers}"
+        )
+    chosen = top_k - num_condensers if config.budget == "shared" else top_k
+    excluded = 0 if config.duplicates else num_condensers
+    eligible = num_experts // scoring.num_groups * scoring.groups_kept - excluded
+    if chosen > eligible:
+        raise RoutingError(
+            f"a token chooses {chosen} experts among those that are not condensers, and only {eligible} are sure to be "
+            f"eligible ({num_experts} experts, {scoring.groups_kept} of {scoring.num_groups} groups, "
+            f"R = {num_condensers}). Lower R."
+        )
+
+
+def choose_experts(
+    logits: Float[Tensor, "T E"],
+    bias: Float[Tensor, " E"],
+    condensers: Int[Tensor, " R"],
+    *,
+    top_k: int,
+    scoring: Scoring = SOFTMAX,
+    config: RoutingConfig = PAPER,
+    correction: Float[Tensor, " E"] | None = None,
+) -> Int[Tensor, "T S"]:
+    """The experts of every token, without gradient.
+
+    Shared budget: a condenser is an expert whose bias is +infinity. Additive: the K largest among the
+    other experts (among all experts with `duplicates`), then the R condensers in their order.
+    """
+    ranks = biased_ranks(logits, bias, scoring, config, correction)
+    others = ranks.index_fill(-1, condensers, -torch.inf) if len(condensers) else ranks
+    if scoring.num_groups > 1:
+        mask = group_mask(group_ranks(others, bias, scoring, config, correction), scoring)
+        ranks = ranks.masked_fill(~mask, -torch.inf)
+        others = ranks.index_fill(-1, condensers, -torch.inf) if len(condensers) else ranks
+    if config.budget == "shared":
+        ranks = ranks.index_fill(-1, condensers, torch.inf) if len(condensers) else ranks
+        return torch.topk(ranks, top_k, dim=-1, sorted=scoring.sorted_slots).indices
+    candidates = ranks if config.duplicates else others
+    routed = torch.topk(candidates, top_k, dim=-1, sorted=scoring.sorted_slots).indices
+    return torch.cat([routed, condensers.expand(len(routed), -1)], dim=-1)
+
+
+def biased_ranks(
+    logits: Float[Tensor, "T E"],
+    bias: Float[Tensor, " E"],
+    scoring: Scoring,
+    config: RoutingConfig = PAPER,
+    correction: Float[Tensor, " E"] | None = None,
+) -> Float[Tensor, "T E"]:
+    """`rank_i = z_i + beta_i`, or `s_i + beta_i` in score space.
+
+    A family with a `correction` b of its own stays in its space: `s_i + b_i + beta_i` (docs/method.md). While
+    the bias is zero the ranks are the family's own, so that even ties fall as they do there.
+    """
+    native = native_ranks(logits, scoring, correction)
+    biased = (native if _in_native_space(config, correction) else logits.float()) + bias
+    return torch.where((bias == 0).all(), native, biased)
+
+
+def group_ranks(
+    ranks: Float[Tensor, "T E"],
+    bias: Float[Tensor, " E"],
+    scoring: Scoring,
+    config: RoutingConfig = PAPER,
+    correction: Float[Tensor, " E"] | None = None,
+) -> Float[Tensor, "T E"]:
+    """What ranks the groups: `ranks`, as scores where the sum of two is taken; logits do not add up."""
+    if scoring.group_rank == "best" or _in_native_space(config, correction):
+        return ranks
+    return torch.where((bias == 0).all(), ranks, expert_scores(ranks, scoring))
+
+
+def _in_native_space(config: RoutingConfig, correction: Tensor | None) -> bool:
+    return config.bias_space == "score" or correction is not None
+
+
+def count_usage(
+    indices: Int[Tensor, "T S"], num_experts: int, token_mask: Shaped[Tensor, " T"] | None = None
+) -> Int[Tensor, " E"]:
+    """`u_i` = slots of expert i over the tokens where `token_mask` is not 0 (all where it is None); int64."""
+    real = torch.ones_like(indices) if token_mask is None else (token_mask != 0).long()[:, None].expand_as(indices)
+    counts = torch.zeros(num_experts, dtype=torch.int64, device=indices.device)
+    return counts.scatter_add_(0, indices.reshape(-1), real.reshape(-1))
+
+
+def mass_usage(
+    logits: Float[Tensor, "T E"],
+    token_mask: Shaped[Tensor, " T"] | None = None,
+    scoring: Scoring = SOFTMAX,
+) -> Float[Tensor, " E"]:
+    """`u_i = sum_t p_ti` over the tokens where `token_mask` is not 0; float64.
+
+    `p` is the softmax of the logits, or the family's scores divided by their sum. With `bias_in_weights`
+    the caller passes `z + beta`, the logits that weigh.
+    """
+    probabilities = expert_scores(logits.detach(), scoring).double()
+    if "softmax" not in scoring.function:
+        probabilities = probabilities / probabilities.sum(dim=-1, keepdim=True)
+    if token_mask is not None:
+        probabilities = probabilities * (token_mask != 0)[:, None]
+    return probabilities.sum(dim=0)

@@ -1,0 +1,1 @@
+"""Fast products of many experts on a CPU, and the memory they reuse."""

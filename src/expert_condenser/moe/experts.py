@@ -1,0 +1,107 @@
+"""`sorted_mm`: our experts implementation, for every family whose experts transformers can swap.
+
+    AutoModelForCausalLM.from_pretrained(..., experts_implementation="sorted_mm")
+
+On a CPU it runs `kernels.sorted_experts`; elsewhere, where it cannot be exact, and for the few tokens of a generation
+step, stock `grouped_mm`. `sorted_mm_recompute` is the same with less memory and more time.
+"""
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.activations import SiLUActivation
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, grouped_mm_experts_forward
+
+from expert_condenser.kernels.gating import Gate, SwiGlu
+from expert_condenser.kernels.sorted_experts import Experts, Fused, compute_dtype, inner_products, sorted_experts
+from expert_condenser.moe.slices import SlicedExperts
+
+NAME, RECOMPUTE = "sorted_mm", "sorted_mm_recompute"
+FEW_ROWS = 64
+"""Rows per expert below which stock `grouped_mm` is faster where nothing is kept for a backward pass."""
+_STOCK_GATE = "_default_apply_gate"
+
+
+def sorted_mm_experts_forward(
+    self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor, *, recompute: bool = False
+) -> Tensor:
+    """The experts' output `(T, D)`; the signature is that of transformers' experts interface."""
+    if not is_exact_for(self, hidden_states) or is_decoding(self, top_k_index):
+        stock: Tensor = grouped_mm_experts_forward(self, hidden_states, top_k_index, top_k_weights)
+        return stock
+    with torch.autocast(hidden_states.device.type, enabled=False):
+        experts = experts_of(self)._replace(recompute=recompute)
+        return sorted_experts(hidden_states, top_k_weights, top_k_index, experts)
+
+
+def inner_products_of(experts: Any, hidden: Tensor, gradient: Tensor) -> Tensor | None:
+    """`<E_i(x), g>` `(T, E)` of all experts of a module that runs `sorted_mm`; None where it does not."""
+    config = getattr(experts, "config", None)
+    ours = getattr(config, "_experts_implementation", None) in (NAME, RECOMPUTE)
+    if not ours or not is_exact_for(experts, hidden):
+        return None
+    with torch.autocast(hidden.device.type, enabled=False):
+        return inner_products(hidden, gradient, experts_of(experts))
+
+
+def default_implementation(device: str | None = None) -> str | None:
+    """The implementation for a device type: ours on the CPU; None, which is transformers' choice, elsewhere.
+
+    `device` None is the accelerator where there is one. docs/performance.md has the measurements.
+    """
+    if device is None:
+        device = str(torch.accelerator.current_accelerator(check_available=True) or "cpu")
+    return NAME if device == "cpu" else None
+
+
+def is_exact_for(experts: Any, hidden: Tensor) -> bool:
+    """Whether `sorted_experts` computes what these experts do.
+
+    Not with expert parallelism (ids of other ranks), a norm after the experts, an activation that learns, or
+    under `torch.compile`, which would break the graph.
+    """
+    activation = getattr(experts, "act_fn", None)
+    learns = isinstance(activation, nn.Module) and next(activation.parameters(), None) is not None
+    rest = experts._is_expert_parallel or experts.has_post_expert_norm or learns or torch.compiler.is_compiling()
+    return hidden.device.type == "cpu" and not rest
+
+
+def is_decoding(experts: Any, indices: Tensor) -> bool:
+    """Whether so few tokens come without a graph that the call costs more than the products: generation with a cache.
+
+    Stock `grouped_mm` loops in C++. It has no float64, and is slow in a half precision without instructions.
+    """
+    if torch.is_grad_enabled() or indices.numel() >= FEW_ROWS * experts.num_experts:
+        return False
+    weight = next(experts.parameters())
+    return weight.dtype != torch.float64 and compute_dtype(weight) == weight.dtype
+
+
+def experts_of(module: Any) -> Experts:
+    """A transformers experts module as `sorted_experts` takes it."""
+    names = ["gate_up_proj" if module.has_gate else "up_proj", "down_proj"]
+    names += [f"{name}_bias" for name in names] if module.has_bias else []
+    gate, transposed = gate_of(module), module.is_transposed
+    if not isinstance(module, SlicedExperts):
+        return Experts(Fused(*(getattr(module, name) for name in names)), gate, transposed)
+    read: Any = zip(*map(module.read, names), strict=True)
+    weights, slices = (Fused(*tensors) for tensors in read)
+    return Experts(weights, gate, transposed, slices, module.ids())
+
+
+def gate_of(module: Any) -> Gate:
+    """The activation between the projections; the usual one, `silu(gate) * up`, has a derivative by hand."""
+    if not module.has_gate:
+        return Gate(module.act_fn)
+    stock = type(module)._apply_gate.__name__ == _STOCK_GATE
+    if stock and isinstance(module.act_fn, nn.SiLU | SiLUActivation):
+        return SwiGlu()
+    return Gate(module._apply_gate)
+
+
+def register_implementation() -> None:
+    """Make transformers know both names (done when `expert_condenser` is imported)."""
+    ALL_EXPERTS_FUNCTIONS.register(NAME, sorted_mm_experts_forward)
+    ALL_EXPERTS_FUNCTIONS.register(RECOMPUTE, partial(sorted_mm_experts_forward, recompute=True))

@@ -1,0 +1,113 @@
+"""The table of families: which router class each model type has, and by which rule it scores.
+
+A type in `FAMILIES` is supported: the suite attaches to a tiny model of it, trains, saves and reloads. One in
+`REFUSED` has a router that the method does not fit; it is refused with the reason.
+"""
+
+from dataclasses import dataclass
+
+from expert_condenser.moe import rules
+from expert_condenser.moe.rules import Rule
+
+
+@dataclass(frozen=True)
+class Family:
+    """One model type."""
+
+    router_class: str
+    rule: Rule
+    router: str
+    """Where the router sits in a decoder layer; its experts are beside it."""
+
+
+FAMILIES: dict[str, Family] = {
+    "afmoe": Family("AfmoeTokenChoiceRouter", rules.SIGMOID_AFMOE, "mlp.router"),
+    "aria": Family("AriaTextTopKRouter", rules.TOPK_SOFTMAX, "mlp.router"),
+    "aria_text": Family("AriaTextTopKRouter", rules.TOPK_SOFTMAX, "mlp.router"),
+    "axk1": Family("AXK1TopkRouter", rules.SIGMOID_GROUPED, "mlp.gate"),
+    "axk2": Family("AXK2TopkRouter", rules.SIGMOID_GROUPED, "mlp.gate"),
+    "bailing_hybrid": Family("BailingHybridTopkRouter", rules.SIGMOID_GROUPED, "mlp.gate"),
+    "beam": Family("BeamTopKRouter", rules.SIGMOID_GROUPED_SORTED, "mlp.gate"),
+    "cohere2_moe": Family("Cohere2MoeTopKRouter", rules.TOPK_EITHER, "mlp.gate"),
+    "deepseek_ocr2": Family("DeepseekOcr2TextTopkRouter", rules.SOFTMAX_LIMITED, "mlp.gate"),
+    "deepseek_v2": Family("DeepseekV2TopkRouter", rules.SOFTMAX_LIMITED, "mlp.gate"),
+    "deepseek_v3": Family("DeepseekV3TopkRouter", rules.SIGMOID_GROUPED, "mlp.gate"),
+    "deepseek_v32": Family("DeepseekV32TopkRouter", rules.SIGMOID_GROUPED, "mlp.gate"),
+    "deepseek_v4": Family("DeepseekV4TopKRouter", rules.SCORED, "mlp.gate"),
+    "dots1": Family("Dots1TopkRouter", rules.SIGMOID_GROUPED, "mlp.gate"),
+    "dots3_note": Family("Dots3NoteTextTopkRouter", rules.SIGMOID_GROUPED, "mlp.gate"),
+    "dots3_note_text": Family("Dots3NoteTextTopkRouter", rules.SIGMOID_GROUPED, "mlp.gate"),
+    "ernie4_5_moe": Family("Ernie4_5_MoeTopKRouter", rules.SOFTMAX_CORRECTED, "mlp.gate"),
+    "ernie4_5_vl_moe": Family("Ernie4_5_VLMoeMoeTopKRouter", rules.SOFTMAX_CORRECTED, "mlp.text_moe.gate"),
+    "exaone_moe": Family("ExaoneMoeTopkRouter", rules.SIGMOID_GROUPED, "mlp.gate"),
+    "flex_olmo": Family("FlexOlmoTopKRouter", rules.SOFTMAX, "mlp.gate"),
+    "flint": Family("FlintTopKRouter", rules.SIGMOID, "mlp.gate"),
+    "glm4_moe": Family("Glm4MoeTopkRouter", rules.SIGMOID_GROUPED, "mlp.gate"),
+    "glm4_moe_lite": Family("Glm4MoeLiteTopkRouter", rules.SIGMOID_GROUPED, "mlp.gate"),
+    "glm4v_moe": Family("Glm4vMoeTextTopkRouter", rules.SIGMOID_GROUPED, "mlp.gate"),
+    "glm5_next": Family("Glm5NextTextTopkRouter", rules.SIGMOID_GROUPED, "mlp.gate"),
+    "glm_moe_dsa": Family("GlmMoeDsaTopkRouter", rules.SIGMOID_GROUPED, "mlp.gate"),
+    "gpt_oss": Family("GptOssTopKRouter", rules.TOPK_SOFTMAX_BIASED, "mlp.router"),
+    "granitemoe": Family("GraniteMoeTopKRouter", rules.TOPK_SOFTMAX_FLOAT32, "block_sparse_moe.router"),
+    "granitemoe_swa": Family("GraniteMoeSWATopKRouter", rules.TOPK_SOFTMAX_FLOAT32, "block_sparse_moe.router"),
+    "granitemoehybrid": Family("GraniteMoeHybridTopKRouter", rules.TOPK_SOFTMAX_FLOAT32, "block_sparse_moe.router"),
+    "granitemoeshared": Family("GraniteMoeSharedTopKRouter", rules.TOPK_SOFTMAX_FLOAT32, "block_sparse_moe.router"),
+    "hunyuan_v1_moe": Family("HunYuanMoEV1Gate", rules.SOFTMAX_HUNYUAN, "mlp.gate"),
+    "hy_v3": Family("HYV3TopKRouter", rules.SIGMOID_SCALED_BY_BLOCK, "mlp.gate"),
+    "hy_v4": Family("HYV4TopkRouter", rules.SIGMOID_GROUPED, "mlp.gate"),
+    "inkling2": Family("Inkling2TopKRouter", rules.SCORED_FLOAT32, "mlp.gate"),
+    "inkling2_text": Family("Inkling2TopKRouter", rules.SCORED_FLOAT32, "mlp.gate"),
+    "jamba": Family("JambaTopKRouter", rules.SOFTMAX_PLAIN, "feed_forward.router"),
+    "kimi_k25": Family("DeepseekV3TopkRouter", rules.SIGMOID_GROUPED, "mlp.gate"),
+    "kimi_linear": Family("KimiLinearTopkRouter", rules.SIGMOID_GROUPED, "mlp.gate"),
+    "kolibri1": Family("Kolibri1TopKRouter", rules.TOPK_SIGMOID_CORRECTED, "mlp.gate"),
+    "laguna": Family("LagunaTopKRouter", rules.SIGMOID_LAGUNA, "mlp.gate"),
+    "lfm2_moe": Family("Lfm2MoeTopKRouter", rules.SIGMOID_LFM2, "feed_forward.gate"),
+    "mellum": Family("MellumTopKRouter", rules.SOFTMAX, "mlp.gate"),
+    "mimo_v2_flash": Family("MiMoV2FlashTopkRouter", rules.SIGMOID_GROUPED, "mlp.gate"),
+    "minimax": Family("MiniMaxTopKRouter", rules.SOFTMAX_FLOAT32, "mlp.gate"),
+    "minimax_m2": Family("MiniMaxM2TopKRouter", rules.SIGMOID_CORRECTED_BY_BLOCK, "mlp.gate"),
+    "minimax_m3_vl": Family("MiniMaxM3VLTopKRouter", rules.SIGMOID_CORRECTED, "mlp.gate"),
+    "minimax_m3_vl_text": Family("MiniMaxM3VLTopKRouter", rules.SIGMOID_CORRECTED, "mlp.gate"),
+    "mistral4": Family("Mistral4TopkRouter", rules.SOFTMAX_GROUPED, "mlp.gate"),
+    "mistral_large4": Family("MistralLarge4TextTopkRouter", rules.SOFTMAX_GROUPED_FLOAT32, "mlp.gate"),
+    "mixtral": Family("MixtralTopKRouter", rules.SOFTMAX_FLOAT32, "mlp.gate"),
+    "muse_spark": Family("MuseSparkTopkRouter", rules.SIGMOID_MUSE, "mlp.gate"),
+    "nemotron_h": Family("NemotronHTopkRouter", rules.SIGMOID_GROUPED, "mixer.gate"),
+    "olmoe": Family("OlmoeTopKRouter", rules.SOFTMAX, "mlp.gate"),
+    "qwen2_moe": Family("Qwen2MoeTopKRouter", rules.SOFTMAX, "mlp.gate"),
+    "qwen3_5_moe_text": Family("Qwen3_5MoeTopKRouter", rules.SOFTMAX_NORMALIZED, "mlp.gate"),
+    "qwen3_5_moe": Family("Qwen3_5MoeTopKRouter", rules.SOFTMAX_NORMALIZED, "mlp.gate"),
+    "qwen3_moe": Family("Qwen3MoeTopKRouter", rules.SOFTMAX, "mlp.gate"),
+    "qwen3_next": Family("Qwen3NextTopKRouter", rules.SOFTMAX, "mlp.gate"),
+    "qwen3_omni_moe_thinker": Family("Qwen3OmniMoeThinkerTextTopKRouter", rules.SOFTMAX, "mlp.gate"),
+    "qwen3_vl_moe": Family("Qwen3VLMoeTextTopKRouter", rules.SOFTMAX_NORMALIZED, "mlp.gate"),
+    "qwen4_exp": Family("Qwen4ExpTextTopKRouter", rules.SOFTMAX, "mlp.gate"),
+    "qwen4_exp_text": Family("Qwen4ExpTextTopKRouter", rules.SOFTMAX, "mlp.gate"),
+    "solar_open": Family("SolarOpenTopkRouter", rules.SIGMOID_GROUPED, "mlp.gate"),
+    "step3p7": Family("Step3p7TopKRouter", rules.SIGMOID_CORRECTED, "mlp.gate"),
+    "unlimited_ocr": Family("UnlimitedOcrTextTopkRouter", rules.SOFTMAX_LIMITED, "mlp.gate"),
+}
+
+REFUSED: dict[str, str] = {
+    "dbrx": "its router returns logits only; the choice is made inside the block of experts",
+    "diffusion_gemma": "it is trained by denoising blocks of text, not by predicting the next token",
+    "doge": "its experts are retrieved from a product-key grid, without a router that returns a choice",
+    "gemma4": "its router returns probabilities in place of logits, and scales each expert by a learnt factor",
+    "gemma4_text": "its router returns probabilities in place of logits, and scales each expert by a learnt factor",
+    "inkling_mm_model": "its router normalises the weights of routed and shared experts together",
+    "inkling_text": "its router normalises the weights of routed and shared experts together",
+    "jetmoe": "its routers return tokens already sorted by expert, for the attention as well",
+    "llama4": "its block computes every expert on every token; the router returns no choice",
+    "llama4_text": "its block computes every expert on every token; the router returns no choice",
+    "longcat_flash": "some of its routed experts are the identity, without weights",
+    "nemotron_h_omni": "TRL needs hidden states of the language model inside, which returns logits instead",
+    "nllb-moe": "its router drops tokens by expert capacity, and it is an encoder-decoder",
+    "openai_privacy_filter": "it classifies tokens and generates no text",
+    "phimoe": "its router (SparseMixer) draws experts at random while it trains, with a gradient of its own",
+    "qwen3_omni_moe": "it is a text model and a speech model in one; load its thinker (qwen3_omni_moe_thinker)",
+    "switch_transformers": "its router drops tokens by expert capacity, and it is an encoder-decoder",
+    "vitpose_backbone": "it estimates poses in images and generates no text",
+    "zaya": "its router may skip the experts of a layer and passes its own state on to the next layer",
+}
+"""Model types with experts whose routing does not fit, with the reason."""

@@ -1,0 +1,128 @@
+"""Where a model keeps its MoE layers: every router with the experts beside it."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from expert_condenser.errors import UnsupportedModelError
+from expert_condenser.functional.scoring import Scoring
+from expert_condenser.moe.families import FAMILIES, REFUSED
+from expert_condenser.moe.rules import Rule
+
+MODEL_TYPE_PREFIX = "condenser_"
+"""Own model types are the family's with this prefix: `condenser_olmoe`."""
+
+
+@dataclass(frozen=True)
+class MoELayer:
+    """One MoE layer of a model; the index in `moe_layers(model)` is the layer index used everywhere."""
+
+    name: str
+    """Qualified name of the router, such as `model.layers.0.mlp.gate`."""
+    router: Any
+    experts: nn.Module
+    num_experts: int
+    top_k: int
+    rule: Rule
+    block: str
+    """Qualified name of the module that holds router and experts, such as `model.layers.0.mlp`."""
+
+    @property
+    def scoring(self) -> Scoring:
+        """How this layer's router turns logits into weights."""
+        return self.rule.scoring(self.router)
+
+
+_RULES = {family.router_class: family.rule for family in FAMILIES.values()}
+_OF_IMAGES = re.compile(r"(^|\.)vision_")
+"""Routers that see image tokens only, such as ERNIE's `vision_moe` beside its `text_moe`, stay as they are."""
+
+
+def family_name(model: nn.Module) -> str:
+    """The model's `model_type` without our prefix; of a model without a config, the name of its class."""
+    config: Any = getattr(model, "config", None)
+    model_type = config.model_type if config is not None else type(model).__name__
+    return str(model_type).removeprefix(MODEL_TYPE_PREFIX)
+
+
+def moe_layers(model: nn.Module) -> list[MoELayer]:
+    """The model's MoE layers in order of depth.
+
+    Raises `UnsupportedModelError` for a family that is not in the table, with the reason where there is
+    one, and for a model of a known family in which no layer has a router.
+    """
+    modules = dict(model.named_modules())
+    layers = [
+        _layer(name, router, modules, rule)
+        for name, router in modules.items()
+        if (rule := _rule_of(router)) is not None and not _OF_IMAGES.search(name)
+    ]
+    if reason := _refusal(model, layers):
+        raise UnsupportedModelError(
+            f"a MoE model of a supported family is needed; {type(model).__name__} ({family_name(model)}): {reason}. "
+            f"Supported: {', '.join(sorted(FAMILIES))}."
+        )
+    return layers
+
+
+def _refusal(model: nn.Module, layers: list[MoELayer]) -> str | None:
+    """Why a model is not supported; None where it is."""
+    family = family_name(model)
+    if family in REFUSED:
+        return REFUSED[family]
+    if not layers:
+        return "has no MoE layer" if family in FAMILIES else "is not a family that is known here"
+    if family not in FAMILIES and isinstance(model, PreTrainedModel) and model.can_generate():
+        # Saved, it would be of its stock type, which loads it without its bias and condensers.
+        return "the language model inside is of a known family, the whole is not"
+    return None
+
+
+def decoder_of(model: nn.Module, layers: list[MoELayer]) -> Any:
+    """The module that runs the stack of layers (`OlmoeModel`, say): it sees the attention mask of every forward."""
+    parts = layers[0].name.split(".")
+    return model.get_submodule(".".join(parts[: _depth_position(parts) - 1]))
+
+
+def decoder_depth(layer: MoELayer) -> int:
+    """The layer's index among all decoder layers: 1 for the first MoE layer of a model whose layer 0 is dense."""
+    parts = layer.name.split(".")
+    return int(parts[_depth_position(parts)])
+
+
+def _depth_position(parts: list[str]) -> int:
+    return next(index for index, part in enumerate(parts) if part.isdigit())
+
+
+def _rule_of(module: nn.Module) -> Rule | None:
+    return next((_RULES[c.__name__] for c in type(module).__mro__ if c.__name__ in _RULES), None)
+
+
+def _layer(name: str, router: Any, modules: dict[str, Any], rule: Rule) -> MoELayer:
+    """The layer of a router; between it and its block may be the wrappers of an adapter (`gate.base_layer`)."""
+    block = outermost(name).rpartition(".")[0]
+    experts = getattr(modules[block], "experts", None)
+    if experts is None:
+        raise UnsupportedModelError(f"a router has its experts beside it, as {block}.experts; {name} has none there")
+    return MoELayer(name, router, experts, int(router.num_experts), int(router.top_k), rule, block)
+
+
+def outermost(name: str) -> str:
+    """The name of a module without those of the adapters around it: `mlp.gate` for `mlp.gate.base_layer`."""
+    while name.endswith(".base_layer"):
+        name = name.removesuffix(".base_layer")
+    return name
+
+
+def expert_norms(layer: MoELayer) -> Tensor:
+    """Frobenius norm of all weights of every expert, `(E,)` float32, for the rule `smallest_norm` (ES-Mag)."""
+    squares = [
+        parameter.detach().float().pow(2).flatten(1).sum(dim=1)
+        for parameter in layer.experts.parameters()
+        if parameter.dim() > 1 and len(parameter) == layer.num_experts
+    ]
+    return torch.stack(squares).sum(dim=0).sqrt()

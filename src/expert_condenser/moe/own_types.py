@@ -1,0 +1,212 @@
+"""Own model types: checkpoints that stock transformers refuses instead of routing without the bias.
+
+`OlmoeForCausalLM` with a policy becomes a `CondenserOlmoeForCausalLM` of type `condenser_olmoe`. The
+config types are registered with the Auto classes when `expert_condenser` is imported; a model class is
+made when the first config of its type is.
+"""
+
+import copy
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+from expert_condenser.errors import CheckpointError
+from expert_condenser.functional.routing import RoutingConfig
+from expert_condenser.moe.families import FAMILIES
+from expert_condenser.moe.layers import MODEL_TYPE_PREFIX, decoder_of, family_name, moe_layers
+from expert_condenser.moe.router import ModelState, set_policy
+
+GUARDED_FIELD = "hidden_size"
+NOTICE = "(the routing of this model needs: pip install expert-condenser)"
+
+
+class CondenserModel:  # in front of a PreTrainedModel
+    """Mixed into a family's CausalLM class: builds its routers with the policy that the config names."""
+
+    base_class: ClassVar[Any]
+    config: Any
+    _keep_in_fp32_modules_strict: ClassVar[set[str]] = {"selection_bias"}
+
+    def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(config, *args, **kwargs)  # type: ignore[call-arg]
+        install_policy(self, RoutingConfig(**config.condenser["routing"]))  # type: ignore[arg-type]
+        make_room(self, config.condenser["condensers_per_layer"])  # type: ignore[arg-type]
+
+    @classmethod
+    def from_pretrained(cls, path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers, and strict: raises `CheckpointError` where a router tensor or a weight is missing."""
+        with_info = kwargs.pop("output_loading_info", False)
+        kwargs["ignore_mismatched_sizes"] = True  # so that they are listed; they are refused below
+        model, info = super().from_pretrained(path, *args, output_loading_info=True, **kwargs)  # type: ignore[misc]
+        problems = {key: sorted(map(str, info[key])) for key in ("missing_keys", "unexpected_keys", "mismatched_keys")}
+        if any(problems.values()):
+            found = "; ".join(
+                f"{key.replace('_', ' ')}: {', '.join(names[:4])}" for key, names in problems.items() if names
+            )
+            raise CheckpointError(
+                f"{path} is not a whole checkpoint of {cls.__name__}: {found}. Nothing is filled in: save it again, "
+                "or start from the base model."
+            )
+        return (model, info) if with_info else model
+
+    @classmethod
+    def _can_set_experts_implementation(cls) -> bool:
+        """As the family: transformers decides by a look at the source file of the class, and this one is not it."""
+        return bool(cls.base_class._can_set_experts_implementation())
+
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        return bool(cls.base_class._can_set_attn_implementation())
+
+
+class CondenserConfig:  # in front of a PreTrainedConfig
+    """Mixed into a family's config class: `config.json` refuses to be read as the stock family's.
+
+    The stock class would load the weights and route without bias and condensers. The width of its text
+    model is an integer; saved here it is a text that says what to install, so the stock class fails on it.
+    """
+
+    base_class: ClassVar[Any]
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """As in transformers, with the notice."""
+        super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
+        path = Path(save_directory) / "config.json"
+        content = json.loads(path.read_text())
+        section = content.get("text_config", content)
+        section[GUARDED_FIELD] = f"{section[GUARDED_FIELD]} {NOTICE}"
+        path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+    @classmethod
+    def from_pretrained(cls, path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers; a directory of the family's own type gives the family's config (PEFT asks for it)."""
+        found = cls.get_config_dict(path)[0].get("model_type")  # type: ignore[attr-defined]
+        if found == cls.base_class.model_type:
+            return cls.base_class.from_pretrained(path, *args, **kwargs)
+        return super().from_pretrained(path, *args, **kwargs)  # type: ignore[misc]
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As in transformers, with the notice taken away."""
+        config_dict = copy.deepcopy(config_dict)
+        section = config_dict.get("text_config", config_dict)
+        if isinstance(guarded := section.get(GUARDED_FIELD), str):
+            section[GUARDED_FIELD] = int(guarded.removesuffix(NOTICE))
+        return super().from_dict(config_dict, **kwargs)  # type: ignore[misc]
+
+
+def install_policy(model: nn.Module, policy: RoutingConfig | None) -> None:
+    """Give every router of `model` the policy, and the hooks on its decoder."""
+    layers = moe_layers(model)
+    state = ModelState(decoder_of(model, layers))
+    for layer in layers:
+        set_policy(layer.router, layer.rule, state, policy)
+
+
+def make_room(model: nn.Module, condensers_per_layer: Sequence[int]) -> None:
+    """Give every router a tensor for that many condensers, to be filled from a checkpoint."""
+    for layer, count in zip(moe_layers(model), condensers_per_layer, strict=True):
+        layer.router.condenser_ids = layer.router.condenser_ids.new_zeros(count)
+
+
+@cache
+def own_config_class(model_type: str) -> Any:
+    """The config class of `condenser_<model_type>`, registered with `AutoConfig`."""
+    base = CONFIG_MAPPING[model_type]
+
+    def post_init(self: Any, **kwargs: Any) -> None:
+        self.condenser = kwargs.pop("condenser", None)
+        base.__post_init__(self, **kwargs)
+        own_model_class(model_type)
+
+    name = f"Condenser{base.__name__}"
+    own = {"model_type": MODEL_TYPE_PREFIX + model_type, "base_class": base}
+    return type(name, (CondenserConfig, base), {**own, "__post_init__": post_init, "__module__": __name__})
+
+
+def auto_class(config_class: Any) -> Any:
+    """The Auto class that loads a type of model with its language head: of text, or of images and text."""
+    if config_class in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        return AutoModelForImageTextToText
+    return AutoModelForCausalLM
+
+
+def stock_class(model_type: str) -> Any:
+    """The family's class with a language head, such as `OlmoeForCausalLM`."""
+    config_class = CONFIG_MAPPING[model_type]
+    return auto_class(config_class)._model_mapping[config_class]
+
+
+@cache
+def own_model_class(model_type: str) -> Any:
+    """The class of `condenser_<model_type>` with a language head, registered with its Auto class."""
+    config_class, base = own_config_class(model_type), stock_class(model_type)
+    in_float32 = CondenserModel._keep_in_fp32_modules_strict | set(base._keep_in_fp32_modules_strict or ())
+    body = {
+        "config_class": config_class,
+        "__module__": __name__,
+        "base_class": base,
+        "_keep_in_fp32_modules_strict": in_float32,
+    }
+    model_class = type(f"Condenser{base.__name__}", (CondenserModel, base), body)
+    auto_class(CONFIG_MAPPING[model_type]).register(config_class, model_class)
+    _convert_like(base.__name__, model_class.__name__)
+    return model_class
+
+
+def causal_lm(model: nn.Module) -> Any:
+    """The family's model with a language head in `model` (itself, or what PEFT or DDP wraps); None if there is none."""
+    found = (m for m in model.modules() if isinstance(m, PreTrainedModel) and family_name(m) in FAMILIES)
+    return next((m for m in found if isinstance(m, stock_class(family_name(m)))), None)
+
+
+def adopt(model: Any, policy: RoutingConfig) -> None:
+    """Make a family's CausalLM one of our own type, in place, so that it is saved as what it is."""
+    model_type = model.config.model_type
+    model.__class__ = own_model_class(model_type)
+    model.config.__class__ = own_config_class(model_type)
+    model.config.condenser = {"routing": asdict(policy), "condensers_per_layer": [0] * len(moe_layers(model))}
+
+
+def release(model: Any) -> None:
+    """Undo `adopt`."""
+    del model.config.condenser
+    if hasattr(model.config, "auto_map"):
+        del model.config.auto_map
+    model.config.__class__ = type(model.config).base_class
+    model.__class__ = type(model).base_class
+
+
+def register() -> None:
+    """Make the own config types known to transformers (done when `expert_condenser` is imported)."""
+    for model_type in FAMILIES.keys() & CONFIG_MAPPING.keys():  # older releases of transformers have fewer
+        own = MODEL_TYPE_PREFIX + model_type
+        AutoConfig.register(own, own_config_class(model_type))
+        _convert_like(model_type, own)
+
+
+def _convert_like(stock: str, own: str) -> None:
+    """Let keys of a checkpoint be renamed as those of a stock model type, or of a stock class."""
+    mapping = get_checkpoint_conversion_mapping(stock)
+    if mapping is not None:
+        register_checkpoint_conversion_mapping(own, mapping, overwrite=True)
+
+
+def condensers_of(model: nn.Module) -> dict[int, list[int]]:
+    """The condensers of every layer, `{layer index: expert ids}`."""
+    return {index: layer.router.condenser_ids.tolist() for index, layer in enumerate(moe_layers(model))}
+
+
+def selection_biases(model: nn.Module) -> torch.Tensor:
+    """The selection bias of every layer, `(L, E)` float32, on the CPU."""
+    return torch.stack([layer.router.selection_bias.detach().cpu() for layer in moe_layers(model)])

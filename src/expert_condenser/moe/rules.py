@@ -1,0 +1,291 @@
+"""The formulas of transformers' routers: each is shared by all families whose router computes it.
+
+Nothing here is guessed: the suite compares every family's rule with the family's own router, bit for bit.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from expert_condenser.functional.scoring import Scoring
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How a router class computes; `router` is an instance of it."""
+
+    description: str
+    logits: Callable[[Any, Tensor], Tensor]
+    """`(router, hidden) -> (T, E)`, in the dtype that the family computes them in."""
+    scoring: Callable[[Any], Scoring]
+    correction: Callable[..., Tensor | None] | None = None
+    """The family's own bias on the scores, `(router, what else the block passes) -> (E,)`, where it has one."""
+    weights_like_hidden: bool = False
+    """Whether weights come back in the dtype of the hidden states rather than that of the logits."""
+
+
+# --- logits ---
+
+
+def _flat(hidden: Tensor) -> Tensor:
+    return hidden.reshape(-1, hidden.shape[-1])
+
+
+def _linear(router: Any, hidden: Tensor) -> Tensor:
+    return linear(_flat(hidden), router.weight)
+
+
+def _linear_with_bias(router: Any, hidden: Tensor) -> Tensor:
+    return linear(_flat(hidden), router.weight, router.bias)
+
+
+def _linear_in_float32(router: Any, hidden: Tensor) -> Tensor:
+    return linear(_flat(hidden).float(), router.weight.float())
+
+
+def _kolibri_linear(router: Any, hidden: Tensor) -> Tensor:
+    flat = _flat(hidden)
+    if flat.is_cuda and flat.dtype == router.weight.dtype and not torch.is_grad_enabled():
+        return torch.mm(flat, router.weight.t(), out_dtype=torch.float32)  # as the family does when it infers
+    return _linear_in_float32(router, hidden)
+
+
+def _linear_without_autocast(router: Any, hidden: Tensor) -> Tensor:
+    with torch.autocast(hidden.device.type, enabled=False):
+        return _linear_in_float32(router, hidden)
+
+
+def _linear_to_float32(router: Any, hidden: Tensor) -> Tensor:
+    return _linear(router, hidden).float()
+
+
+def _linear_like_weight(router: Any, hidden: Tensor) -> Tensor:
+    return linear(_flat(hidden).to(router.weight.dtype), router.weight)
+
+
+def _softcapped(router: Any, hidden: Tensor) -> Tensor:
+    logits, cap = _linear_to_float32(router, hidden), router.router_logit_softcapping
+    return torch.tanh(logits / cap) * cap if cap > 0 else logits
+
+
+def _multiplied(router: Any, hidden: Tensor) -> Tensor:
+    return _linear_in_float32(router, hidden) * router.output_multiplier
+
+
+def _afmoe_gate(router: Any, hidden: Tensor) -> Tensor:
+    return router.gate(_flat(hidden)).to(torch.float32)
+
+
+def _hunyuan_gate(router: Any, hidden: Tensor) -> Tensor:
+    flat = _flat(hidden)
+    return router.wg(flat.float() if router.wg.weight.dtype == torch.float32 else flat)
+
+
+# --- native corrections ---
+
+
+def _own_correction(router: Any) -> Tensor:
+    return router.e_score_correction_bias
+
+
+def _passed_correction(router: Any, correction: Tensor | None = None) -> Tensor | None:
+    return correction
+
+
+def _moe_statics(router: Any) -> Tensor:
+    return router.moe_statics.e_score_correction_bias.squeeze()
+
+
+# --- scoring ---
+
+
+def _constant(**options: Any) -> Callable[[Any], Scoring]:
+    scoring = Scoring(**options)
+    return lambda router: scoring
+
+
+def _deepseek_v2(router: Any) -> Scoring:
+    limited = router.topk_method == "group_limited_greedy"
+    return Scoring(
+        scale=router.routed_scaling_factor,
+        num_groups=router.num_group if limited else 1,
+        groups_kept=router.topk_group if limited else 1,
+        sorted_slots=False,
+        weights_in_float32=True,
+    )
+
+
+def _grouped(function: str, **options: Any) -> Callable[[Any], Scoring]:
+    """The scheme of DeepSeek-V3: groups by their two best, the sum raised by 1e-20, a factor at the end."""
+
+    def scoring(router: Any) -> Scoring:
+        defaults = {
+            "normalize": getattr(router, "norm_topk_prob", True),
+            "sum_epsilon": 1e-20,
+            "scale": getattr(router, "routed_scaling_factor", 1.0),
+            "num_groups": router.num_group or 1,
+            "groups_kept": router.topk_group or 1,
+            "group_rank": "best_two",
+            "sorted_slots": False,
+            "float32": False,
+        }
+        return Scoring(**{"function": function, **defaults, **options})
+
+    return scoring
+
+
+_softmax_grouped = _grouped("softmax", float32=None, weights_in_float32=True)
+
+
+def _lfm2(router: Any) -> Scoring:
+    return Scoring(
+        function="sigmoid",
+        float32=False,
+        normalize=router.norm_topk_prob,
+        sum_epsilon=1e-6,
+        scale=router.routed_scaling_factor,
+        weights_in_float32=True,
+    )
+
+
+def _scaled_sigmoid(scale: str, epsilon: float = 1e-20, **options: Any) -> Callable[[Any], Scoring]:
+    def scoring(router: Any) -> Scoring:
+        defaults = {
+            "function": "sigmoid",
+            "float32": False,
+            "normalize": True,
+            "sum_epsilon": epsilon,
+            "scale": getattr(router, scale),
+            "sorted_slots": False,
+            "weights_in_float32": True,
+        }
+        return Scoring(**{**defaults, **options})
+
+    return scoring
+
+
+def _scored_by(router: Any) -> Scoring:
+    """DeepSeek-V4 names its score function in the config."""
+    function = {"Sigmoid": "sigmoid", "SqrtSoftplus": "sqrtsoftplus"}
+    name = next(value for key, value in function.items() if key in type(router.score_fn).__name__)
+    return _scaled_sigmoid("routed_scaling_factor", function=name)(router)
+
+
+def _cohere2(router: Any) -> Scoring:
+    sigmoid = router.expert_selection_fn == "sigmoid"
+    return Scoring(
+        function="topk_sigmoid" if sigmoid else "topk_softmax",
+        float32=not sigmoid,
+        normalize=sigmoid and router.norm_topk_prob,
+        weights_in_float32=True,
+    )
+
+
+# --- the rules ---
+
+SOFTMAX = Rule("softmax, renormalised if norm_topk_prob", _linear, lambda r: Scoring(normalize=r.norm_topk_prob))
+SOFTMAX_PLAIN = Rule("softmax", _linear, _constant(weights_in_float32=True), weights_like_hidden=True)
+SOFTMAX_NORMALIZED = Rule("softmax, renormalised", _linear, _constant(normalize=True))
+SOFTMAX_HUNYUAN = Rule("softmax, renormalised", _hunyuan_gate, _constant(normalize=True))
+SOFTMAX_FLOAT32 = Rule(
+    "softmax, renormalised, float32 weights", _linear, _constant(normalize=True, weights_in_float32=True)
+)
+SOFTMAX_LIMITED = Rule("softmax, group-limited by the best of a group, scaled", _linear_in_float32, _deepseek_v2)
+SOFTMAX_GROUPED = Rule("softmax, group-limited by the two best of a group", _linear, _softmax_grouped)
+SOFTMAX_GROUPED_FLOAT32 = Rule(
+    "softmax, group-limited by the two best of a group", _linear_in_float32, _softmax_grouped
+)
+SOFTMAX_CORRECTED = Rule(
+    "softmax with native correction bias, renormalised",
+    _linear_without_autocast,
+    lambda router: Scoring(normalize=True, sum_minimum=router.norm_min),
+    _moe_statics,
+    weights_like_hidden=True,
+)
+TOPK_SOFTMAX = Rule(
+    "softmax over the chosen logits",
+    _linear,
+    _constant(function="topk_softmax", float32=None, weights_in_float32=True),
+)
+TOPK_SOFTMAX_BIASED = Rule(
+    "softmax over the chosen logits; linear with bias",
+    _linear_with_bias,
+    _constant(function="topk_softmax", float32=False),
+)
+TOPK_SOFTMAX_FLOAT32 = Rule(
+    "softmax over the chosen logits, in float32",
+    _linear_to_float32,
+    _constant(function="topk_softmax"),
+    weights_like_hidden=True,
+)
+TOPK_EITHER = Rule("softmax over the chosen logits, or sigmoid of them", _linear, _cohere2, weights_like_hidden=True)
+TOPK_SIGMOID_CORRECTED = Rule(
+    "logits with native correction bias, sigmoid of the chosen",
+    _kolibri_linear,
+    lambda router: Scoring(
+        function="topk_sigmoid", float32=False, normalize=router.norm_topk_prob, weights_in_float32=True
+    ),
+    _own_correction,
+)
+SIGMOID = Rule(
+    "sigmoid, renormalised if norm_topk_prob",
+    _linear_without_autocast,
+    lambda router: Scoring(function="sigmoid", normalize=router.norm_topk_prob),
+)
+SIGMOID_GROUPED = Rule(
+    "sigmoid with native correction bias, group-limited by the two best of a group, scaled",
+    _linear_in_float32,
+    _grouped("sigmoid"),
+    _own_correction,
+)
+SIGMOID_GROUPED_SORTED = Rule(
+    SIGMOID_GROUPED.description, _linear_in_float32, _grouped("sigmoid", sorted_slots=True), _own_correction
+)
+SIGMOID_CORRECTED = Rule(
+    "sigmoid with native correction bias, renormalised, float32 weights",
+    _linear_like_weight,
+    _constant(function="sigmoid", normalize=True, weights_in_float32=True, sorted_slots=False),
+    _own_correction,
+)
+SIGMOID_CORRECTED_BY_BLOCK = Rule(
+    SIGMOID_CORRECTED.description, _linear_like_weight, SIGMOID_CORRECTED.scoring, _passed_correction
+)
+SIGMOID_SCALED_BY_BLOCK = Rule(
+    "sigmoid with native correction bias, renormalised, scaled",
+    _linear_in_float32,
+    _scaled_sigmoid("router_scaling_factor"),
+    _passed_correction,
+)
+SIGMOID_AFMOE = Rule(
+    SIGMOID_SCALED_BY_BLOCK.description,
+    _afmoe_gate,
+    _scaled_sigmoid("route_scale", sorted_slots=True),
+    _passed_correction,
+)
+SIGMOID_LFM2 = Rule(
+    "sigmoid with native correction bias if use_expert_bias, scaled", _linear, _lfm2, _passed_correction
+)
+SIGMOID_MUSE = Rule(
+    SIGMOID_SCALED_BY_BLOCK.description,
+    _multiplied,
+    _scaled_sigmoid("routed_scaling_factor", epsilon=1e-15),
+    _own_correction,
+)
+SIGMOID_LAGUNA = Rule(
+    "sigmoid of soft-capped logits with native correction bias, renormalised",
+    _softcapped,
+    _constant(function="sigmoid", normalize=True),
+    _own_correction,
+    weights_like_hidden=True,
+)
+SCORED = Rule(
+    "sigmoid or sqrt(softplus) with native correction bias, renormalised, scaled",
+    _linear,
+    _scored_by,
+    _own_correction,
+)
+SCORED_FLOAT32 = Rule(SCORED.description, _linear_in_float32, _scored_by, _own_correction)

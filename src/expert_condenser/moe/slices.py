@@ -1,0 +1,139 @@
+"""Train some experts of a layer and no other: the chosen slices of the fused weights are parameters of their own.
+
+A fused weight `(E, ...)` is frozen, whole; the chosen experts' slices `(N, ...)` train beside it, with gradient
+and optimizer state of their own size, so that memory falls with the number of experts and weight decay or
+rounding cannot touch the others. Every forward writes the slices into the fused weight, which is thus always
+the current model: any experts implementation reads it, and a saved model is a stock checkpoint.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from expert_condenser.errors import TrainingError
+from expert_condenser.moe.layers import MoELayer
+
+SLICES = "trained_slices"
+
+
+class WriteSlices(torch.autograd.Function):
+    """The fused weight with the slices in it; the gradient is that of the slices."""
+
+    @staticmethod
+    def forward(ctx: Any, slices: Tensor, fused: Tensor, ids: Tensor) -> Tensor:  # noqa: D102
+        ctx.save_for_backward(ids)
+        fused.data[ids] = slices.to(fused.dtype)
+        return fused.data
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:  # noqa: D102
+        return gradients[0][ctx.saved_tensors[0]], None, None
+
+
+class SlicedExperts(nn.Module):
+    """Mixed into a family's experts class: reading a fused weight gives the one with the slices."""
+
+    def ids(self) -> tuple[int, ...]:
+        """The experts that train, ascending."""
+        trained: Any = self.trained_ids
+        return tuple(trained.tolist())
+
+    def read(self, name: str) -> tuple[Tensor, Tensor]:
+        """A fused weight with the slices written into it, without gradient; and the slices, which have one."""
+        slices = getattr(self, SLICES)[name]
+        fused: Any = self._parameters[name]
+        with torch.no_grad():
+            return WriteSlices.apply(slices, fused, self.trained_ids), slices  # type: ignore[no-untyped-call]
+
+    def write_back(self) -> None:
+        """Write the slices into the fused weights, outside of a forward."""
+        with torch.no_grad():
+            for name, slices in getattr(self, SLICES).items():
+                self._parameters[name].data[self.trained_ids] = slices  # type: ignore[union-attr, index]
+
+
+def train_slices(layer: MoELayer, ids: Sequence[int]) -> None:
+    """Freeze the experts of a layer except `ids`, which train as slices; in place.
+
+    Raises `TrainingError` on ids out of range or given twice, and where the experts are not fused weights.
+    """
+    experts: Any = layer.experts
+    _check(layer, ids)
+    names = fused_names(layer)
+    experts.requires_grad_(False)
+    if not ids:
+        return
+    experts.__class__ = _sliced_class(experts.__class__, names)
+    first = experts._parameters[names[0]]
+    trained = torch.tensor(sorted(ids), dtype=torch.int64, device=first.device)
+    experts.register_buffer("trained_ids", trained, persistent=False)
+    slices = {name: nn.Parameter(experts._parameters[name].detach()[experts.trained_ids].clone()) for name in names}
+    setattr(experts, SLICES, nn.ParameterDict(slices))
+    experts.register_state_dict_pre_hook(lambda module, prefix, keep_vars: module.write_back())
+    experts.register_state_dict_post_hook(_drop_slices)
+    experts.register_load_state_dict_post_hook(_reread_slices)
+
+
+def is_sliced(layer: MoELayer) -> bool:
+    """Whether some experts of the layer train as slices."""
+    return isinstance(layer.experts, SlicedExperts)
+
+
+def trained_ids(layer: MoELayer) -> list[int]:
+    """The experts of a layer that train as slices, ascending."""
+    experts: Any = layer.experts
+    return list(experts.ids())
+
+
+def fused_names(layer: MoELayer) -> tuple[str, ...]:
+    """The parameters of the experts that have one slice per expert: weights and biases, in any layout.
+
+    Raises `TrainingError` where there are others, which no slice could train.
+    """
+    parameters = dict(layer.experts.named_parameters(recurse=False))
+    names = tuple(name for name, value in parameters.items() if len(value) == layer.num_experts)
+    rest = sorted({name for name, _ in layer.experts.named_parameters()} - set(names))
+    if rest or not names:
+        raise TrainingError(
+            f"experts train as slices of fused weights, E = {layer.num_experts} of each; {layer.block}.experts has "
+            f"{', '.join(rest) or 'no parameter'} besides"
+        )
+    return names
+
+
+def _check(layer: MoELayer, ids: Sequence[int]) -> None:
+    if len(set(ids)) != len(ids) or any(not 0 <= i < layer.num_experts for i in ids):
+        raise TrainingError(
+            f"{layer.name}: the experts to train are distinct ids in 0..{layer.num_experts - 1}; got {list(ids)}"
+        )
+
+
+@cache
+def _sliced_class(experts_class: Any, names: tuple[str, ...]) -> Any:
+    def reader(name: str) -> property:
+        def read(self: Any) -> Tensor:
+            slices = getattr(self, SLICES)[name]
+            return WriteSlices.apply(slices, self._parameters[name], self.trained_ids)  # type: ignore[no-untyped-call]
+
+        return property(read)
+
+    body = {name: reader(name) for name in names}
+    return type(
+        f"Sliced{experts_class.__name__}", (SlicedExperts, experts_class), {**body, "base_class": experts_class}
+    )
+
+
+def _drop_slices(module: Any, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    for key in [key for key in state if key.startswith(f"{prefix}{SLICES}.")]:
+        del state[key]
+
+
+def _reread_slices(module: Any, keys: Any) -> None:
+    """After a load: the slices are those of the fused weights that were loaded."""
+    keys.missing_keys[:] = [key for key in keys.missing_keys if f".{SLICES}." not in key]
+    with torch.no_grad():
+        for name, slices in getattr(module, SLICES).items():
+            slices.copy_(module._parameters[name][module.trained_ids])

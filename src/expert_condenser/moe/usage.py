@@ -1,0 +1,57 @@
+"""How often every expert is chosen on a fixed set of texts, and with which gate weight (paper, Fig. 3; ESFT)."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from expert_condenser.functional.routing import count_usage
+from expert_condenser.moe.layers import decoder_of, moe_layers
+
+
+class Usage(NamedTuple):
+    """Hard selections, and the sum of the gate weights, of every expert over the non-padding tokens."""
+
+    counts: Int[Tensor, "L E"]
+    gate_mass: Float[Tensor, "L E"]
+
+
+@torch.no_grad()
+def measure_usage(
+    model: Any, tokenizer: PreTrainedTokenizerBase, rows: Sequence[list[int]], *, batch_size: int = 16
+) -> Usage:
+    """Run the decoder on token ids in eval mode; counts are int64, gate weights are summed in float64."""
+    layers = moe_layers(model)
+    decoder = decoder_of(model, layers)
+    shape = len(layers), layers[0].num_experts
+    usage = Usage(torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.float64))
+    training = model.training
+    model.eval()
+    for start in range(0, len(rows), batch_size):
+        batch = tokenizer.pad({"input_ids": list(rows[start : start + batch_size])}, return_tensors="pt")
+        inputs = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask")}
+        mask = inputs["attention_mask"].reshape(-1)
+        hooks = [
+            layer.router.register_forward_hook(partial(_count, usage=usage, index=index, mask=mask))
+            for index, layer in enumerate(layers)
+        ]
+        try:
+            decoder(**inputs, use_cache=False)
+        finally:
+            for hook in hooks:
+                hook.remove()
+    model.train(training)
+    return usage
+
+
+def _count(
+    router: Any, args: Any, output: tuple[Tensor, Tensor, Tensor], *, usage: Usage, index: int, mask: Tensor
+) -> None:
+    _, weights, indices = output
+    real = mask != 0
+    usage.counts[index] += count_usage(indices, usage.counts.shape[1], mask).cpu()
+    usage.gate_mass[index].index_add_(0, indices[real].reshape(-1).cpu(), weights[real].reshape(-1).double().cpu())

@@ -1,0 +1,67 @@
+"""What `condenser families` and `condenser methods` print is what is in the tables."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from expert_condenser.bench.costs import ARM_OF
+from expert_condenser.cli import main
+from expert_condenser.cli.catalog import committed_costs, family_rows
+from expert_condenser.methods import METHODS
+from expert_condenser.moe.families import FAMILIES, REFUSED
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def printed(capsys, *words):
+    assert main(words) == 0
+    return capsys.readouterr().out
+
+
+def test_families_as_json(capsys):
+    rows = json.loads(printed(capsys, "families", "--json"))["families"]
+    assert rows == family_rows()
+    assert {row["model_type"] for row in rows if row["supported"]} == set(FAMILIES)
+    assert {row["model_type"]: row["reason"] for row in rows if not row["supported"]} == REFUSED
+    assert len(FAMILIES) >= 50
+    assert all(row["scoring"] and row["router_class"] and row["reason"] is None for row in rows if row["supported"])
+
+
+def test_families_one_line_each(capsys):
+    lines = printed(capsys, "families").splitlines()
+    assert len(lines) == len(FAMILIES) + len(REFUSED) + 1
+    assert lines[-1] == f"{len(FAMILIES)} supported, {len(REFUSED)} refused"
+    assert next(line for line in lines if line.startswith("gpt_oss ")).split()[1] == "supported"
+
+
+def test_the_table_of_the_readme_is_the_printed_one(capsys):
+    table = printed(capsys, "families", "--markdown").strip()
+    assert table in README.read_text()
+    assert all(f"`{name}`" in table for name in (*FAMILIES, *REFUSED))
+
+
+def test_methods_as_json(capsys):
+    content = json.loads(printed(capsys, "methods", "--json"))
+    assert [row["name"] for row in content["methods"]] == list(METHODS)
+    for row in content["methods"]:
+        assert {"name", "summary", "paper", "trainable", "phases", "options", "relative_cost"} == set(row)
+        assert row["relative_cost"]["time"] > 0
+        assert row["relative_cost"]["memory"] > 0
+    assert content["cost_measured_on"] == committed_costs()["measured_on"]
+
+
+def test_methods_one_line_each(capsys):
+    lines = printed(capsys, "methods").splitlines()
+    assert [line.split()[0] for line in lines[1:-1]] == list(METHODS)
+
+
+def test_committed_costs_are_ratios_of_committed_medians():
+    costs = committed_costs()
+    base = costs["medians"]["sft"]
+    assert set(costs["medians"]) == set(costs["relative_to_sft"]) == set(ARM_OF) > set(METHODS)
+    for name, cost in costs["relative_to_sft"].items():
+        # The median of ratios over rounds, which is not the ratio of medians.
+        assert cost["time"] == pytest.approx(costs["medians"][name]["step_s"] / base["step_s"], rel=0.4)
+        assert cost["memory"] == pytest.approx(costs["medians"][name]["peak_mb"] / base["peak_mb"], abs=1e-3)
+    assert costs["relative_to_sft"]["sft"] == {"time": 1.0, "memory": 1.0}
