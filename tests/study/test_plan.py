@@ -9,7 +9,7 @@ import yaml
 
 from expert_condenser.errors import EvaluationError
 from expert_condenser.study.plan import best_options, is_done, read_study
-from expert_condenser.training.record import describe
+from expert_condenser.training.settings import describe
 
 STUDY = {
     "base": "testbed",

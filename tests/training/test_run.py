@@ -18,7 +18,7 @@ from trl import SFTConfig, SFTTrainer
 
 from expert_condenser import MethodCallback
 from expert_condenser.checkpoint.guard import is_whole
-from expert_condenser.cli import main
+from expert_condenser.cli.main import main
 from expert_condenser.errors import ExpertCondenserError, TrainingError
 from expert_condenser.files import MANIFEST
 from expert_condenser.moe.own_types import condensers_of

@@ -35,7 +35,8 @@ from expert_condenser.errors import EvaluationError, ExpertCondenserError, Train
 from expert_condenser.evaluation.record import RESULTS
 from expert_condenser.files import read_json
 from expert_condenser.training.recipe import TrainingConfig, parse_config
-from expert_condenser.training.record import RUN, check_same_run
+from expert_condenser.training.record import RUN
+from expert_condenser.training.settings import check_same_run
 
 _OWN = {"model_name_or_path", "output_dir", "seed", "overwrite", "resume"}
 

@@ -41,7 +41,9 @@ from expert_condenser.training.model import (
     trainable_table,
 )
 from expert_condenser.training.recipe import TrainingConfig
-from expert_condenser.training.record import RUN, RunRecorder, check_same_run, describe
+from expert_condenser.training.record import RUN
+from expert_condenser.training.recorder import RunRecorder
+from expert_condenser.training.settings import check_same_run, describe
 from expert_condenser.training.trainer import StrictSFTTrainer
 
 EXPERT_CONFIG = "expert_cfg.json"
