@@ -32,7 +32,7 @@ class RunRecord:
     """Of this package, where it runs from a git checkout; with `-dirty` where its files were changed."""
     trainable: dict[str, dict[str, int]] = field(default_factory=dict)
     """`{group of parameters: {"total": n, "trainable": n}}`."""
-    phases: dict[str, dict[str, float]] = field(default_factory=dict)
+    phases: dict[str, dict[str, int | float]] = field(default_factory=dict)
     """`{phase: {"steps": n, "tokens": n, "seconds": s}}` of those that are done."""
     steps: int | None = None
     """Optimizer steps over all phases; None until the run is finished."""
@@ -77,9 +77,9 @@ class RunRecord:
         """Write `run.json`, whole or not at all."""
         write_json(path, asdict(self))
 
-    def with_phase(self, name: str, *, steps: int, tokens: int, seconds: float) -> "RunRecord":
+    def with_phase(self, name: str, *, steps: int, tokens: int, seconds: int | float) -> "RunRecord":
         """The record after a phase is done."""
-        done = {"steps": steps, "tokens": tokens, "seconds": round(seconds, 1)}
+        done: dict[str, int | float] = {"steps": steps, "tokens": tokens, "seconds": round(seconds, 1)}
         return replace(self, phases={**self.phases, name: done})
 
     def closed(self) -> "RunRecord":
@@ -115,6 +115,7 @@ def _migrated(content: dict[str, Any]) -> dict[str, Any]:
     kept = {_RENAMED.get(name, name): value for name, value in config.items() if name not in others}
     if method not in _OPTIONS:  # a method of somebody's own: which options are its own is not known
         kept = {_RENAMED.get(name, name): value for name, value in config.items()}
+    kept.setdefault("router_learning_rate_factor", 1.0)  # an option since, which was not there to be set
     return {"versions": {}, "git_commit": None, **content, "config": kept, "format_version": FORMAT_VERSION}
 
 
