@@ -1,7 +1,7 @@
 """What release 0.1 wrote is read: a model, an adapter and interrupted runs load, resume and compare.
 
-tests/data/format_1 was made by 0.1 (commit dc1c76d) with the functions of its tests/runs.py, in the directory itself, so
-that paths are relative: a tiny OLMoE and 16 rows in `base`; runs of three methods, each interrupted and to the end;
+tests/data/format_1 was made by 0.1 (commit dc1c76d) with the functions of its tests/runs.py, in the directory itself,
+so that paths are relative: a tiny OLMoE and 16 rows in `base`; runs of three methods, each interrupted and to the end;
 `expected.safetensors` has every weight of the results, and logits.
 """
 
@@ -27,7 +27,7 @@ OPTIONS = {
     "lora": {"method": "condenser", "lora": "attention+experts", "lora_r": 2, "lora_alpha": 4},
 }
 TOLERANCE = 1e-6
-"""Of weights and logits: another CPU rounds otherwise. On the machine that wrote the files both are equal bit for bit."""
+"""Of weights and logits: another CPU rounds otherwise; on the one that wrote the files both are equal bit for bit."""
 
 
 @pytest.fixture

@@ -143,6 +143,10 @@ class Method(ABC):
                 f"a run goes on with the state it had: this one is {self.name}, phase {self.phase}; the checkpoint has "
                 f"{ {key: state.get(key) for key in ('method', 'phase')} }"
             )
+        if missing := sorted(self.state_dict().keys() - state.keys()):
+            raise TrainingError(
+                f"a run goes on with the state it had; that of the checkpoint lacks {', '.join(missing)}"
+            )
 
     def _position(self) -> int:
         return self.phases.index(self.phase)

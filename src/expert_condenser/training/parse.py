@@ -39,7 +39,8 @@ def parse_recipe(words: list[str]) -> Recipe:
     found, rest = parser.parse_known_args(words)
     if rest:
         raise TrainingError(f"options are --name value; got {' '.join(rest)}")
-    return Recipe.of(**vars(found))
+    asked = {name if name in vars(found) else name.removeprefix(_NEGATED) for name in (*flags, *written)}
+    return Recipe.of(**{name: getattr(found, name) for name in asked})
 
 
 def _without_config(words: list[str]) -> tuple[Path | None, list[str]]:
