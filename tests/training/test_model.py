@@ -10,7 +10,7 @@ from expert_condenser.errors import TrainingError
 from expert_condenser.training import phase as phase_module
 from expert_condenser.training.model import load_for_training
 from expert_condenser.training.run import train
-from tests.runs import config, make_base, read
+from tests.runs import assert_identical, config, interrupted, make_base, read
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_a_quantised_base_is_refused_before_its_weights_are_read(base, tmp_path,
     content = json.loads((base / "model" / "config.json").read_text())
     quantised = {**content, "quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
     (folder / "config.json").write_text(json.dumps(quantised))
-    with pytest.raises(TrainingError, match="is quantised .*Take its bfloat16 version"):
+    with pytest.raises(TrainingError, match=r"is quantised .*Take its bfloat16 version"):
         load(config(base, tmp_path / "run", method="sft"), folder)
     assert asked == {}
     assert load(config(base, tmp_path / "run", method="sft"), base / "model") is not None
@@ -96,13 +96,11 @@ def test_a_factor_of_one_is_as_if_there_was_none(base, tmp_path, trainers):
 
 def test_a_factor_without_effect_is_an_error(base, tmp_path):
     options = {"method": "frozen_router", "router_learning_rate_factor": 0.5, "max_steps": 1}
-    with pytest.raises(TrainingError, match="router_learning_rate_factor = 0.5 has no effect: no router trains"):
+    with pytest.raises(TrainingError, match=r"router_learning_rate_factor = 0\.5 has no effect: no router trains"):
         train(config(base, tmp_path / "run", **options))
 
 
 def test_a_run_with_a_factor_resumes(base, tmp_path):
-    from tests.runs import assert_identical, interrupted
-
     options = {"method": "sft", "router_learning_rate_factor": 0.5}
     train(config(base, tmp_path / "whole", **options))
     interrupted(base, tmp_path / "cut", "train", "on_step_end", 5, **options)

@@ -15,12 +15,7 @@ PACKAGE = Path(expert_condenser.__file__).parent
 
 
 def git(folder, *words):
-    identity = {
-        "GIT_AUTHOR_NAME": "a",
-        "GIT_AUTHOR_EMAIL": "a@b",
-        "GIT_COMMITTER_NAME": "a",
-        "GIT_COMMITTER_EMAIL": "a@b",
-    }
+    identity = {f"GIT_{who}_{what}": "someone" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
     done = subprocess.run(
         ["git", *words], cwd=folder, env={**os.environ, **identity}, capture_output=True, text=True, check=True
     )
@@ -31,13 +26,13 @@ def git(folder, *words):
 def package(tmp_path, monkeypatch):
     """A package in a git repository, seen from inside of another one, where the user works."""
     for name in ("package", "users"):
-        (tmp_path / name).mkdir()
+        (tmp_path / name / "training").mkdir(parents=True)
         git(tmp_path / name, "init", "-q")
-        (tmp_path / name / "record.py").write_text(f"# {name}\n")
+        (tmp_path / name / "training" / "record.py").write_text(f"# {name}\n")
         git(tmp_path / name, "add", ".")
         git(tmp_path / name, "commit", "-q", "-m", name)
     monkeypatch.chdir(tmp_path / "users")
-    monkeypatch.setattr(record, "__file__", str(tmp_path / "package" / "record.py"))
+    monkeypatch.setattr(record, "__file__", str(tmp_path / "package" / "training" / "record.py"))
     return tmp_path
 
 
@@ -47,13 +42,13 @@ def test_the_commit_is_that_of_the_package(package):
 
 
 def test_changed_files_are_said(package):
-    (package / "package" / "record.py").write_text("# changed\n")
+    (package / "package" / "__init__.py").write_text("# another file\n")
     assert package_commit() == f"{git(package / 'package', 'rev-parse', 'HEAD')}-dirty"
 
 
 def test_a_package_below_somebodys_repository_is_not_of_its_commit(package, monkeypatch):
-    installed = package / "users" / "site-packages" / "record.py"
-    installed.parent.mkdir()
+    installed = package / "users" / "site-packages" / "training" / "record.py"
+    installed.parent.mkdir(parents=True)
     installed.write_text("# installed, not tracked\n")
     monkeypatch.setattr(record, "__file__", str(installed))
     assert package_commit() is None
