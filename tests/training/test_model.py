@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from expert_condenser.errors import TrainingError
+from expert_condenser.errors import CheckpointError, TrainingError
 from expert_condenser.training import phase as phase_module
 from expert_condenser.training.model import load_for_training
 from expert_condenser.training.run import train
@@ -49,12 +49,22 @@ def test_options_reach_from_pretrained(base, tmp_path, asked):
     assert asked["experts_implementation"] == "sorted_mm"
 
 
-def test_a_quantised_base_is_refused_before_its_weights_are_read(base, tmp_path, asked):
-    folder = tmp_path / "quantised"
+def quantised(base, folder, method):
     folder.mkdir()
     content = json.loads((base / "model" / "config.json").read_text())
-    quantised = {**content, "quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
-    (folder / "config.json").write_text(json.dumps(quantised))
+    (folder / "config.json").write_text(json.dumps({**content, "quantization_config": {"quant_method": method}}))
+    return folder
+
+
+def test_a_base_in_mxfp4_is_loaded_as_weights_that_can_train(base, tmp_path, asked):
+    """gpt-oss is published in this form; there are no such weights here, so the load itself fails."""
+    with pytest.raises(CheckpointError):
+        load(config(base, tmp_path / "run", method="sft"), quantised(base, tmp_path / "mxfp4", "mxfp4"))
+    assert asked["quantization_config"].dequantize is True
+
+
+def test_a_quantised_base_is_refused_before_its_weights_are_read(base, tmp_path, asked):
+    folder = quantised(base, tmp_path / "quantised", "bitsandbytes")
     with pytest.raises(TrainingError, match=r"is quantised .*Take its bfloat16 version"):
         load(config(base, tmp_path / "run", method="sft"), folder)
     assert asked == {}

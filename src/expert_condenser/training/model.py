@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import AutoConfig
+from transformers import AutoConfig, Mxfp4Config
 
 from expert_condenser.adapters.lora import add_adapter
 from expert_condenser.checkpoint.load import load_model, resolve_model
@@ -69,12 +69,11 @@ def load_for_training(source: str | Path, recipe: Recipe, method: Method, *, is_
     Raises `TrainingError` where the base is a result of such a run, or is quantised.
     """
     run = recipe.run
-    if is_base:
-        _check_not_quantised(source, run.revision)
     options = {
         "experts_implementation": run.experts_implementation or default_implementation(recipe.device.type),
         **{name: value for name in ("attn_implementation", "device_map") if (value := getattr(run, name)) is not None},
         **({"revision": run.revision} if is_base and run.revision is not None else {}),
+        **(_dequantised(source, run.revision) if is_base else {}),
     }
     model = load_model(source, run.dtype, train=True, **options)
     if is_base and isinstance(model, CondenserModel | PeftModel):
@@ -88,19 +87,27 @@ def load_for_training(source: str | Path, recipe: Recipe, method: Method, *, is_
     return model
 
 
-def _check_not_quantised(source: str | Path, revision: str | None) -> None:
-    """transformers keeps quantised experts apart from the fused weights that routing, ESFT and adapters work on."""
+def _dequantised(source: str | Path, revision: str | None) -> dict[str, Any]:
+    """How a base that was saved quantised is loaded as weights that can train; none is trained as it is.
+
+    transformers keeps quantised experts apart from the fused weights that routing, ESFT and adapters work on.
+    """
     if Path(source).is_dir() and not (Path(source) / "config.json").exists():
-        return  # an adapter, or nothing: loading says which
+        return {}  # an adapter, or nothing: loading says which
     try:
         config = AutoConfig.from_pretrained(source, **({} if revision is None else {"revision": revision}))
     except (OSError, ValueError):
-        return  # what cannot be read is refused with the reason by the load
-    if getattr(config, "quantization_config", None) is not None:
-        raise TrainingError(
-            f"a run trains weights as they are, and {source} is quantised (quantization_config in its config): PEFT "
-            "cannot adapt quantised fused experts, and no optimizer can train them. Take its bfloat16 version."
-        )
+        return {}  # what cannot be read is refused with the reason by the load
+    found = getattr(config, "quantization_config", None)
+    if found is None:
+        return {}
+    method = found.get("quant_method") if isinstance(found, dict) else found.quant_method
+    if str(getattr(method, "value", method)) == "mxfp4":  # gpt-oss, which is published in no other form
+        return {"quantization_config": Mxfp4Config(dequantize=True)}
+    raise TrainingError(
+        f"a run trains weights as they are, and {source} is quantised ({method}): PEFT cannot adapt quantised fused "
+        "experts, and no optimizer can train them. Take its bfloat16 version."
+    )
 
 
 def dtype_of(name: str, path: str) -> torch.dtype:
