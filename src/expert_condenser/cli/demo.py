@@ -20,8 +20,9 @@ from expert_condenser.checkpoint.load import base_model_path, load_model, load_t
 from expert_condenser.data.procedural.families import HELD_OUT_ITEMS, PRETRAINED, items
 from expert_condenser.data.sources import TESTBED
 from expert_condenser.errors import TrainingError
-from expert_condenser.evaluation.backends.transformers_backend import Generation, ModelBackend
-from expert_condenser.evaluation.evaluate import evaluate, settings_of
+from expert_condenser.evaluation.backends.local import LocalBackend
+from expert_condenser.evaluation.evaluate import evaluate
+from expert_condenser.evaluation.generation import Generation
 from expert_condenser.evaluation.tasks import load
 from expert_condenser.functional.concentration import gini
 from expert_condenser.moe.layers import moe_layers
@@ -103,16 +104,8 @@ def _measure(model_path: Path, place: Path, count: int) -> dict[str, Any]:
     """Accuracy per family, and the usage of every expert on held-out items of the task."""
     model, tokenizer = load_model(model_path), load_tokenizer(model_path)
     tasks = [load(f"{TESTBED}{name}", limit=count) for name in (_task(), *(family.name for family in PRETRAINED))]
-    backend = ModelBackend(model, tokenizer)
-    results = evaluate(
-        backend,
-        tokenizer,
-        tasks,
-        place,
-        Generation(),
-        settings=settings_of(tokenizer, tasks, Generation(), place.name),
-        progress=False,
-    )
+    backend = LocalBackend(model_path, tokenizer, model=model)
+    results = evaluate(backend, tokenizer, tasks, place, Generation(), label=place.name, progress=False)
     texts = [f"{item.question}\n{item.answer}" for item in items(_task(), "validation", 200)]
     rows = [tokenizer(text)["input_ids"] for text in texts]
     attached = hasattr(moe_layers(model)[0].router, "condenser_ids")
@@ -121,7 +114,7 @@ def _measure(model_path: Path, place: Path, count: int) -> dict[str, Any]:
         "usage": measure_usage(model, tokenizer, rows).counts,
         "condensers": condensers_of(model) if attached else {},
     }
-    del model
+    del model, backend
     gc.collect()
     return outcome
 

@@ -10,13 +10,15 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from expert_condenser.checkpoint.load import load_model, load_tokenizer, resolve_model
+from expert_condenser.checkpoint.load import load_tokenizer, resolve_model
 from expert_condenser.errors import EvaluationError
-from expert_condenser.evaluation.backends.lm_eval_backend import check_harness, evaluate_harness
-from expert_condenser.evaluation.backends.transformers_backend import Generation, ModelBackend
-from expert_condenser.evaluation.backends.vllm_backend import VllmBackend
-from expert_condenser.evaluation.evaluate import evaluate, plan, settings_of, start_or_go_on
-from expert_condenser.evaluation.tasks import check_names, load
+from expert_condenser.evaluation.backends.base import Backend
+from expert_condenser.evaluation.backends.lm_eval import LmEvalBackend
+from expert_condenser.evaluation.backends.local import LocalBackend
+from expert_condenser.evaluation.backends.vllm import VllmBackend
+from expert_condenser.evaluation.evaluate import evaluate
+from expert_condenser.evaluation.generation import Generation
+from expert_condenser.evaluation.tasks import load_tasks
 from expert_condenser.kernels.buffers import keep_freed_memory
 
 BACKENDS = ("transformers", "vllm", "lm_eval")
@@ -27,12 +29,7 @@ def evaluate_command(arguments: list[str]) -> None:
     """Evaluate a model on tasks; an evaluation that was killed goes on where it was."""
     options = _parse(arguments)
     names = list(dict.fromkeys(options.tasks.split(",")))
-    check_names(names)
-    if len(names) > 1 and options.data is not None and options.data.is_file():
-        raise EvaluationError(
-            f"a data file is of one task; got {options.data} for {', '.join(names)}. Name a directory"
-        )
-    tasks = [load(name, options.data, options.limit, options.split) for name in names]
+    tasks = load_tasks(dict.fromkeys(names, options.limit), options.data, options.split)
     generation = Generation(
         batch_size=options.batch_size,
         max_new_tokens=options.max_new_tokens,
@@ -45,22 +42,9 @@ def evaluate_command(arguments: list[str]) -> None:
     tokenizer = load_tokenizer(path)
     if options.chat_template is not None:
         tokenizer.chat_template = options.chat_template.read_text()
-    plan(tasks, tokenizer, generation)  # the template must render every question
-    settings = settings_of(tokenizer, tasks, generation, path, backend=options.backend, dtype=options.dtype)
-    start_or_go_on(options.out, settings)
-    if options.backend == "lm_eval":
-        check_harness(tasks, generation)
+    backend = _backend(options, path, tokenizer, tasks, generation)
     start = time.perf_counter()
-    if options.backend == "vllm":
-        vllm = VllmBackend(path, options.dtype, tokenizer)
-        results = evaluate(vllm, tokenizer, tasks, options.out, generation, settings=settings)
-    else:
-        model = _load(path, options.dtype, options.device)
-        if options.backend == "lm_eval":
-            results = evaluate_harness(model, tokenizer, tasks, options.out, generation, settings=settings)
-        else:
-            backend = ModelBackend(model, tokenizer)
-            results = evaluate(backend, tokenizer, tasks, options.out, generation, settings=settings, nll_model=model)
+    results = evaluate(backend, tokenizer, tasks, options.out, generation)
     console = Console()
     console.print(results_table(results, path))
     console.print(f"{time.perf_counter() - start:.0f} s with loading; every answer is in {options.out}")
@@ -94,11 +78,15 @@ def _check_device(name: str | None) -> None:
         raise EvaluationError(f"--device names a device of this machine; got {name!r}. {error}") from error
 
 
-def _load(path: str, dtype: str, device: str | None) -> Any:
-    device = device or str(torch.accelerator.current_accelerator(check_available=True) or "cpu")
-    if device == "cpu":
+def _backend(options: argparse.Namespace, path: str, tokenizer: Any, tasks: Any, generation: Generation) -> Backend:
+    if options.backend == "vllm":
+        return VllmBackend(path, tokenizer, dtype=options.dtype)
+    if options.device == "cpu" or not torch.accelerator.is_available():
         keep_freed_memory()
-    return load_model(path, dtype).to(device)
+    local = LocalBackend(path, tokenizer, dtype=options.dtype, device=options.device)
+    if options.backend == "lm_eval":
+        return LmEvalBackend(local, tasks, generation, options.out / "lm_eval")
+    return local
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:

@@ -3,7 +3,6 @@
 import argparse
 from pathlib import Path
 
-from expert_condenser.study.run import run_study
 from expert_condenser.study.tables import best_table, write_tables
 
 
@@ -26,4 +25,6 @@ def study(arguments: list[str]) -> None:
     parser.add_argument("--output_dir", type=Path, required=True, help="where its runs are, or go on")
     parser.add_argument("--workers", type=int, default=None, help="runs at a time: one per GPU, or one, by default")
     options = parser.parse_args(arguments)
+    from expert_condenser.study.run import run_study  # loads torch and TRL, which tables do not need
+
     run_study(options.file, options.output_dir, options.workers)

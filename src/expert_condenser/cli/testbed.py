@@ -10,12 +10,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from expert_condenser.checkpoint.load import base_model_path, load_model, load_tokenizer
+from expert_condenser.checkpoint.load import base_model_path, load_tokenizer
 from expert_condenser.data.procedural.families import FAMILIES, HELD_OUT_ITEMS, PRETRAINED, TASKS, frequencies
 from expert_condenser.data.sources import TESTBED
 from expert_condenser.errors import TrainingError
-from expert_condenser.evaluation.backends.transformers_backend import Generation, ModelBackend
-from expert_condenser.evaluation.evaluate import evaluate, settings_of
+from expert_condenser.evaluation.backends.local import LocalBackend
+from expert_condenser.evaluation.evaluate import evaluate
+from expert_condenser.evaluation.generation import Generation
 from expert_condenser.evaluation.tasks import load
 from expert_condenser.files import read_json
 from expert_condenser.testbed.long_tail import TAIL, LongTailConfig, dissociation, tail_usage, train_long_tail
@@ -71,10 +72,8 @@ def _long_tail(output_dir: Path, recipe: LongTailConfig, count: int) -> None:
 def _evaluate(path: Path, count: int, out: Path) -> None:
     tasks = [load(f"{TESTBED}{family.name}", limit=count) for family in FAMILIES + TASKS]
     tokenizer = load_tokenizer(path)
-    backend = ModelBackend(load_model(path), tokenizer)
-    results = evaluate(
-        backend, tokenizer, tasks, out, Generation(), settings=settings_of(tokenizer, tasks, Generation(), path.name)
-    )
+    backend = LocalBackend(path, tokenizer, device="cpu")
+    results = evaluate(backend, tokenizer, tasks, out, Generation(), label=path.name)
     table = Table(title=f"{path.name}: exact match on {count} test items")
     for name in ("family", "share of pretraining", "accuracy"):
         table.add_column(name, justify="left" if name == "family" else "right")
