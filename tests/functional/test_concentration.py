@@ -37,6 +37,7 @@ def test_batches_are_measured_row_by_row_and_whatever_their_scale(measure):
     rows = torch.stack([measure(row) for row in usage.reshape(6, 5)]).reshape(2, 3)
     torch.testing.assert_close(batched, rows, rtol=0, atol=1e-15)
     torch.testing.assert_close(measure(usage * 1000), batched, rtol=0, atol=1e-15)
+    torch.testing.assert_close(measure(usage / 1024), batched, rtol=0, atol=1e-15)  # masses that sum to less than 1
     assert batched.unique().numel() > 1
 
 

@@ -124,6 +124,8 @@ def test_explicit_refuses(counts, explicit, message):
         (1, {"rule": "random", "seed": 0, "num_experts": 4}, "one number of layers, 1 or more; got none"),
         ([1], {"rule": "random", "seed": 0}, "one number of experts, 1 or more; got none"),
         ([], {"rule": "random", "seed": 0, "num_experts": 4}, "layers, 1 or more; got {'num_condensers': 0}"),
+        (1, {"rule": "random", "seed": 0, "num_experts": []}, "layers, 1 or more; got {'num_experts': 0}"),
+        (1, {"bias": BIAS, "num_experts": [5] * 3}, r"number of layers.* got \{'bias': 2, 'num_experts': 3\}"),
         (1, {"bias": BIAS, "num_experts": [4, 4]}, r"one number of experts.* got \{'bias': 5, 'num_experts': 4\}"),
     ],
 )
