@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from expert_condenser.bench.costs import ARM_OF
-from expert_condenser.cli import main
 from expert_condenser.cli.catalog import committed_costs, family_rows
+from expert_condenser.cli.main import main
 from expert_condenser.methods import METHODS
 from expert_condenser.moe.families import FAMILIES, REFUSED
 

@@ -8,7 +8,7 @@ import pytest
 
 from expert_condenser.checkpoint.load import base_model_path
 from expert_condenser.cli import eval as commands
-from expert_condenser.cli import main
+from expert_condenser.cli.main import main
 from expert_condenser.evaluation.backends.transformers_backend import Answer, Generation
 from expert_condenser.evaluation.backends.vllm_backend import VllmBackend
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from expert_condenser.cli import main
+from expert_condenser.cli.main import main
 from expert_condenser.comparison.compare import compare, compare_runs
 from expert_condenser.comparison.runs import read_design
 from expert_condenser.comparison.simulation import Study, simulate

@@ -8,7 +8,8 @@ import pytest
 from expert_condenser.comparison.runs import _BOOKKEEPING, _BOOKKEEPING_PREFIXES, SEEDS, read_design, read_run
 from expert_condenser.errors import ExpertCondenserError
 from expert_condenser.training.recipe import TrainingConfig
-from expert_condenser.training.record import _MAY_CHANGE, settings
+from expert_condenser.training.record import _MAY_CHANGE
+from expert_condenser.training.settings import settings
 
 CONFIG = {
     "dataset": "rows.jsonl",

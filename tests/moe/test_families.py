@@ -187,7 +187,7 @@ def test_a_training_step_moves_the_weights_and_the_bias(name):
     optimizer.step()
     counts = collect(layers).counts
     assert counts.sum(-1).tolist() == [int(mask.sum()) * TOP_K] * len(layers)
-    method.update(counts)
+    method.step(counts)
     expected = STEP * torch.sign(counts * EXPERTS - counts.sum(-1, keepdim=True)).float()
     assert torch.equal(selection_biases(model), expected)
     assert expected.abs().sum() > 0

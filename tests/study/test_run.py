@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-from expert_condenser.cli import main
+from expert_condenser.cli.main import main
 from expert_condenser.errors import EvaluationError
 from expert_condenser.study.run import run_study
 from expert_condenser.study.tables import write_tables

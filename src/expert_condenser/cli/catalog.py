@@ -2,13 +2,12 @@
 
 import argparse
 import json
-from dataclasses import fields
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from expert_condenser.bench.costs import measure_costs
-from expert_condenser.methods import METHODS, MethodConfig
+from expert_condenser.methods import METHODS
 from expert_condenser.moe.families import FAMILIES, REFUSED
 
 COSTS = "costs.json"
@@ -104,7 +103,6 @@ def methods(arguments: list[str]) -> None:
 
 def method_rows(costs: dict[str, Any]) -> list[dict[str, Any]]:
     """One row per method, in the order of the table `METHODS`."""
-    order = [field.name for field in fields(MethodConfig)]
     return [
         {
             "name": name,
@@ -112,7 +110,7 @@ def method_rows(costs: dict[str, Any]) -> list[dict[str, Any]]:
             "paper": method.paper,
             "trainable": method.trainable,
             "phases": list(method.phases),
-            "options": sorted(method.options, key=order.index),
+            "options": list(method.options()),
             "relative_cost": costs["relative_to_sft"].get(name),
         }
         for name, method in METHODS.items()

@@ -29,7 +29,8 @@ from expert_condenser.moe.own_types import condensers_of
 from expert_condenser.moe.usage import measure_usage
 from expert_condenser.report.figures import plot_usage
 from expert_condenser.testbed import finetune_recipe_path
-from expert_condenser.training.recipe import TrainingConfig, parse_config
+from expert_condenser.training.parse import parse_recipe
+from expert_condenser.training.recipe import Recipe
 from expert_condenser.training.run import train
 
 METHODS_SHOWN = ("sft", "condenser")
@@ -88,14 +89,14 @@ def _take_over(folder: Path) -> None:
     clear(folder)
 
 
-def _recipe(method: str, seed: int, place: Path) -> TrainingConfig:
+def _recipe(method: str, seed: int, place: Path) -> Recipe:
     words = ["--config", str(finetune_recipe_path()), "--method", method, "--seed", str(1234 + 10 * seed)]
     bias = ["--bias_step", BIAS_STEP] if method != "sft" else []
-    return parse_config([*words, *bias, "--output_dir", str(place)])
+    return parse_recipe([*words, *bias, "--output_dir", str(place)])
 
 
 def _task() -> str:
-    return _recipe("sft", 0, Path()).dataset.split(":")[1]
+    return _recipe("sft", 0, Path()).data.data.split(":")[1]
 
 
 def _measure(model_path: Path, place: Path, count: int) -> dict[str, Any]:

@@ -9,10 +9,10 @@ from expert_condenser.errors import ExpertCondenserError
 
 def _train(arguments: list[str]) -> None:
     """fine-tune a model: --config recipe.yaml [--field value ...]"""
-    from expert_condenser.training.recipe import parse_config
-    from expert_condenser.training.run import console, train
+    from expert_condenser.training.parse import parse_recipe
+    from expert_condenser.training.run import train
 
-    console.print(f"finished: {train(parse_config(arguments))}")
+    print(f"finished: {train(parse_recipe(arguments))}")
 
 
 def _demo(arguments: list[str]) -> None:

@@ -14,7 +14,7 @@ from expert_condenser.errors import TrainingError
 from expert_condenser.methods import METHODS, MethodConfig
 from expert_condenser.methods.esft import Esft
 from expert_condenser.moe.layers import decoder_depth, moe_layers
-from expert_condenser.training.calibrate import score_experts
+from expert_condenser.training.calibrate import usage_on_rows
 
 
 def score(arguments: list[str]) -> None:
@@ -32,7 +32,9 @@ def score(arguments: list[str]) -> None:
     dataset = build_dataset(options.dataset, tokenizer, split=options.dataset_split, data_format=options.data_format)
     model = load_model(path, options.dtype).to(torch.accelerator.current_accelerator(check_available=True) or "cpu")
     layers = moe_layers(model)
-    scores = score_experts(model, tokenizer, dataset, method.score, rows=options.rows, max_length=options.max_length)
+    method.calibrate(usage_on_rows(model, tokenizer, dataset, options.rows, options.max_length))
+    scores = method.scores
+    assert scores is not None
     chosen = method.choose(layers, scores)
     if options.output is not None:
         chosen.write(options.output)

@@ -34,10 +34,12 @@ import yaml
 from expert_condenser.errors import EvaluationError, ExpertCondenserError, TrainingError
 from expert_condenser.evaluation.record import RESULTS
 from expert_condenser.files import read_json
-from expert_condenser.training.recipe import TrainingConfig, parse_config
-from expert_condenser.training.record import RUN, check_same_run
+from expert_condenser.training.folder import check_same_run
+from expert_condenser.training.parse import parse_recipe
+from expert_condenser.training.recipe import Recipe
+from expert_condenser.training.record import RUN, RunRecord
 
-_OWN = {"model_name_or_path", "output_dir", "seed", "overwrite", "resume"}
+_OWN = {"model", "model_name_or_path", "output_dir", "seed", "overwrite", "resume"}
 
 
 @dataclass(frozen=True)
@@ -129,15 +131,15 @@ class Cell:
         parts = [f"{name}={str(value).replace('/', '_')}" for name, value in self.point.items()]
         return Path("runs", self.arm, *parts, f"seed{self.seed}")
 
-    def config(self, root: Path) -> TrainingConfig:
+    def config(self, root: Path) -> Recipe:
         """The run's recipe, parsed as the command line parses it; raises `EvaluationError` with the arm's name."""
         study = self.study
-        own = {"model_name_or_path": study.base, "seed": self.seed, "output_dir": str(root / self.folder)}
+        own = {"model": study.base, "seed": self.seed, "output_dir": str(root / self.folder)}
         words = [] if study.recipe is None else ["--config", str(study.recipe)]
         for name, value in {**study.options, **self.options, **own}.items():
             words += _words(name, value)
         try:
-            return parse_config(words)
+            return parse_recipe(words)
         except ExpertCondenserError as error:
             raise EvaluationError(f"arm {self.label!r}: {error}") from error
 
@@ -200,7 +202,7 @@ def is_done(root: Path, cell: Cell, questions: Mapping[str, str] | None = None) 
     if cell.seed is None:
         return True
     try:
-        check_same_run(read_json(folder / RUN), cell.config(root))
+        check_same_run(RunRecord.read(folder / RUN), cell.config(root))
     except TrainingError as error:
         raise EvaluationError(f"{folder} holds the results of another recipe: {error}") from error
     return True

@@ -18,12 +18,12 @@ from expert_condenser.evaluation.backends.transformers_backend import Generation
 from expert_condenser.evaluation.evaluate import evaluate, settings_of
 from expert_condenser.evaluation.record import ITEMS, SETTINGS
 from expert_condenser.evaluation.tasks import load
-from expert_condenser.files import read_json, write_json
 from expert_condenser.methods import METHODS
 from expert_condenser.study.cost import FlopCounter, peak_memory
 from expert_condenser.study.plan import Cell
-from expert_condenser.training.recipe import TrainingConfig
-from expert_condenser.training.record import RUN
+from expert_condenser.training.folder import annotate
+from expert_condenser.training.recipe import Recipe
+from expert_condenser.training.record import RUN, RunRecord
 from expert_condenser.training.run import train
 
 
@@ -58,11 +58,11 @@ def _run(cell: Cell, root: Path) -> None:
             keep_results(folder, ())
         return
     config = cell.config(root)
-    if not (folder / "model").exists() or "cost" not in read_json(folder / RUN):  # the cost is noted last
+    if not (folder / "model").exists() or RunRecord.read(folder / RUN).cost is None:  # the cost is noted last
         _train(cell, config)
     _evaluate(cell, folder, folder / "model")
     if not cell.study.keep_models:
-        keep_results(folder, METHODS[config.method].phases)
+        keep_results(folder, METHODS[config.run.method].phases)
 
 
 def _evaluate(cell: Cell, folder: Path, path: Path) -> None:
@@ -79,28 +79,25 @@ def _evaluate(cell: Cell, folder: Path, path: Path) -> None:
     evaluate(backend, tokenizer, tasks, folder, generation, settings=settings, nll_model=model, progress=False)
 
 
-def _train(cell: Cell, config: TrainingConfig) -> None:
+def _train(cell: Cell, config: Recipe) -> None:
     """Train from the start, or from where a killed run of this study left a checkpoint."""
-    folder = Path(config.output_dir)
-    phases = METHODS[config.method].phases_of(config)
+    folder = Path(config.trainer.output_dir)
+    phases = config.phases
     started = (folder / RUN).exists()
-    config.resume = started and any(newest_whole(folder / phase)[0] is not None for phase in phases)
-    config.overwrite = started and not config.resume
+    resume = started and any(newest_whole(folder / phase)[0] is not None for phase in phases)
     flops = FlopCounter()
     wall, busy = time.perf_counter(), time.process_time()
-    train(config, callbacks=[flops])
-    record = read_json(folder / RUN)
-    record["arm"] = cell.label
-    steps = [phase["steps"] for phase in record["phases"].values()]
+    train(config.going_on(resume=resume, overwrite=started and not resume), callbacks=[flops])
+    steps = [int(phase["steps"]) for phase in RunRecord.read(folder / RUN).phases.values()]
     whole = len(flops.per_step) == len(steps)
-    record["cost"] = {
+    cost = {
         "seconds": round(time.perf_counter() - wall, 1),
         "cpu_seconds": round(time.process_time() - busy, 1),
         "flops": sum(map(int.__mul__, flops.per_step, steps)) if whole else None,
         "peak_mb": round(peak_memory()),
-        "resumed": config.resume,
+        "resumed": resume,
     }
-    write_json(folder / RUN, record)
+    annotate(folder, arm=cell.label, cost=cost)
 
 
 def keep_results(folder: Path, phases: Sequence[str]) -> None:

@@ -98,7 +98,7 @@ class MethodCallback(TrainerCallback):
             return
         by_mass = getattr(self.layers[0].router.policy, "usage", "count") == "mass"
         self.steps += 1
-        self.method.update(self.last.mass if by_mass else self.last.counts)
+        self.method.step(self.last.mass if by_mass else self.last.counts)
         self._interval = self.last.counts if self._interval is None else self._interval + self.last.counts
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
