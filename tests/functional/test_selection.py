@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from expert_condenser.errors import RoutingError
-from expert_condenser.functional.allocation import parse_allocation
+from expert_condenser.functional.allocation import Allocation
 from expert_condenser.functional.concentration import gini as gini_of
 from expert_condenser.functional.selection import select_condensers
 from tests.samples import folders
@@ -154,7 +154,7 @@ def test_an_unknown_rule_is_refused():
 def test_records_of_a_router(path):
     record = json.loads(path.read_text())
     usage = torch.tensor(record["selection_counts"])
-    counts = parse_allocation("gini:2:2", len(usage), gini_of(usage), record["top_k"] - 1)
+    counts = Allocation.parse("gini:2:2").per_layer(len(usage), gini_of(usage), record["top_k"] - 1)
     assert sum(counts) == 2 * len(usage)
     assert len(set(counts)) > 1
     chosen = select_condensers(counts, rule="least_used", usage=usage, top_k=record["top_k"])
