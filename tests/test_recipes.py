@@ -1,5 +1,6 @@
 """Every recipe is read whole, says what its name says, and no key of it can be misspelt."""
 
+import runpy
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from expert_condenser.methods import METHODS
 from expert_condenser.training.parse import parse_recipe
 
 FOLDER = Path(__file__).parents[1] / "recipes"
-RECIPES = {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}
+RECIPES = {path.stem: path for path in sorted(FOLDER.glob("*-*.yaml"))}
 MODELS = {
     "olmoe-1b-7b": ("allenai/OLMoE-1B-7B-0924", 1e-4),
     "qwen1.5-moe-a2.7b": ("Qwen/Qwen1.5-MoE-A2.7B", 1e-3),
@@ -39,6 +40,13 @@ def copy_of(name, folder, **changes):
 def test_there_is_one_recipe_per_model_and_method():
     wanted = {f"{model}-{method}" for model in MODELS for method in METHODS}
     assert set(RECIPES) == {*wanted, f"olmoe-1b-7b-condenser{LORA}"}
+
+
+def test_the_recipes_are_those_of_the_table():
+    made = runpy.run_path(str(FOLDER / "make.py"))["recipes"]()
+    assert {path.name: path.read_text() for path in RECIPES.values()} == made, "`make recipes` writes them"
+    assert len(set(made.values())) == len(made), "control: no two are the same"
+    assert all(text.startswith("# Written by `make recipes`") for text in made.values())
 
 
 @every_recipe

@@ -18,7 +18,6 @@ from expert_condenser.training.publish import MERGE_TOLERANCE
 from expert_condenser.training.run import train
 from tests.runs import STEPS, config, interrupted, log_of, make_base, read
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 IDS = tiny_batch(2, 9)
 
 

@@ -59,7 +59,7 @@ def test_lm_eval_decodes_greedily(tmp_path, capsys):
 def test_a_file_where_a_folder_is_meant_and_the_reverse(tmp_path, capsys):
     (tmp_path / "file.jsonl").write_text("")
     assert eval_("--tasks", "testbed:gcd", "--out", tmp_path / "file.jsonl") == 2
-    assert "--out is a directory" in capsys.readouterr().err
+    assert "--output_dir is a directory" in capsys.readouterr().err
     assert eval_("--tasks", "gsm8k,svamp", "--data", tmp_path / "file.jsonl", "--out", tmp_path / "out") == 2
     assert "a data file is of one task" in capsys.readouterr().err
 

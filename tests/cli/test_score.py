@@ -11,8 +11,6 @@ from expert_condenser.moe.layers import moe_layers
 from expert_condenser.training.run import train
 from tests.runs import config, make_base, read
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
-
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):

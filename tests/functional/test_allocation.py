@@ -9,6 +9,8 @@ from expert_condenser.functional.allocation import Allocation, allocate_by_gini,
 
 def test_uniform_and_thirds():
     assert allocate_uniform(3, 2) == [2, 2, 2]
+    assert allocate_uniform(1, 2) == [2]
+    assert allocate_thirds(3, (4, 2, 0)) == [4, 2, 0]
     assert allocate_thirds(6, (1, 3, 2)) == [1, 1, 3, 3, 2, 2]
     assert allocate_thirds(7, (4, 2, 0)) == [4, 4, 4, 2, 2, 0, 0]
     assert allocate_thirds(8, (0, 2, 4)) == [0, 0, 0, 2, 2, 2, 4, 4]
@@ -35,6 +37,12 @@ def test_allocation_by_gini(gini, total, power, maximum, expected):
     assert allocate_by_gini(torch.tensor(gini, dtype=torch.float64), total, power=power, maximum=maximum) == expected
 
 
+def test_allocation_by_gini_is_proportional_unless_a_power_is_given():
+    assert allocate_by_gini(torch.tensor([0.25, 0.75]), 4, maximum=4) == [1, 3]
+    assert allocate_by_gini(torch.tensor([0.25, 0.75]), 4, power=2.0, maximum=4) == [0, 4]
+    assert allocate_by_gini(torch.ones(2), 4, maximum=4) == [2, 2], "1 is an index too"
+
+
 def test_allocation_by_gini_keeps_total_cap_and_order():
     generator = torch.Generator().manual_seed(3)
     for trial in range(200):
@@ -53,6 +61,7 @@ def test_allocation_by_gini_keeps_total_cap_and_order():
     [
         ("2", [2, 2, 2, 2, 2]),
         (" 0 ", [0, 0, 0, 0, 0]),
+        ("4", [4, 4, 4, 4, 4]),
         ("3/2/1", [3, 3, 2, 2, 1]),
         ("gini:1", [0, 1, 1, 1, 2]),
         ("gini:1:0", [1, 1, 1, 1, 1]),
@@ -64,7 +73,7 @@ def test_an_allocation_per_layer(text, expected):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "two", "-1", "2.5", "1/2", "1/2/3/4", "gini", "gini:", "gini:2:", "gini:2:-1", "²"]
+    "text", ["", "two", "-1", "2.5", "1/2", "1/2/3/4", "gini", "gini:", "gini:2:", "gini:2:-1", "²", "٢"]
 )
 def test_parse_allocation_refuses_other_forms(text):
     with pytest.raises(RoutingError, match='are "2", "4/2/0", "gini:2" or "gini:2:1.5"; got "' + text):
@@ -95,6 +104,7 @@ def test_parse_allocation_refuses_other_forms(text):
         (lambda: allocate_by_gini(torch.ones(2), -1, maximum=3), r"R >= 0; got 2 layers and \[-1\]"),
         (lambda: allocate_by_gini(torch.tensor([0.5, math.nan]), 2, maximum=3), r"in \[0, 1\] .* got \[0.5, nan\]"),
         (lambda: allocate_by_gini(torch.tensor([0.5, 1.5]), 2, maximum=3), r"got \[0.5, 1.5\]"),
+        (lambda: allocate_by_gini(torch.ones(2), 2, power=math.inf, maximum=3), "finite and >= 0; .* power inf"),
         (lambda: allocate_by_gini(torch.ones(2), 2, power=-1.0, maximum=3), "power is finite and >= 0; .* power -1.0"),
     ],
 )

@@ -13,7 +13,6 @@ from expert_condenser.moe.own_types import CondenserModel, condensers_of, select
 from expert_condenser.testing import TINY_CONFIGS, VOCABULARY_SIZE, tiny_batch, tiny_model
 from tests.model_comparison import assert_same, set_bias
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 every_family = pytest.mark.parametrize("name", TINY_CONFIGS)
 IDS = tiny_batch(3, 11)
 TOP_K = 3

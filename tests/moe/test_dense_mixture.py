@@ -9,7 +9,6 @@ from expert_condenser import METHODS, MethodConfig, attach, detach, moe_layers
 from expert_condenser.errors import TrainingError
 from expert_condenser.testing import TINY_CONFIGS, tiny_batch, tiny_model
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 TOP_K, ROWS, LENGTH = 3, 3, 7
 IMPLEMENTATIONS = ("eager", "batched_mm", "grouped_mm", "sorted_mm")
 every_family = pytest.mark.parametrize("name", TINY_CONFIGS)

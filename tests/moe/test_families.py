@@ -24,7 +24,6 @@ from expert_condenser.testing.families import TINY_FAMILIES
 from expert_condenser.training.usage import collect
 from tests.model_comparison import assert_same, set_bias
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 IDS = tiny_batch(3, 11)
 TOP_K, EXPERTS, STEP = 3, 8, 1e-2
 VARIANTS = {

@@ -15,7 +15,6 @@ from expert_condenser.testing import TINY_CONFIGS, tiny_batch, tiny_model
 
 every_family = pytest.mark.parametrize("name", TINY_CONFIGS)
 both_kinds = pytest.mark.parametrize("reentrant", [False, True], ids=["non_reentrant", "reentrant"])
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 IDS = tiny_batch(3, 11)
 TOP_K = 3
 

@@ -16,7 +16,6 @@ from expert_condenser.moe.own_types import selection_biases
 from expert_condenser.testing import tiny_batch, tiny_model
 from tests.finetune import BATCH, STEPS, UsageRecorder, finetune, rows
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 TOP_K = 3
 METRICS = {
     *("loss", "grad_norm", "learning_rate", "epoch", "nll", "expert_diversity", "usage_gini", "dead_experts"),

@@ -13,7 +13,6 @@ from expert_condenser.functional.allocation import Allocation
 from expert_condenser.training.parse import parse_recipe
 from expert_condenser.training.recipe import Recipe
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 CPU = {"use_cpu": True, "bf16": False, "report_to": "none"}
 
 

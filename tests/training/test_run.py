@@ -42,7 +42,6 @@ from tests.runs import (
     read,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 ROOT = Path(__file__).parents[2]
 GSM8K = ROOT.parent / "shared" / "data" / "train" / "gsm8k.jsonl"
 

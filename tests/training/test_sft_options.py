@@ -10,7 +10,6 @@ from expert_condenser.training.phase import phase_arguments
 from expert_condenser.training.recipe import Recipe
 from expert_condenser.training.sft_options import REFUSED, SET_BY_RUN, TrainerConfig, default_of
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 FIELDS = {f.name: f for f in fields(SFTConfig) if f.init}
 PASSED_ON = [name for name in FIELDS if name not in {*REFUSED, *SET_BY_RUN}]
 CPU = {"use_cpu": True, "bf16": False, "report_to": "none"}

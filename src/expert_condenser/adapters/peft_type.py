@@ -69,7 +69,10 @@ class CondenserLoraModel(LoraModel):
 
 
 def register_adapter_type() -> None:
-    """Make PEFT know the own type (done when `expert_condenser` is imported)."""
+    """Make PEFT know the own type (done when this module is imported)."""
     PEFT_TYPE_TO_CONFIG_MAPPING[OWN_TYPE] = CondenserLoraConfig
     PEFT_TYPE_TO_TUNER_MAPPING[OWN_TYPE] = CondenserLoraModel
     PEFT_TYPE_TO_PREFIX_MAPPING[OWN_TYPE] = "lora_"
+
+
+register_adapter_type()

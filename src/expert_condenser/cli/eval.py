@@ -2,7 +2,6 @@
 
 import argparse
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from expert_condenser.checkpoint.load import load_tokenizer, resolve_model
+from expert_condenser.cli.console import quiet_libraries, say_result
+from expert_condenser.cli.parsing import Parser
 from expert_condenser.errors import EvaluationError
 from expert_condenser.evaluation.backends.base import Backend
 from expert_condenser.evaluation.backends.lm_eval import LmEvalBackend
@@ -25,9 +26,10 @@ BACKENDS = ("transformers", "vllm", "lm_eval")
 DTYPES = ("float32", "bfloat16", "float16")
 
 
-def evaluate_command(arguments: list[str]) -> None:
+def run(words: list[str]) -> None:
     """Evaluate a model on tasks; an evaluation that was killed goes on where it was."""
-    options = _parse(arguments)
+    options = _read(words)
+    quiet_libraries()
     names = list(dict.fromkeys(options.tasks.split(",")))
     tasks = load_tasks(dict.fromkeys(names, options.limit), options.data, options.split)
     generation = Generation(
@@ -44,10 +46,21 @@ def evaluate_command(arguments: list[str]) -> None:
         tokenizer.chat_template = options.chat_template.read_text()
     backend = _backend(options, path, tokenizer, tasks, generation)
     start = time.perf_counter()
-    results = evaluate(backend, tokenizer, tasks, options.out, generation)
-    console = Console()
-    console.print(results_table(results, path))
-    console.print(f"{time.perf_counter() - start:.0f} s with loading; every answer is in {options.out}")
+    results = evaluate(backend, tokenizer, tasks, options.output_dir, generation)
+    Console().print(results_table(results, path))
+    Console(stderr=True).print(f"{time.perf_counter() - start:.0f} s with loading; every answer is kept")
+    say_result(options.output_dir / "results.json")
+
+
+def _backend(options: argparse.Namespace, path: str, tokenizer: Any, tasks: Any, generation: Generation) -> Backend:
+    if options.backend == "vllm":
+        return VllmBackend(path, tokenizer, dtype=options.dtype)
+    if options.device == "cpu" or not torch.accelerator.is_available():
+        keep_freed_memory()  # of this process alone, which evaluates and ends
+    local = LocalBackend(path, tokenizer, dtype=options.dtype, device=options.device)
+    if options.backend == "lm_eval":
+        return LmEvalBackend(local, tasks, generation, options.output_dir / "lm_eval")
+    return local
 
 
 def results_table(results: dict[str, Any], title: str) -> Table:
@@ -78,45 +91,36 @@ def _check_device(name: str | None) -> None:
         raise EvaluationError(f"--device names a device of this machine; got {name!r}. {error}") from error
 
 
-def _backend(options: argparse.Namespace, path: str, tokenizer: Any, tasks: Any, generation: Generation) -> Backend:
-    if options.backend == "vllm":
-        return VllmBackend(path, tokenizer, dtype=options.dtype)
-    if options.device == "cpu" or not torch.accelerator.is_available():
-        keep_freed_memory()
-    local = LocalBackend(path, tokenizer, dtype=options.dtype, device=options.device)
-    if options.backend == "lm_eval":
-        return LmEvalBackend(local, tasks, generation, options.out / "lm_eval")
-    return local
-
-
-def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="condenser eval", description=evaluate_command.__doc__)
-    parser.add_argument("--model", required=True, help="a directory, a hub name, or 'testbed'")
+def _read(words: list[str]) -> argparse.Namespace:
+    parser = Parser("eval", "Evaluate a model on tasks; one that was killed goes on.", {"out": "output_dir"})
+    parser.shared("model", required=True)
     parser.add_argument("--tasks", required=True, help="names, with commas between them; a wrong one lists all")
-    parser.add_argument(
-        "--data", type=Path, help="a directory of data files, or the one file of one task; default: hub"
-    )
-    parser.add_argument("--split", default="test", help="split of hub data sets and of testbed families")
-    parser.add_argument("--limit", type=int, help="the first N items of each task")
-    parser.add_argument("--out", type=Path, required=True, help="where answers and results go, or go on")
+    parser.shared("data", type=Path, help="a directory of data files, or the one file of one task; default: hub")
+    parser.shared("split", default="test", help="split of hub data sets and of testbed families")
+    parser.shared("limit", help="the first N items of each task")
+    parser.shared("output_dir", required=True, help="where answers and results go, or go on")
     parser.add_argument("--backend", choices=BACKENDS, default="transformers")
     parser.add_argument("--batch_size", type=int, default=Generation.batch_size)
     parser.add_argument("--max_new_tokens", type=int, help="default: as many as the task needs")
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
-    parser.add_argument("--device", help="default: an accelerator where there is one")
+    parser.shared("device")
     parser.add_argument("--samples", type=int, default=1, help="answers to each question, for pass@k")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
     parser.add_argument("--top_p", type=float, default=1.0)
-    parser.add_argument("--seed", type=int, default=0, help="of sampling")
+    parser.shared("seed", default=0, help="of sampling")
     parser.add_argument("--chat_template", type=Path, help="a Jinja file, in place of the tokenizer's")
-    options = parser.parse_args(list(arguments))
+    options = parser.read(words)
+    _check(options)
+    return options
+
+
+def _check(options: argparse.Namespace) -> None:
     if options.limit is not None and options.limit < 1:
         raise EvaluationError(f"--limit is 1 or more; got {options.limit}")
-    if options.out.exists() and not options.out.is_dir():
-        raise EvaluationError(f"--out is a directory; got the file {options.out}")
+    if options.output_dir.exists() and not options.output_dir.is_dir():
+        raise EvaluationError(f"--output_dir is a directory; got the file {options.output_dir}")
     if options.device is not None and options.backend == "vllm":
         raise EvaluationError("vLLM chooses its devices itself: set CUDA_VISIBLE_DEVICES and leave --device out")
     _check_device(options.device)
     if options.chat_template is not None and not options.chat_template.is_file():
         raise EvaluationError(f"--chat_template is a Jinja file; got {options.chat_template}")
-    return options

@@ -29,7 +29,7 @@ class Config:
         """The options of this method among those of all methods (`MethodConfig`); None is the defaults."""
         if options is None or isinstance(options, cls):
             return options or cls()
-        return cls(**{f.name: getattr(options, f.name) for f in fields(cls)})
+        return cls(**{f.name: getattr(options, f.name) for f in fields(cls) if hasattr(options, f.name)})
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
-from expert_condenser.errors import TrainingError
+from expert_condenser.errors import FailedRunError, TrainingError
 from expert_condenser.methods.base import Method
 from expert_condenser.moe.layers import moe_layers
 from expert_condenser.moe.router import PolicyRouter
@@ -87,7 +87,7 @@ class MethodCallback(TrainerCallback):
         """Stop before a gradient that is not finite reaches the weights: it shows in the routers of every layer."""
         gradients = [parameter.grad for parameter in self._watched if parameter.grad is not None]
         if not args.fp16 and gradients and not torch.stack([g.sum() for g in gradients]).sum().isfinite():
-            raise TrainingError(
+            raise FailedRunError(
                 f"a gradient is not finite at step {state.global_step + 1}; the last checkpoint is kept"
             )
 
@@ -118,7 +118,7 @@ class MethodCallback(TrainerCallback):
             logs.pop(name, None)
         for name in ("loss", "grad_norm"):
             if not math.isfinite(logs.get(name, 0.0)):
-                raise TrainingError(f"{name} is {logs[name]} at step {state.global_step}; the last checkpoint is kept")
+                raise FailedRunError(f"{name} is {logs[name]} at step {state.global_step}; the last checkpoint is kept")
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Close the last interval of the usage history, which may end between two logs."""
