@@ -9,8 +9,9 @@ import pytest
 from expert_condenser.checkpoint.load import base_model_path
 from expert_condenser.cli import eval as commands
 from expert_condenser.cli.main import main
-from expert_condenser.evaluation.backends.transformers_backend import Answer, Generation
-from expert_condenser.evaluation.backends.vllm_backend import VllmBackend
+from expert_condenser.evaluation.backends import local
+from expert_condenser.evaluation.backends.vllm import VllmBackend
+from expert_condenser.evaluation.generation import Answer, Generation
 
 
 @pytest.fixture
@@ -18,7 +19,7 @@ def no_model(monkeypatch):
     def load(*args, **kwargs):
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(commands, "load_model", load)
+    monkeypatch.setattr(local, "load_model", load)
 
 
 def eval_(*words):
@@ -31,6 +32,9 @@ def eval_(*words):
     [
         (["--tasks", "gsm8k,gsm9k"], "a task is one of gsm8k, svamp"),
         (["--tasks", "gsm8k", "--data", "missing.json"], "there is no file or directory"),
+        (["--tasks", "testbed:gcd,testbed:aiw", "--data", "."], "testbed:aiw are made on the spot, and read no data"),
+        (["--tasks", "testbed:gcd", "--split", "train"], "is held out as test and validation; got the split 'train'"),
+        (["--tasks", "gsm8k", "--split", "tset"], "a split is one of train, validation, test; got 'tset'"),
         (["--tasks", "testbed:gcd", "--limit", "0"], "--limit is 1 or more; got 0"),
         (["--tasks", "testbed:gcd", "--samples", "3"], "greedy decoding gives one answer"),
         (["--tasks", "testbed:gcd", "--chat_template", "missing.jinja"], "--chat_template is a Jinja file"),
@@ -132,7 +136,7 @@ class FakeVllm:
 def test_vllm_gets_tokens_and_a_seed_for_every_answer(monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", FakeVllm)
     tokenizer = commands.load_tokenizer(base_model_path())
-    backend = VllmBackend("model", "float32", tokenizer)
+    backend = VllmBackend("model", tokenizer)
     sampled = Generation(samples=2, temperature=0.5)
     found = [backend.generate(["<|user|>hi<|end|>"] * 2, 8, sampled, seed) for seed in (0, 1)]
     assert found[0] == [Answer("#### 3", 2, True)] * 2

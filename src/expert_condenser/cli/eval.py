@@ -5,22 +5,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
-from expert_condenser.checkpoint.load import load_tokenizer, resolve_model
 from expert_condenser.cli.console import quiet_libraries, say_result
 from expert_condenser.cli.parsing import Parser
 from expert_condenser.errors import EvaluationError
-from expert_condenser.evaluation.backends.base import Backend
-from expert_condenser.evaluation.backends.lm_eval import LmEvalBackend
-from expert_condenser.evaluation.backends.local import LocalBackend
-from expert_condenser.evaluation.backends.vllm import VllmBackend
-from expert_condenser.evaluation.evaluate import evaluate
 from expert_condenser.evaluation.generation import Generation
-from expert_condenser.evaluation.tasks import load_tasks
-from expert_condenser.kernels.buffers import keep_freed_memory
 
 BACKENDS = ("transformers", "vllm", "lm_eval")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -29,7 +20,13 @@ DTYPES = ("float32", "bfloat16", "float16")
 def run(words: list[str]) -> None:
     """Evaluate a model on tasks; an evaluation that was killed goes on where it was."""
     options = _read(words)
+    # Once the words are right: what computes takes seconds to import.
+    from expert_condenser.checkpoint.load import load_tokenizer, resolve_model
+    from expert_condenser.evaluation.evaluate import evaluate
+    from expert_condenser.evaluation.tasks import load_tasks
+
     quiet_libraries()
+    _check_device(options.device)
     names = list(dict.fromkeys(options.tasks.split(",")))
     tasks = load_tasks(dict.fromkeys(names, options.limit), options.data, options.split)
     generation = Generation(
@@ -52,7 +49,14 @@ def run(words: list[str]) -> None:
     say_result(options.output_dir / "results.json")
 
 
-def _backend(options: argparse.Namespace, path: str, tokenizer: Any, tasks: Any, generation: Generation) -> Backend:
+def _backend(options: argparse.Namespace, path: str, tokenizer: Any, tasks: Any, generation: Generation) -> Any:
+    import torch
+
+    from expert_condenser.evaluation.backends.lm_eval import LmEvalBackend
+    from expert_condenser.evaluation.backends.local import LocalBackend
+    from expert_condenser.evaluation.backends.vllm import VllmBackend
+    from expert_condenser.kernels.buffers import keep_freed_memory
+
     if options.backend == "vllm":
         return VllmBackend(path, tokenizer, dtype=options.dtype)
     if options.device == "cpu" or not torch.accelerator.is_available():
@@ -85,6 +89,8 @@ def results_table(results: dict[str, Any], title: str) -> Table:
 def _check_device(name: str | None) -> None:
     if name is None or name == "cpu":
         return
+    import torch
+
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
@@ -121,6 +127,5 @@ def _check(options: argparse.Namespace) -> None:
         raise EvaluationError(f"--output_dir is a directory; got the file {options.output_dir}")
     if options.device is not None and options.backend == "vllm":
         raise EvaluationError("vLLM chooses its devices itself: set CUDA_VISIBLE_DEVICES and leave --device out")
-    _check_device(options.device)
     if options.chat_template is not None and not options.chat_template.is_file():
         raise EvaluationError(f"--chat_template is a Jinja file; got {options.chat_template}")

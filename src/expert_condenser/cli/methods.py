@@ -25,9 +25,8 @@ def run(words: list[str]) -> None:
         put_json(options.json, {"methods": rows, "cost_measured_on": costs["measured_on"]}, indent=1)
     else:
         _print(rows, costs["measured_on"])
-    if options.measure is not None:
-        if options.json != "-":  # then stdout is JSON and nothing else
-            say_result(options.measure)
+    if options.measure is not None and options.json != "-":  # then stdout is JSON and nothing else
+        say_result(options.measure)
 
 
 def _read(words: list[str]) -> argparse.Namespace:

@@ -1,24 +1,28 @@
 """`condenser score`: which experts a task uses, and the `expert_cfg.json` that ESFT trains from it."""
 
 import argparse
+from collections.abc import Mapping
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
-from expert_condenser.checkpoint.load import load_model, load_tokenizer, resolve_model
 from expert_condenser.cli.console import put_json, quiet_libraries, say_result
 from expert_condenser.cli.parsing import Parser
-from expert_condenser.data.rows import build_dataset
 from expert_condenser.errors import TrainingError
-from expert_condenser.methods.esft import EsftConfig, EsftGate, EsftToken, ExpertConfig
-from expert_condenser.moe.layers import MoELayer, decoder_depth, moe_layers
-from expert_condenser.training.calibrate import usage_on_rows
 
 
 def run(words: list[str]) -> None:
     """Score the experts of a model on data, print the chosen ones, and write them down."""
     options = _read(words)
+    # Once the words are right: what computes takes seconds to import.
+    import torch
+
+    from expert_condenser.checkpoint.load import load_model, load_tokenizer, resolve_model
+    from expert_condenser.data.rows import build_dataset
+    from expert_condenser.methods.esft import EsftConfig, EsftGate, EsftToken
+    from expert_condenser.moe.layers import decoder_depth, moe_layers
+    from expert_condenser.training.calibrate import usage_on_rows
+
     quiet_libraries()
     kind = {"token": EsftToken, "gate": EsftGate}[options.score]
     fields = {name: getattr(options, name) for name in ("top_p", "shared_experts", "non_expert_modules")}
@@ -34,22 +38,21 @@ def run(words: list[str]) -> None:
     if options.json is not None:
         put_json(options.json, {"expert_config": chosen.experts, "scores": method.scores.tolist()})
     else:
-        Console().print(_table(chosen, layers, options))
+        sizes = {str(decoder_depth(layer)): layer.num_experts for layer in layers}
+        Console().print(_table(chosen.experts, sizes, options))
     if options.out is not None:
         chosen.write(options.out)
         if options.json != "-":  # then stdout is JSON and nothing else
             say_result(options.out)
 
 
-def _table(chosen: ExpertConfig, layers: list[MoELayer], options: argparse.Namespace) -> Table:
+def _table(chosen: Mapping[str, list[int]], sizes: Mapping[str, int], options: argparse.Namespace) -> Table:
+    """A row per decoder layer: the experts that are chosen, of how many."""
     table = Table(title=f"Experts that reach {options.top_p:.0%} of the {options.score} score")
     for name in ("decoder layer", "experts", "share of all", "chosen, best first"):
         table.add_column(name)
-    for layer in layers:
-        depth = str(decoder_depth(layer))
-        ids = chosen.experts[depth]
-        share = len(ids) / layer.num_experts
-        table.add_row(depth, str(len(ids)), f"{share:.0%}", " ".join(map(str, ids)))
+    for depth, ids in chosen.items():
+        table.add_row(depth, str(len(ids)), f"{len(ids) / sizes[depth]:.0%}", " ".join(map(str, ids)))
     return table
 
 

@@ -8,8 +8,6 @@ from rich.markup import escape
 
 from expert_condenser.cli.console import put_json
 from expert_condenser.cli.parsing import Parser
-from expert_condenser.evaluation.score_answers import score
-from expert_condenser.evaluation.tasks import check_names
 
 SHOWN = 100
 """Characters of an answer that is shown."""
@@ -18,6 +16,10 @@ SHOWN = 100
 def run(words: list[str]) -> None:
     """Score a file of `output` and `answer` pairs, or an evaluation's `items.jsonl`, by the rules of a task."""
     options = _read(words)
+    # Once the words are right: reading data takes a second to import.
+    from expert_condenser.evaluation.score_answers import score
+    from expert_condenser.evaluation.tasks import check_names
+
     check_names([options.task])
     scores, misses = score(options.task, options.data)
     if options.json is not None:

@@ -19,9 +19,10 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING, AutoConf
 
 from expert_condenser.errors import CheckpointError
 from expert_condenser.functional.routing import RoutingConfig
+from expert_condenser.moe.attachment import Attachment
 from expert_condenser.moe.families import FAMILIES
 from expert_condenser.moe.layers import MODEL_TYPE_PREFIX, decoder_of, family_name, moe_layers
-from expert_condenser.moe.router import ModelState, set_policy
+from expert_condenser.moe.router import set_policy
 
 GUARDED_FIELD = "hidden_size"
 NOTICE = "(the routing of this model needs: pip install expert-condenser)"
@@ -105,9 +106,9 @@ class CondenserConfig:  # in front of a PreTrainedConfig
 def install_policy(model: nn.Module, policy: RoutingConfig | None) -> None:
     """Give every router of `model` the policy, and the hooks on its decoder."""
     layers = moe_layers(model)
-    state = ModelState(decoder_of(model, layers))
+    attachment = Attachment(decoder_of(model, layers), [layer.router for layer in layers], policy)
     for layer in layers:
-        set_policy(layer.router, layer.rule, state, policy)
+        set_policy(layer.router, layer.rule, attachment)
 
 
 def make_room(model: nn.Module, condensers_per_layer: Sequence[int]) -> None:
