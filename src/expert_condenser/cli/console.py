@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +41,20 @@ def set_up(level: str) -> None:
     from rich.logging import RichHandler
 
     own = logging.getLogger("expert_condenser")
-    own.handlers[:] = [RichHandler(console=Console(stderr=True), show_time=False, show_path=False)]
+    handler = RichHandler(console=Console(stderr=True), show_time=False, show_path=False)
+    handler.addFilter(_without_rank)
+    own.handlers[:] = [handler]
     own.setLevel(LEVELS[level])
     own.propagate = False
     if level != "debug":
         for name, value in _QUIET.items():
             os.environ.setdefault(name, value)
+
+
+def _without_rank(record: logging.LogRecord) -> bool:
+    """Take away what accelerate's logger puts in front, where there is one process to speak."""
+    record.msg = str(record.msg).removeprefix("[RANK 0] ")
+    return True
 
 
 def quiet_libraries() -> None:
@@ -55,6 +64,8 @@ def quiet_libraries() -> None:
     import datasets
     import transformers
 
+    # TRL and PEFT use names that transformers gave new ones; nobody who runs a command can do anything about it.
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*", category=FutureWarning)
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     datasets.disable_progress_bars()

@@ -21,6 +21,7 @@ from expert_condenser.checkpoint.guard import clear
 from expert_condenser.checkpoint.load import base_model_path, load_model, load_tokenizer
 from expert_condenser.cli.console import quiet_libraries, say_result
 from expert_condenser.cli.parsing import Parser
+from expert_condenser.cli.progress import TrainingProgress
 from expert_condenser.data.procedural.families import HELD_OUT_ITEMS, PRETRAINED, items
 from expert_condenser.data.sources import TESTBED
 from expert_condenser.errors import TrainingError
@@ -65,7 +66,7 @@ def run(words: list[str]) -> None:
         console.print(f"run {number} of {total}: {name}, seed {seed + 1}")
         place = folder / f"{name.replace(' ', '_')}-seed{seed + 1}"
         start = time.time()
-        model = train(_recipe(name, seed, place))
+        model = train(_recipe(name, seed, place), callbacks=[TrainingProgress()])
         seconds = time.time() - start
         outcomes.setdefault(name, []).append({**_measure(model, place, options.limit), "seconds": seconds})
     table = _table(outcomes, options.limit)
