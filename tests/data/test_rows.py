@@ -153,8 +153,8 @@ def test_parquet_gives_the_rows_that_json_gives(tmp_path, row):
 
 
 def test_a_directory_gives_the_files_of_one_split_each_in_its_own_format(tmp_path):
-    write(tmp_path / "b.json", [MAWPS])
-    write_lines(tmp_path / "a.jsonl", [GSM8K, GSM8K])
+    write(tmp_path / "b-train.json", [MAWPS])
+    write_lines(tmp_path / "a.training.jsonl", [GSM8K, GSM8K])
     write(tmp_path / "test-1.json", [{"prompt": "only", "completion": "test"}])
     write(tmp_path / "valid.json", [{"prompt": "only", "completion": "validation"}])
     (tmp_path / "README.md").write_text("not data")
@@ -178,7 +178,7 @@ def test_a_hub_name_and_its_configuration(monkeypatch):
     asked = []
     rows = Dataset.from_list([GSM8K])
     monkeypatch.setattr(
-        sources, "load_dataset", lambda name, config, split: asked.append((name, config, split)) or rows
+        sources, "load_dataset", lambda name, config, split, revision: asked.append((name, config, split)) or rows
     )
     assert load_rows("owner/name:main", "test")[0]["prompt"] == [user("How many?")]
     load_rows("name")

@@ -5,10 +5,11 @@ import json
 import pytest
 from datasets import Dataset
 
+from expert_condenser.data import sources
 from expert_condenser.data.procedural.families import BY_NAME
 from expert_condenser.errors import DataError, EvaluationError
 from expert_condenser.evaluation.answers import NUMBER
-from expert_condenser.evaluation.tasks import TASKS, check_names, load, task
+from expert_condenser.evaluation.tasks import TASKS, check_names, load
 from expert_condenser.evaluation.tasks.task import Question
 
 ROW = {"instruction": "What is 2 + 3?", "input": "", "output": "2 + 3 = 5.", "answer": "5.0"}
@@ -27,7 +28,7 @@ def hub(monkeypatch):
         asked.append((name, config, split, revision))
         return Dataset.from_list([{"question": "2 + 3?", "answer": "2 + 3 = <<2+3=5>>5\n#### 5"}])
 
-    monkeypatch.setattr(task, "load_dataset", load_dataset)
+    monkeypatch.setattr(sources, "load_dataset", load_dataset)
     return asked
 
 
@@ -194,7 +195,7 @@ def test_a_hub_that_fails_is_one_message(monkeypatch, name):
     def refuse(*arguments, **options):
         raise ConnectionError("no network")
 
-    monkeypatch.setattr(task, "load_dataset", refuse)
+    monkeypatch.setattr(sources, "load_dataset", refuse)
     with pytest.raises(DataError, match=rf"{name}: the split .* cannot be loaded: no network; download it"):
         load(name)
 
