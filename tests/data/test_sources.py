@@ -1,6 +1,8 @@
 """The files of a directory: at every level, in the order of their shards, and none of another split."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 from datasets import Dataset, DatasetDict
@@ -76,6 +78,22 @@ def test_links_are_followed_once(tmp_path):
     (tmp_path / "set" / "train" / "back").symlink_to(tmp_path / "set")
     (tmp_path / "set" / "train" / "more").symlink_to(tmp_path / "elsewhere")
     assert asked(tmp_path / "set") == ["a", "b"]
+
+
+def test_a_folder_that_cannot_be_read_is_an_error(tmp_path, monkeypatch):
+    write(tmp_path / "train" / "a.json", "a")
+    write(tmp_path / "locked" / "train.json", "b")
+    assert asked(tmp_path) == ["b", "a"]
+    scandir = os.scandir
+
+    def deny(path):
+        if Path(path).name == "locked":
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", deny)
+    with pytest.raises(DataError, match=r"every folder of the data must be readable, but .* denied: .*locked"):
+        find_files(tmp_path)
 
 
 def test_shards_are_read_in_the_order_of_their_numbers(tmp_path):

@@ -42,7 +42,7 @@ class DataFile:
 
 @dataclass(frozen=True)
 class DataFiles:
-    """What a source holds: the files of the split that is `read`, and the paths of the other splits, `unread`."""
+    """What a source holds, by split: the files that are `read`, and the paths of those that are not, `unread`."""
 
     read: dict[str, list[DataFile]]
     unread: dict[str, list[str]]
@@ -75,10 +75,13 @@ def read_parts(source: str, split: str) -> Iterator[Part]:
 
 
 def find_files(directory: Path) -> dict[str, Path]:
-    """The data files at every level of a directory by their names from there (`data/train.json`), sorted."""
+    """The data files at every level of a directory by their names from there (`data/train.json`), sorted.
+
+    Raises `DataError` where a folder cannot be read.
+    """
     seen: set[str] = set()
     found: list[Path] = []
-    for root, folders, files in os.walk(directory, followlinks=True):
+    for root, folders, files in os.walk(directory, onerror=_refuse, followlinks=True):
         if (real := os.path.realpath(root)) in seen:  # a link leads to it a second time, from inside it maybe
             folders.clear()
             continue
@@ -87,6 +90,10 @@ def find_files(directory: Path) -> dict[str, Path]:
         found += [Path(root, name) for name in files]
     names = {path.relative_to(directory).as_posix(): path for path in sorted(found)}
     return {name: path for name, path in names.items() if is_data_file(name)}
+
+
+def _refuse(error: OSError) -> None:
+    raise DataError(f"every folder of the data must be readable, but {error}; grant access, or move it") from error
 
 
 def _by_split(directory: Path) -> dict[str, list[Path]]:
