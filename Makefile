@@ -2,22 +2,30 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
-.PHONY: setup demo test check clean
+.PHONY: setup demo test test-slow test-all check catalog mutation recipes clean
 
 setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[testbed,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)
 
 demo: $(READY)
 	$(BIN)/condenser demo --output_dir demo
 
+# Every promise once, in minutes. Which tests are slow says tests/conftest.py.
 test: $(READY)
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+	$(PYTEST) -m 'not slow'
+
+# The rest: the same promises for every family, method and option.
+test-slow: $(READY)
+	$(PYTEST) -m slow
+
+test-all: test test-slow
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -25,5 +33,16 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_architecture.py
 
+# Changes functional/ in over a thousand ways, one at a time; docs/mutation.md lists those that no test notices.
+mutation: $(READY)
+	$(BIN)/mutmut run
+	$(BIN)/mutmut results
+
+catalog: $(READY)
+	$(BIN)/python -m expert_condenser.cli.catalog
+
+recipes: $(READY)
+	$(BIN)/python recipes/make.py
+
 clean:
-	rm -rf .venv demo .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv demo mutants .pytest_cache .mypy_cache .ruff_cache

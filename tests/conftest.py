@@ -14,6 +14,7 @@ os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp()
 atexit.register(shutil.rmtree, os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
 
 from expert_condenser import moe_layers  # noqa: E402
+from tests.slow import slow_tests  # noqa: E402
 
 # With several threads, stock transformers is not repeatable to the bit: the backward of `batched_mm` sums in the order
 # in which threads arrive. One thread is also faster for models of this size.
@@ -41,3 +42,16 @@ def _recorded_routing(model):
 def recorded_routing():
     """`with recorded_routing(model) as calls`: one `(layer, logits, weights, indices)` per call of a router."""
     return _recorded_routing
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` and `-k` select
+def pytest_collection_modifyitems(config, items):
+    whole = not any("::" in argument for argument in config.args) and not config.getoption("lf", default=False)
+    slow = slow_tests([_name(item) for item in items], whole)
+    for item in items:
+        if _name(item) in slow:
+            item.add_marker("slow")
+
+
+def _name(item):
+    return item.nodeid.removeprefix("tests/")

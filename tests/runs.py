@@ -9,8 +9,9 @@ from transformers import TrainerCallback
 
 from expert_condenser.testbed.tokenizer import VOCABULARY_SIZE, train_tokenizer
 from expert_condenser.testing import tiny_model
-from expert_condenser.training.recipe import TrainingConfig
-from expert_condenser.training.run import Run, train
+from expert_condenser.training import phase as phase_module
+from expert_condenser.training.recipe import Recipe
+from expert_condenser.training.run import train
 
 GAMMA1, GAMMA2, STEPS = 1e-2, 1e-3, 4
 PHASES = ("sparsify", "condense")
@@ -35,8 +36,8 @@ def make_base(folder, name="olmoe"):
 def config(base, folder, **options):
     """Two phases of one epoch each, with two micro-batches per step and a checkpoint at every step."""
     defaults = {
-        "model_name_or_path": str(base / "model"),
-        "dataset": str(base / "rows.jsonl"),
+        "model": str(base / "model"),
+        "data": str(base / "rows.jsonl"),
         "output_dir": str(folder),
         "per_device_train_batch_size": 2,
         "gradient_accumulation_steps": 2,
@@ -52,7 +53,7 @@ def config(base, folder, **options):
     }
     if options.get("method", "condenser") == "condenser":
         defaults |= {"bias_step": GAMMA1, "bias_step_condense": GAMMA2, "num_condensers": "1"}
-    return TrainingConfig(**{**defaults, **options})
+    return Recipe.of(**{**defaults, **options})
 
 
 class At(TrainerCallback):
@@ -74,12 +75,12 @@ def interrupt():
     raise Interrupted
 
 
-def with_callback(phase, callback, original=Run._trainer):
-    """`Run._trainer`, with `callback` in front of all others in one phase."""
+def with_callback(phase, callback, original=phase_module.make_trainer):
+    """`make_trainer`, with `callback` in front of all others in one phase."""
 
-    def make(self, index, name, *rest):
-        trainer = original(self, index, name, *rest)
-        if name == phase:
+    def make(folder, rows, method, *rest):
+        trainer = original(folder, rows, method, *rest)
+        if method.phase == phase:
             trainer.callback_handler.callbacks.insert(0, callback)
         return trainer
 
@@ -89,7 +90,7 @@ def with_callback(phase, callback, original=Run._trainer):
 def interrupted(base, folder, phase, event, step, **options):
     """A run that stops there; `Interrupted` is what ended it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Run, "_trainer", with_callback(phase, At(event, step, interrupt)))
+        patch.setattr(phase_module, "make_trainer", with_callback(phase, At(event, step, interrupt)))
         with pytest.raises(Interrupted):
             train(config(base, folder, **options))
 

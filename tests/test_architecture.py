@@ -13,7 +13,7 @@ PACKAGE = "expert_condenser"
 SOURCE = Path(expert_condenser.__file__).parent
 FILES = {str(path.relative_to(SOURCE)): path.read_text() for path in sorted(SOURCE.rglob("*.py"))}
 ROOMS = (
-    *("errors", "files"),
+    *("errors", "names", "files"),
     *("functional", "kernels"),
     *("moe", "adapters", "checkpoint", "testing"),
     "methods",
@@ -21,11 +21,11 @@ ROOMS = (
     *("training", "evaluation"),
     *("comparison", "study", "bench", "testbed", "report"),
     "cli",
-    *("architectures", "__init__", "__main__"),
+    *("architectures", "registration", "__init__", "__main__"),
 )
-"""Every file or folder of the package, lowest first, a floor a line: each imports only from those that stand before it."""
+"""Every file or folder of the package, lowest first, a floor a line: each imports only from those before it."""
 FLOOR_OF = {name: index for index, name in enumerate(ROOMS)}
-MATHEMATICS = ("errors", "files", "functional", "kernels")
+MATHEMATICS = ("errors", "names", "files", "functional", "kernels")
 PUBLIC_NAMES = [
     "METHODS",
     "MethodCallback",
@@ -33,6 +33,7 @@ PUBLIC_NAMES = [
     "RoutingConfig",
     "attach",
     "detach",
+    "load_model",
     "moe_layers",
     "route",
     "select_condensers",

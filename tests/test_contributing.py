@@ -20,7 +20,9 @@ def example():
     (block,) = re.findall(r"^```python\n(.*?)^```$", GUIDE.read_text(), re.DOTALL | re.MULTILINE)
     names = {"__name__": "contributed"}
     exec(compile(block, str(GUIDE), "exec"), names)
-    (found,) = [value for value in names.values() if isinstance(value, type) and value.__module__ == "contributed"]
+    (found,) = [
+        v for v in names.values() if isinstance(v, type) and issubclass(v, Method) and v.__module__ == "contributed"
+    ]
     return found
 
 

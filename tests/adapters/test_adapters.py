@@ -14,11 +14,10 @@ from expert_condenser.checkpoint.load import load_model
 from expert_condenser.errors import CheckpointError, RoutingError, TrainingError
 from expert_condenser.moe.own_types import condensers_of, selection_biases
 from expert_condenser.testing import tiny_batch
-from expert_condenser.training.model import MERGE_TOLERANCE
+from expert_condenser.training.publish import MERGE_TOLERANCE
 from expert_condenser.training.run import train
 from tests.runs import STEPS, config, interrupted, log_of, make_base, read
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 IDS = tiny_batch(2, 9)
 
 

@@ -18,7 +18,7 @@ from expert_condenser.bench.measure import Measurement, compare, peak_memory
 from expert_condenser.bench.roofline import dense_products, grouped_products
 from expert_condenser.bench.shapes import SHAPES, Shape, share_storage
 from expert_condenser.bench.workloads import LayerWork, Setting, active_parameters
-from expert_condenser.cli import main
+from expert_condenser.cli.main import main
 from expert_condenser.errors import BenchmarkError
 from expert_condenser.moe.experts import NAME
 

@@ -1,4 +1,4 @@
-"""What `condenser families` and `condenser methods` print is what is in the tables."""
+"""What `condenser families` and `condenser methods` print is what is in the tables, and in the pages."""
 
 import json
 from pathlib import Path
@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from expert_condenser.bench.costs import ARM_OF
-from expert_condenser.cli import main
-from expert_condenser.cli.catalog import committed_costs, family_rows
+from expert_condenser.cli.catalog import build, catalog, committed_costs
+from expert_condenser.cli.main import main
 from expert_condenser.methods import METHODS
 from expert_condenser.moe.families import FAMILIES, REFUSED
 
-README = Path(__file__).parents[2] / "README.md"
+FAMILIES_PAGE = Path(__file__).parents[2] / "docs" / "families.md"
 
 
 def printed(capsys, *words):
@@ -19,9 +19,14 @@ def printed(capsys, *words):
     return capsys.readouterr().out
 
 
+def test_the_packaged_tables_are_those_of_the_code():
+    """`python -m expert_condenser.cli.catalog` (make catalog) writes them again."""
+    assert catalog() == build()
+
+
 def test_families_as_json(capsys):
     rows = json.loads(printed(capsys, "families", "--json"))["families"]
-    assert rows == family_rows()
+    assert rows == build()["families"]
     assert {row["model_type"] for row in rows if row["supported"]} == set(FAMILIES)
     assert {row["model_type"]: row["reason"] for row in rows if not row["supported"]} == REFUSED
     assert len(FAMILIES) >= 50
@@ -35,9 +40,9 @@ def test_families_one_line_each(capsys):
     assert next(line for line in lines if line.startswith("gpt_oss ")).split()[1] == "supported"
 
 
-def test_the_table_of_the_readme_is_the_printed_one(capsys):
+def test_the_table_of_the_page_is_the_printed_one(capsys):
     table = printed(capsys, "families", "--markdown").strip()
-    assert table in README.read_text()
+    assert table in FAMILIES_PAGE.read_text()
     assert all(f"`{name}`" in table for name in (*FAMILIES, *REFUSED))
 
 

@@ -5,13 +5,11 @@ import json
 import pytest
 
 from expert_condenser.checkpoint.load import load_model, load_tokenizer
-from expert_condenser.cli import main
+from expert_condenser.cli.main import main
 from expert_condenser.methods.esft import ExpertConfig, select_experts
 from expert_condenser.moe.layers import moe_layers
 from expert_condenser.training.run import train
 from tests.runs import config, make_base, read
-
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
 
 @pytest.fixture(scope="module")

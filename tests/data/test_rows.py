@@ -9,7 +9,10 @@ from expert_condenser.data.rows import build_dataset, load_rows
 from expert_condenser.data.tokens import length_report
 from expert_condenser.errors import DataError
 from expert_condenser.testbed.tokenizer import train_tokenizer
-from tests.data.samples import ROOTS
+from tests.samples import folders
+
+ROOTS = dict(zip(("samples", "widened"), folders("train", "train"), strict=False))
+"""Files made for the tests, and the real ones in the same formats where they are at hand."""
 
 ALPACA = {"instruction": "What is 2 + 3?", "input": "", "output": "2 + 3 = 5.", "answer": "5.0"}
 GSM8K = {"question": "How many?", "answer": "Half is 48/2 = <<48/2=24>>24.\nSum <<a>>1,024.\n#### 1,024"}
@@ -398,7 +401,7 @@ SIZES = {  # rows, and those of them that end in a box
 
 @pytest.mark.parametrize(("root", "name"), [(root, name) for root in ROOTS for name in SIZES[root]])
 def test_training_files(root, name, tokenizer):
-    dataset = build_dataset(str(ROOTS[root] / "train" / name), tokenizer)
+    dataset = build_dataset(str(ROOTS[root] / name), tokenizer)
     answers = [completion[0]["content"] for completion in dataset["completion"]]
     matches = [
         answer.startswith("<think>") and "</think>\\boxed{" in answer and answer.endswith("}") for answer in answers

@@ -1,35 +1,33 @@
 import json
-from pathlib import Path
 
 import pytest
 
 from expert_condenser.errors import DataError, EvaluationError
 from expert_condenser.evaluation.record import Record, append_records
 from expert_condenser.evaluation.score_answers import score_answers
+from tests.samples import folders
 
-SAMPLE = Path(__file__).parents[3] / "shared" / "data" / "eval_sample"
-real = pytest.mark.skipif(not SAMPLE.exists(), reason="the sample of the benchmarks is not here")
 PAIRS = [
     {"output": "The answer is 5.", "answer": "5.0"},
     {"output": "The answer is 6.", "answer": "5.0"},
     {"output": "I do not know [b].", "answer": "5.0"},
     {"output": None, "answer": 5},
 ]
-SCORES = {
-    ("gsm8k", "gsm8k"): (117, 74),
-    ("svamp", "SVAMP"): (119, 92),
-    ("addsub", "AddSub"): (120, 114),
-    ("singleeq", "SingleEq"): (120, 118),
-    ("multiarith", "MultiArith"): (120, 115),
-    ("aqua", "AQuA"): (118, 60),
-    ("mathqa", "mathqa"): (0, 0),
-    ("boolq", "boolq"): (120, 120),
-    ("piqa", "piqa"): (120, 120),
-    ("siqa", "social_i_qa"): (120, 120),
-    ("winogrande", "winogrande"): (120, 120),
-    ("arc_easy", "ARC-Easy"): (120, 120),
-    ("arc_challenge", "ARC-Challenge"): (120, 120),
-    ("openbookqa", "openbookqa"): (120, 120),
+SCORES = {  # per task: the file; extracted and correct of our sample, then of the wider set
+    "gsm8k": ("gsm8k", (4, 4), (117, 74)),
+    "svamp": ("SVAMP", (3, 2), (119, 92)),
+    "addsub": ("AddSub", (3, 3), (120, 114)),
+    "singleeq": ("SingleEq", (3, 2), (120, 118)),
+    "multiarith": ("MultiArith", (3, 3), (120, 115)),
+    "aqua": ("AQuA", (4, 3), (118, 60)),
+    "mathqa": ("mathqa", (0, 0), (0, 0)),
+    "boolq": ("boolq", (3, 3), (120, 120)),
+    "piqa": ("piqa", (3, 3), (120, 120)),
+    "siqa": ("social_i_qa", (3, 3), (120, 120)),
+    "winogrande": ("winogrande", (3, 3), (120, 120)),
+    "arc_easy": ("ARC-Easy", (3, 3), (120, 120)),
+    "arc_challenge": ("ARC-Challenge", (2, 2), (120, 120)),
+    "openbookqa": ("openbookqa", (3, 3), (120, 120)),
 }
 
 
@@ -131,9 +129,12 @@ def test_an_unknown_task(pairs):
         score_answers(["--task", "gsm9k", "--file", pairs])
 
 
-@real
-@pytest.mark.parametrize(("task", "name"), SCORES)
-def test_the_sample(task, name, capsys):
-    score_answers(["--task", task, "--file", str(SAMPLE / f"{name}.json"), "--json"])
-    extracted, correct = SCORES[task, name]
-    assert json.loads(capsys.readouterr().out) == {"n": 120, "extracted": extracted, "correct": correct}
+@pytest.mark.parametrize("folder", folders("answers", "eval_sample"), ids=lambda path: path.name)
+@pytest.mark.parametrize("task", SCORES)
+def test_published_formats(folder, task, capsys):
+    name, sample, wider = SCORES[task]
+    file = folder / f"{name}.json"
+    score_answers(["--task", task, "--file", str(file), "--json"])
+    extracted, correct = sample if folder.name == "answers" else wider
+    rows = len(json.loads(file.read_text()))
+    assert json.loads(capsys.readouterr().out) == {"n": rows, "extracted": extracted, "correct": correct}

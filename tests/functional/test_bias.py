@@ -60,6 +60,14 @@ def test_mass_is_usage_too():
     mass = torch.tensor([2.5, 0.5, 1.5, 1.5], dtype=torch.float64)
     assert update_bias(torch.zeros(4), mass, 1.0).tolist() == [1, -1, 0, 0]
     assert update_bias(torch.zeros(4), mass.flip(0), 1.0).tolist() == [0, 0, -1, 1]
+    assert update_bias(torch.zeros(4), mass, 1.0).dtype == torch.float32
+
+
+def test_masses_are_compared_in_float64():
+    """Three times 2 ** 24 is below the sum by 2, which float32 cannot tell."""
+    mass = torch.tensor([2.0**24, 2.0**24, 2.0**24 + 2])
+    assert mass.sum() == 3 * mass[0], "in float32"
+    assert update_bias(torch.zeros(3), mass, 1.0).tolist() == [-1, -1, 1]
 
 
 def test_condensers_keep_their_bias_and_do_not_enter_the_mean():
@@ -125,6 +133,7 @@ def test_small_steps_vanish_in_half_precision_and_not_here():
         (BIAS.bfloat16(), USAGE, 1e-3, "sparsify", "is float32, .* got torch.bfloat16"),
         (BIAS.double(), USAGE, 1e-3, "sparsify", "is float32, .* got torch.float64"),
         (BIAS, USAGE, -1e-3, "sparsify", "is not negative, .* got -0.001"),
+        (BIAS, USAGE, math.inf, "sparsify", "is not negative, .* got inf"),
         (BIAS, USAGE / 0 * 0, 1e-3, "sparsify", "usage is finite; got NaN or infinity"),
         (BIAS, torch.full((6,), math.inf), 1e-3, "sparsify", "usage is finite"),
     ],
@@ -133,3 +142,9 @@ def test_refuses(bias, usage, step, rule, message):
     unchecked = inspect.unwrap(update_bias)  # the type checker of the tests would refuse some of them first
     with pytest.raises(RoutingError, match=message):
         unchecked(bias, usage, step, rule)
+
+
+@pytest.mark.parametrize("clip", [0.0, -0.5, math.nan])
+def test_a_clip_is_a_positive_bound(clip):
+    with pytest.raises(RoutingError, match=rf"clip is a positive bound on \|bias\|; got {clip}"):
+        update_bias(BIAS, USAGE, 1e-3, clip=clip)

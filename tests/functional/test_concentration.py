@@ -1,14 +1,13 @@
 import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
 
 from expert_condenser.errors import RoutingError
 from expert_condenser.functional.concentration import dead_share, diversity, entropy, gini, overlap, top_share
+from tests.samples import folders
 
-DATA = Path(__file__).parents[3] / "shared" / "data" / "router_usage"
 MEASURES = [gini, entropy, diversity, lambda u: top_share(u, 1), dead_share, lambda u: overlap(u, u)]
 NAMES = ["gini", "entropy", "diversity", "top_share", "dead_share", "overlap"]
 
@@ -38,6 +37,7 @@ def test_batches_are_measured_row_by_row_and_whatever_their_scale(measure):
     rows = torch.stack([measure(row) for row in usage.reshape(6, 5)]).reshape(2, 3)
     torch.testing.assert_close(batched, rows, rtol=0, atol=1e-15)
     torch.testing.assert_close(measure(usage * 1000), batched, rtol=0, atol=1e-15)
+    torch.testing.assert_close(measure(usage / 1024), batched, rtol=0, atol=1e-15)  # masses that sum to less than 1
     assert batched.unique().numel() > 1
 
 
@@ -92,15 +92,25 @@ def test_top_share_of_no_such_number_is_refused(n):
         top_share(torch.tensor([1, 2, 3]), n)
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="the router records are not at hand")
-def test_real_routing_is_concentrated_differently_by_task():
-    law, translation = (
-        torch.tensor(json.loads((DATA / f"deepseek_v2_lite_{task}.json").read_text())["selection_counts"])
-        for task in ("law", "translation")
-    )
-    assert law.shape == (26, 64)
-    for measure in (gini, lambda u: top_share(u, 6)):
-        assert measure(translation).mean() > measure(law).mean() + 0.05
-    assert diversity(translation).mean() < diversity(law).mean()
-    assert overlap(law, translation).max() < 0.95
-    torch.testing.assert_close(overlap(law, law), torch.ones(26, dtype=torch.float64))
+@pytest.mark.parametrize(
+    ("even", "peaked"),
+    [
+        (folder / f"{even}.json", folder / f"{peaked}.json")
+        for folder, (even, peaked) in zip(
+            folders("router_usage", "router_usage"),
+            [("letters", "riddles"), ("deepseek_v2_lite_law", "deepseek_v2_lite_translation")],
+            strict=False,  # the wider set may be absent
+        )
+    ],
+    ids=lambda path: path.stem,
+)
+def test_routing_is_concentrated_differently_by_task(even, peaked):
+    records = [json.loads(path.read_text()) for path in (even, peaked)]
+    shape, top_k = (len(records[0]["layers"]), records[0]["num_experts"]), records[0]["top_k"]
+    even, peaked = (torch.tensor(record["selection_counts"]) for record in records)
+    assert even.shape == peaked.shape == shape
+    for measure in (gini, lambda u: top_share(u, top_k)):
+        assert measure(peaked).mean() > measure(even).mean() + 0.05
+    assert diversity(peaked).mean() < diversity(even).mean()
+    assert overlap(even, peaked).max() < 0.95
+    torch.testing.assert_close(overlap(even, even), torch.ones(shape[0], dtype=torch.float64))

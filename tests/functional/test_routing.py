@@ -352,6 +352,9 @@ def test_mass_usage():
     sixteenths = [p + q for p, q in zip(*PARTS, strict=True)]
     assert (16 * mass_usage(LOGITS)).tolist() == pytest.approx(sixteenths)
     assert (16 * mass_usage(LOGITS, torch.tensor([0, 3]))).tolist() == pytest.approx(PARTS[1])
+    shares = torch.tensor([[1 / 2, 1 / 4, 1 / 8], [1 / 4, 1 / 2, 3 / 4]])  # they sum to 7/8 and to 3/2
+    sigmoid = mass_usage(torch.logit(shares), scoring=Scoring(function="sigmoid"))
+    assert sigmoid.tolist() == pytest.approx([4 / 7 + 1 / 6, 2 / 7 + 1 / 3, 1 / 7 + 1 / 2])
     usage = mass_usage(LOGITS.clone().requires_grad_())
     assert usage.dtype == torch.float64
     assert not usage.requires_grad
@@ -390,6 +393,9 @@ def test_presets():
         ({"preset": "reference", "bias_space": "score"}, "it needs bias_space='logit'"),
         ({"bias_clip": 0.0}, "positive bound on |bias|; got 0.0"),
         ({"bias_clip": -0.5}, "positive bound on |bias|; got -0.5"),
+        ({"num_condensers": -1}, "num_condensers is an integer >= 0, or one per layer; got -1"),
+        ({"num_condensers": [1, -1]}, "or one per layer; got (1, -1)"),
+        ({"num_condensers": (1, 1.5)}, "or one per layer; got (1, 1.5)"),
     ],
 )
 def test_a_config_refuses(options, message):
@@ -417,3 +423,15 @@ def test_condensers_that_fit():
     check_condensers(2, 5, 3, PAPER)
     check_condensers(0, 5, 1, PAPER)
     check_condensers(4, 5, 1, ADDITIVE)
+    check_condensers(3, 5, 5, REFERENCE)  # a condenser may be chosen too, so that five experts fill five slots
+    assert RoutingConfig(bias_clip=0.5).bias_clip == 0.5
+
+
+def test_condensers_that_leave_too_few_experts_in_the_kept_groups_are_refused():
+    scoring, config = Scoring(num_groups=4, groups_kept=1), RoutingConfig(budget="additive")
+    check_condensers(1, 12, 2, config, scoring)
+    message = r"chooses 3 experts .* only 2 are sure to be eligible \(12 experts, 1 of 4 groups, R = 1\)\. Lower R"
+    with pytest.raises(RoutingError, match=message):
+        check_condensers(1, 12, 3, config, scoring)
+    with pytest.raises(RoutingError, match=message):
+        route(draw(0)[0], torch.zeros(12), ids(4), top_k=3, scoring=scoring, config=config)

@@ -78,6 +78,7 @@ def test_softmax_is_over_all_experts_and_topk_softmax_over_the_chosen():
 def test_sigmoids_weigh_alike_and_normalise_over_the_chosen(function):
     plain, normal = Scoring(function=function), Scoring(function=function, normalize=True, scale=2.5)
     assert weights_of(plain) == pytest.approx([3 / 4, 1 / 2, 1 / 8, 3 / 4, 1 / 4, 1 / 16])
+    assert weights_of(Scoring(function=function, scale=2.0)) == pytest.approx([3 / 2, 1, 1 / 4, 3 / 2, 1 / 2, 1 / 8])
     first, second = [12 / 22, 8 / 22, 2 / 22], [12 / 17, 4 / 17, 1 / 17]
     assert weights_of(normal) == pytest.approx([2.5 * weight for weight in first + second])
 
@@ -180,6 +181,8 @@ def test_an_expert_of_rank_minus_infinity_lifts_no_group_and_sinks_none():
     two = {"num_groups": 3, "group_rank": "best_two"}
     ranks = [[4.0, -inf, 1.5, 1.0, 0.5, 0.25]]
     assert kept(ranks, **two, groups_kept=1) == [[0, 1]], "4, 1.5+1, 0.5+0.25"
+    ranks = [[2.0, -inf, 1.5, 1.0, 0.5, 0.25]]
+    assert kept(ranks, **two, groups_kept=1) == [[2, 3]], "2 + nothing, 1.5+1, 0.5+0.25"
     ranks = [[-4.0, -inf, -1.5, -1.0, -0.5, -0.25]]
     assert kept(ranks, **two, groups_kept=2) == [[2, 3, 4, 5]], "-4, -2.5, -0.75"
     ranks = [[-inf, -inf, -1.5, -1.0, -0.5, -0.25]]
@@ -202,6 +205,34 @@ def test_groups_of_two_best_are_ranked_by_scores_where_a_bias_is_on_logits(space
     assert torch.equal(group_ranks(ranks, torch.zeros(4), scoring, config), ranks), "without bias, the family's own"
     assert torch.equal(group_ranks(ranks, bias, Scoring(num_groups=2, groups_kept=1), config), ranks), "by the best"
     assert torch.equal(group_ranks(ranks, bias, scoring, config, torch.full((4,), 0.25)), ranks), "its own space"
+
+
+def test_a_bias_chooses_the_groups_too():
+    """Two groups, one is kept: by scores 1.00 + 0.02 is below 0.88 + 0.92, though 9 is the largest logit."""
+    scoring = Scoring(function="sigmoid", num_groups=2, groups_kept=1, group_rank="best_two")
+    logits, bias = torch.tensor([[9.0, -4.0, 2.0, 2.0]]), torch.tensor([0.0, 0.0, 0.0, 0.5])
+    assert choose_experts(logits, bias, NONE, top_k=2, scoring=scoring).tolist() == [[3, 2]]
+    assert choose_experts(logits, bias, NONE, top_k=2, scoring=Scoring(function="sigmoid")).tolist() == [[0, 3]]
+
+
+def test_groups_of_a_family_with_a_correction_are_ranked_in_its_own_space():
+    """Ranks 3.0 + 0.0 and 1.4 + 1.41; their sigmoids would be ordered the other way round."""
+    scoring = Scoring(function="sigmoid", num_groups=2, groups_kept=1, group_rank="best_two")
+    logits = torch.logit(torch.tensor([[0.9, 0.5, 0.8, 0.8]]))
+    correction, bias = torch.tensor([2.1, -0.5, 0.6, 0.6]), torch.tensor([0.0, 0.0, 0.0, 0.01])
+    options = {"top_k": 2, "scoring": scoring}
+    assert choose_experts(logits, bias, NONE, **options, correction=correction).tolist() == [[0, 1]]
+    more = correction + torch.tensor([0.0, 0.0, 0.1, 0.1])
+    assert choose_experts(logits, bias, NONE, **options, correction=more).tolist() == [[3, 2]]
+
+
+def test_appended_condensers_take_no_other_slot_of_their_group():
+    logits, condenser = torch.tensor([[5.0, 4.0, 3.0, 0.0, 1.0, 2.0]]), torch.tensor([0])
+    scoring = Scoring(num_groups=2, groups_kept=1)
+    for duplicates, expected in ((False, [1, 2, 0]), (True, [0, 1, 0])):
+        config = RoutingConfig(budget="additive", duplicates=duplicates)
+        found = choose_experts(logits, torch.zeros(6), condenser, top_k=2, scoring=scoring, config=config)
+        assert found.tolist() == [expected]
 
 
 # A selection bias beside the family's own correction.
@@ -292,7 +323,8 @@ def _normalizes(scoring):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_mixture_weights_are_the_gate_weights_where_chosen_bit_for_bit(name, dtype):
     logits, chosen = draw(0)
-    for scoring in (MIXED[name], Scoring(**{**vars(MIXED[name]), "float32": True, "weights_in_float32": True})):
+    in_float32 = [{"float32": True, "weights_in_float32": kept} for kept in (False, True)]
+    for scoring in (MIXED[name], *(Scoring(**{**vars(MIXED[name]), **options}) for options in in_float32)):
         weights = mixture_weights(logits.to(dtype), chosen, scoring)
         gates = gate_weights(logits.to(dtype), chosen, scoring)
         assert weights.shape == logits.shape

@@ -1,17 +1,16 @@
 import inspect
 import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
 
 from expert_condenser.errors import RoutingError
-from expert_condenser.functional.allocation import parse_allocation
+from expert_condenser.functional.allocation import Allocation
 from expert_condenser.functional.concentration import gini as gini_of
 from expert_condenser.functional.selection import select_condensers
+from tests.samples import folders
 
-DATA = Path(__file__).parents[3] / "shared" / "data" / "router_usage"
 BIAS = torch.tensor([[0.3, -0.2, 0.1, -0.5, 0.0], [-0.1, 0.4, -0.4, 0.2, 0.3]])
 USAGE = torch.tensor([[4, 9, 1, 7, 3], [2, 0, 8, 5, 6]])
 NORMS = torch.tensor([[1.5, 1.1, 1.9, 1.2, 1.4], [2.1, 2.5, 2.2, 2.4, 2.3]])
@@ -125,6 +124,8 @@ def test_explicit_refuses(counts, explicit, message):
         (1, {"rule": "random", "seed": 0, "num_experts": 4}, "one number of layers, 1 or more; got none"),
         ([1], {"rule": "random", "seed": 0}, "one number of experts, 1 or more; got none"),
         ([], {"rule": "random", "seed": 0, "num_experts": 4}, "layers, 1 or more; got {'num_condensers': 0}"),
+        (1, {"rule": "random", "seed": 0, "num_experts": []}, "layers, 1 or more; got {'num_experts': 0}"),
+        (1, {"bias": BIAS, "num_experts": [5] * 3}, r"number of layers.* got \{'bias': 2, 'num_experts': 3\}"),
         (1, {"bias": BIAS, "num_experts": [4, 4]}, r"one number of experts.* got \{'bias': 5, 'num_experts': 4\}"),
     ],
 )
@@ -145,14 +146,18 @@ def test_an_unknown_rule_is_refused():
         unchecked(1, rule="loudest", bias=BIAS)
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="the router records are not at hand")
-def test_real_router_records():
-    record = json.loads((DATA / "deepseek_v2_lite_translation.json").read_text())
+@pytest.mark.parametrize(
+    "path",
+    [path for folder in folders("router_usage", "router_usage") for path in sorted(folder.glob("*.json"))],
+    ids=lambda path: path.stem,
+)
+def test_records_of_a_router(path):
+    record = json.loads(path.read_text())
     usage = torch.tensor(record["selection_counts"])
-    counts = parse_allocation("gini:2:2", 26, gini_of(usage), record["top_k"] - 1)
-    assert sum(counts) == 52
+    counts = Allocation.parse("gini:2:2").per_layer(len(usage), gini_of(usage), record["top_k"] - 1)
+    assert sum(counts) == 2 * len(usage)
     assert len(set(counts)) > 1
     chosen = select_condensers(counts, rule="least_used", usage=usage, top_k=record["top_k"])
     for layer, row in enumerate(record["selection_counts"]):
-        assert chosen[layer] == sorted(range(64), key=lambda i, row=row: (row[i], i))[: counts[layer]]
+        assert chosen[layer] == sorted(range(len(row)), key=lambda i, row=row: (row[i], i))[: counts[layer]]
     assert chosen != select_condensers(counts, rule="most_used", usage=usage)

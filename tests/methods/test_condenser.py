@@ -39,8 +39,8 @@ def phase(name, model=None, biases=BIASES, usage=USAGE, **options):
 
 def test_phase_1_moves_the_bias_by_gamma1_and_adds_up_the_usage():
     method, model = phase("sparsify")
-    method.update(USAGE)
-    method.update(USAGE)
+    method.step(USAGE)
+    method.step(USAGE)
     assert not any(condensers_of(model).values())
     assert torch.equal(selection_biases(model)[1], 2 * GAMMA1 * torch.tensor([-1.0] * 4 + [1.0] * 4))
     assert torch.equal(method.usage, 2 * USAGE)
@@ -52,7 +52,7 @@ def test_phase_2_moves_the_others_by_gamma2_and_leaves_the_condensers():
     assert condensers_of(model) == {0: [1, 4], 1: [0, 5], 2: [7, 2]}
     # Mean of the six others: 4. With the condensers it would be 28, and experts 2 and 6 would fall.
     usage = torch.tensor([[4, 100, 5, 3, 92, 4, 6, 2]] * 3)
-    method.update(usage)
+    method.step(usage)
     moved = selection_biases(model) - BIASES
     assert torch.equal(moved[0], GAMMA2 * torch.tensor([0.0, 0, 1, -1, 0, 0, 1, -1]))
     for layer, ids in condensers_of(model).items():
@@ -89,7 +89,7 @@ def test_random_depends_on_the_seed_alone():
 def test_explicit_reads_the_condensers_of_another_run(tmp_path):
     first, model = phase("condense", num_condensers="2/1/0")
     path = tmp_path / "condensers.json"
-    path.write_text(json.dumps(first.report(model)))
+    path.write_text(json.dumps(first.artifacts(model)["condensers.json"]))
     options = {"condenser_rule": "explicit", "condensers_file": str(path)}
     _, other = phase("condense", biases=-BIASES, num_condensers="2/1/0", **options)
     assert condensers_of(other) == condensers_of(model) == {0: [1, 4], 1: [0], 2: []}
@@ -170,7 +170,7 @@ def test_gini_gives_more_condensers_to_concentrated_layers():
 
 def test_report_says_who_and_from_which_numbers():
     method, model = phase("condense", num_condensers="2/1/0")
-    report = json.loads(json.dumps(method.report(model)))
+    report = json.loads(json.dumps(method.artifacts(model)))["condensers.json"]
     assert (report["rule"], report["num_condensers"]) == ("lowest_bias", "2/1/0")
     assert [entry["layer"] for entry in report["layers"]] == [0, 1, 2]
     assert [entry["router"] for entry in report["layers"]] == [layer.name for layer in moe_layers(model)]
@@ -199,7 +199,7 @@ def test_phase_1s_usage_survives_a_resume(source):
 
 def test_phase_1s_mass_survives_a_resume_exactly():
     method, _ = phase("sparsify", routing_preset="reference")
-    method.update(torch.full((3, 8), 1 / 3, dtype=torch.float64))
+    method.step(torch.full((3, 8), 1 / 3, dtype=torch.float64))
     other = resumed(method, "sparsify")
     assert other.usage.dtype == torch.float64
     assert torch.equal(other.usage, method.usage)

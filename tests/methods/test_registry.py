@@ -1,7 +1,7 @@
-"""What holds for every method in the table: its description, and the five verbs."""
+"""What holds for every method in the table: its description, its options, and its verbs."""
 
 import json
-from dataclasses import fields
+from dataclasses import FrozenInstanceError, fields
 
 import pytest
 import torch
@@ -41,8 +41,25 @@ def test_the_table():
     assert list(METHODS) == [*rows, "condenser"]
     assert METHODS["condenser"].phases == ("sparsify", "condense")
     assert all(METHODS[name].phases == ("train",) for name in rows)
-    assert METHODS["loss_free"].options == METHODS["bias_only"].options < METHODS["condenser"].options
-    assert set().union(*(method.options for method in METHODS.values())) == {f.name for f in fields(MethodConfig)}
+    options = {name: set(method.options()) for name, method in METHODS.items()}
+    assert options["loss_free"] == options["bias_only"] < options["condenser"]
+    assert set().union(*options.values()) == {f.name for f in fields(MethodConfig)}
+
+
+def test_an_option_is_the_same_thing_in_every_method():
+    for name in (f.name for f in fields(MethodConfig)):
+        found = [f for method in METHODS.values() for f in fields(method.Config) if f.name == name]
+        assert len({(repr(f.default), f.type, f.metadata["help"]) for f in found}) == 1, name
+
+
+@every_method
+def test_options_are_frozen_and_checked_where_they_are_made(name):
+    config = METHODS[name].Config()
+    for option in METHODS[name].options():
+        with pytest.raises(FrozenInstanceError):
+            setattr(config, option, None)
+    assert METHODS[name](config).config is config
+    assert METHODS[name](MethodConfig()).config == METHODS[name]().config == config
 
 
 @every_method
@@ -53,7 +70,6 @@ def test_a_method_describes_itself(name):
     for text in (method.summary, method.paper, method.trainable):
         assert text
         assert "\n" not in text
-    assert method.options <= {f.name for f in fields(MethodConfig)}
     assert method.router_aux_loss_coef == 0.0
     assert method().phase == method.phases[0]
     with pytest.raises(TrainingError, match=rf"{name} has the phases {', '.join(method.phases)}; got 'other'"):
@@ -61,10 +77,11 @@ def test_a_method_describes_itself(name):
 
 
 @every_method
-def test_five_verbs(name):
+def test_the_verbs(name):
     method, model = prepared(name)
-    assert torch.equal(logits_of(model), logits_of(tiny_model())), "before the first update nothing has changed"
-    method.update(USAGE)
+    assert torch.equal(logits_of(model), logits_of(tiny_model())), "before the first step nothing has changed"
+    method.step(USAGE)
+    assert json.loads(json.dumps(method.artifacts(model))).keys() == ({"expert_cfg.json"} if "esft" in name else set())
     metrics = method.metrics()
     assert all(isinstance(value, float) for value in metrics.values())
     state = json.loads(json.dumps(method.state_dict()))
@@ -77,7 +94,7 @@ def test_five_verbs(name):
 @every_method
 def test_a_second_prepare_keeps_the_router_state(name):
     method, model = prepared(name)
-    method.update(USAGE)
+    method.step(USAGE)
     state = {key: value.clone() for key, value in model.state_dict().items()}
     made(name).prepare(model)
     assert model.state_dict().keys() == state.keys()
@@ -100,7 +117,7 @@ def test_a_model_without_experts_is_refused(name):
 def test_sft_leaves_model_and_routing_as_they_are():
     method, model = prepared("sft")
     stock = tiny_model()
-    method.update(USAGE)
+    method.step(USAGE)
     assert type(model) is type(stock)
     assert type(model.config) is type(stock.config)
     assert model.state_dict().keys() == stock.state_dict().keys()

@@ -29,9 +29,9 @@ def test_busy_and_rare_experts_move_by_gamma_exactly(name, dtype):
     method, model = prepared(name)
     before = {key: value.clone() for key, value in model.state_dict().items() if "selection_bias" not in key}
     for updates in (1, 2):
-        method.update(USAGE.to(dtype))
+        method.step(USAGE.to(dtype))
         assert torch.equal(selection_biases(model), updates * SIGN[name] * GAMMA * DIRECTION)
-    method.update(USAGE.max() - USAGE.to(dtype))
+    method.step(USAGE.max() - USAGE.to(dtype))
     assert torch.equal(selection_biases(model), SIGN[name] * GAMMA * DIRECTION), "mirrored usage takes a step back"
     assert all(torch.equal(model.state_dict()[key], value) for key, value in before.items())
 
@@ -41,7 +41,7 @@ def test_the_published_step_is_not_rounded_away_in_a_bfloat16_model(name):
     method, model = prepared(name, bias_step=1e-4)
     model.to(torch.bfloat16)
     for _ in range(300):
-        method.update(USAGE)
+        method.step(USAGE)
     assert torch.allclose(selection_biases(model), SIGN[name] * 300 * 1e-4 * DIRECTION, atol=1e-6)
 
 
@@ -50,32 +50,32 @@ def test_the_published_step_is_not_rounded_away_in_a_bfloat16_model(name):
 def test_an_update_is_no_part_of_the_graph(name, trains):
     method, model = prepared(name)
     with torch.set_grad_enabled(trains):
-        method.update(USAGE)
+        method.step(USAGE)
     assert not any(layer.router.selection_bias.requires_grad for layer in moe_layers(model))
 
 
 def test_center_and_clip():
     method, model = prepared("bias_only", bias_center="mean")
-    method.update(USAGE)
+    method.step(USAGE)
     expected = GAMMA * (DIRECTION - DIRECTION.mean(dim=1, keepdim=True))
     assert torch.equal(selection_biases(model), expected)
     method, model = prepared("bias_only", bias_clip=0.375)
     for _ in range(3):
-        method.update(USAGE)
+        method.step(USAGE)
     assert torch.equal(selection_biases(model), 0.375 * DIRECTION)
 
 
 def test_bias_range_is_the_mean_over_layers():
     method, _ = prepared("bias_only")
     assert method.metrics() == {"bias_range": 0.0}
-    method.update(USAGE)
+    method.step(USAGE)
     assert method.metrics() == {"bias_range": pytest.approx((2 * GAMMA + 2 * GAMMA + 0) / 3)}
 
 
 @both
 def test_there_are_no_condensers(name):
     method, model = prepared(name)
-    method.update(USAGE)
+    method.step(USAGE)
     assert not any(condensers_of(model).values())
 
 

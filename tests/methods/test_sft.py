@@ -12,7 +12,6 @@ from expert_condenser.moe.parameters import parameter_groups
 from expert_condenser.testing import TINY_CONFIGS, tiny_batch, tiny_model
 from tests.finetune import finetune
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 TOP_K = 5
 TOKENS = 3 * 7
 

@@ -15,7 +15,6 @@ from expert_condenser.training.auxiliary import check_auxiliary_gradient
 from expert_condenser.training.trainer import StrictSFTTrainer
 from tests.finetune import PLAIN, finetune, rows, tokenizer
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 FAMILIES = ("olmoe", "qwen2_moe", "deepseek_v2", "gpt_oss")
 COEFFICIENT = 0.05
 LENGTHS = [5 + (7 * index) % 9 for index in range(8)]

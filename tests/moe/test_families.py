@@ -24,7 +24,6 @@ from expert_condenser.testing.families import TINY_FAMILIES
 from expert_condenser.training.usage import collect
 from tests.model_comparison import assert_same, set_bias
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 IDS = tiny_batch(3, 11)
 TOP_K, EXPERTS, STEP = 3, 8, 1e-2
 VARIANTS = {
@@ -187,7 +186,7 @@ def test_a_training_step_moves_the_weights_and_the_bias(name):
     optimizer.step()
     counts = collect(layers).counts
     assert counts.sum(-1).tolist() == [int(mask.sum()) * TOP_K] * len(layers)
-    method.update(counts)
+    method.step(counts)
     expected = STEP * torch.sign(counts * EXPERTS - counts.sum(-1, keepdim=True)).float()
     assert torch.equal(selection_biases(model), expected)
     assert expected.abs().sum() > 0

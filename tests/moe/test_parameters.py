@@ -18,7 +18,6 @@ from expert_condenser.moe.parameters import (
 from expert_condenser.moe.slices import train_slices
 from expert_condenser.testing import TINY_CONFIGS, tiny_model
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 GROUPS = ("router", "routed experts", "shared experts", "attention", "embeddings", "norms", "other")
 SHARED = {"qwen2_moe", "deepseek_v2", "deepseek_v2_grouped"}
 every_family = pytest.mark.parametrize("name", TINY_CONFIGS)

@@ -9,7 +9,6 @@ from expert_condenser.errors import TrainingError
 from expert_condenser.moe.slices import SLICES, fused_names, is_sliced, train_slices
 from expert_condenser.testing import TINY_CONFIGS, tiny_batch, tiny_model
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 IDS = ([5, 1], [0, 7, 3], [])
 """Of the MoE layers in order; the third has none, and `deepseek_v2` has two layers."""
 STEPS = 5

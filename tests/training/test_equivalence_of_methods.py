@@ -8,7 +8,6 @@ from expert_condenser.errors import TrainingError
 from expert_condenser.testing import tiny_model
 from tests.finetune import BATCH, STEPS, finetune
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 FAMILIES = ("olmoe", "qwen2_moe", "deepseek_v2", "gpt_oss")
 TOLERANCE = 2e-6
 WAYS = {

@@ -13,7 +13,6 @@ from expert_condenser.testing import tiny_batch
 from expert_condenser.training.run import train
 from tests.runs import STEPS, assert_identical, config, interrupted, log_of, make_base, read
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 PAPER_FAMILIES = ("olmoe", "qwen2_moe", "deepseek_v2", "gpt_oss")
 OPTIONS = {
     "sft_aux": {"aux_loss_coef": 0.05},

@@ -18,13 +18,16 @@ from trl import SFTConfig, SFTTrainer
 
 from expert_condenser import MethodCallback
 from expert_condenser.checkpoint.guard import is_whole
-from expert_condenser.cli import main
+from expert_condenser.cli.main import main
 from expert_condenser.errors import ExpertCondenserError, TrainingError
 from expert_condenser.files import MANIFEST
 from expert_condenser.moe.own_types import condensers_of
 from expert_condenser.testing import tiny_model
-from expert_condenser.training.run import Run, StrictSFTTrainer, train
-from expert_condenser.training.trainer import SeededLengthSampler
+from expert_condenser.training import phase as phase_module
+from expert_condenser.training.folder import RunFolder
+from expert_condenser.training.rows import load_rows_of
+from expert_condenser.training.run import train
+from expert_condenser.training.trainer import SeededLengthSampler, StrictSFTTrainer
 from tests.finetune import rows, tokenizer
 from tests.runs import (
     GAMMA1,
@@ -39,7 +42,6 @@ from tests.runs import (
     read,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 ROOT = Path(__file__).parents[2]
 GSM8K = ROOT.parent / "shared" / "data" / "train" / "gsm8k.jsonl"
 
@@ -59,9 +61,9 @@ def observed():
 def finished(base, observed, tmp_path_factory):
     """The folder of a run that nothing interrupted."""
 
-    def look(self, index, name, method, model, callback, original=Run._trainer):
-        trainer = original(self, index, name, method, model, callback)
-        observed[name] = {
+    def look(folder, rows, method, model, callbacks, original=phase_module.make_trainer):
+        trainer = original(folder, rows, method, model, callbacks)
+        observed[method.phase] = {
             "state": {key: value.clone() for key, value in model.state_dict().items()},
             "condensers": condensers_of(model),
             "callbacks": list(trainer.callback_handler.callbacks),
@@ -71,7 +73,7 @@ def finished(base, observed, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("finished") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Run, "_trainer", look)
+        patch.setattr(phase_module, "make_trainer", look)
         assert train(config(base, folder)) == folder / "model"
     return folder
 
@@ -98,7 +100,7 @@ def test_the_record(finished, base):
     record = read(finished / "run.json")
     assert record["method"] == "condenser"
     assert record["config"]["learning_rate"] == 3e-3
-    assert record["config"]["model_name_or_path"] == str(base / "model")
+    assert record["config"]["model"] == str(base / "model")
     assert record["config"].get("hub_token") is None
     assert {"torch", "transformers", "trl", "expert-condenser"} <= record["versions"].keys()
     assert read(finished / "model" / "provenance.json")["phases"] == record["phases"]
@@ -183,7 +185,7 @@ def test_epochs_that_cannot_be_halved_are_refused(base, tmp_path):
 
 def test_evaluation_changes_nothing(base, finished, tmp_path):
     folder = tmp_path / "run"
-    train(config(base, folder, eval_dataset=str(base / "rows.jsonl"), eval_strategy="steps", eval_steps=2.0))
+    train(config(base, folder, eval_data=str(base / "rows.jsonl"), eval_strategy="steps", eval_steps=2.0))
     assert_identical(folder, finished)
     entries = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [(e["phase"], e["step"]) for e in entries if "eval_loss" in e] == [(p, s) for p in PHASES for s in (2, 4)]
@@ -193,14 +195,14 @@ def test_an_output_dir_that_holds_something_is_refused_or_overwritten(base, tmp_
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "notes.txt").write_text("mine")
     with pytest.raises(TrainingError, match=r"a run starts in an empty output_dir.*--resume.*--overwrite"):
-        Run(config(base, tmp_path / "old"))
+        RunFolder(config(base, tmp_path / "old"))
     assert (tmp_path / "old" / "notes.txt").read_text() == "mine"
     with pytest.raises(TrainingError, match=r"--overwrite deletes a run, and .* holds something else"):
-        Run(config(base, tmp_path / "old", overwrite=True))
+        RunFolder(config(base, tmp_path / "old", overwrite=True))
     assert (tmp_path / "old" / "notes.txt").read_text() == "mine"
     (tmp_path / "old" / "run.json").write_text("{}")
-    Run(config(base, tmp_path / "old", overwrite=True))._open()
-    assert [file.name for file in (tmp_path / "old").iterdir()] == ["run.json"]
+    RunFolder(config(base, tmp_path / "old", overwrite=True)).open({})
+    assert {file.name for file in (tmp_path / "old").iterdir()} == {"run.json", "method_state.json"}
 
 
 def test_an_old_run_is_deleted_only_by_one_that_can_begin(base, finished, tmp_path):
@@ -213,20 +215,19 @@ def test_an_old_run_is_deleted_only_by_one_that_can_begin(base, finished, tmp_pa
 
 def test_a_run_starts_from_a_base_model_not_from_a_finished_one(base, finished, tmp_path):
     for method in ("sft", "condenser"):
-        options = config(base, tmp_path / method, method=method)
-        options.model_name_or_path = str(finished / "model")
+        options = config(base, tmp_path / method, method=method, model=str(finished / "model"))
         with pytest.raises(TrainingError, match="is the result of one, with router state or an adapter"):
             train(options)
 
 
 def test_prompts_that_fill_max_length_leave_nothing_to_learn(base, tmp_path):
     with pytest.raises(TrainingError, match="no answer is left to learn from; raise max_length"):
-        Run(config(base, tmp_path / "run", max_length=4))
+        load_rows_of(config(base, tmp_path / "run", max_length=4))
 
 
 def test_a_run_that_could_not_begin_leaves_output_dir_empty(base, tmp_path):
     with pytest.raises(ExpertCondenserError):
-        train(config(base, tmp_path / "run", dataset=str(base / "misspelt.jsonl")))
+        train(config(base, tmp_path / "run", data=str(base / "misspelt.jsonl")))
     train(config(base, tmp_path / "run", max_steps=2, save_strategy="no"))
 
 
@@ -234,14 +235,14 @@ def test_resume_needs_a_run(base, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     for folder in (tmp_path, tmp_path / "missing"):
         with pytest.raises(TrainingError, match=r"holds none \(run.json is missing\)"):
-            Run(config(base, folder, resume=True))
+            RunFolder(config(base, folder, resume=True))
 
 
 @pytest.mark.parametrize(
     ("options", "named"),
     [
         ({"method": "bias_only", "bias_step": GAMMA1}, "method: 'condenser' there, 'bias_only' asked for"),
-        ({"model_name_or_path": "testbed"}, r"model_name_or_path: '.*model' there, 'testbed' asked for"),
+        ({"model": "testbed"}, r"model: '.*model' there, 'testbed' asked for"),
         ({"learning_rate": 1e-3}, "learning_rate: 0.003 there, 0.001 asked for"),
         ({"limit": 8}, "limit: None there, 8 asked for"),
         ({"seed": 7}, "seed: 1234 there, 7 asked for"),
@@ -250,7 +251,7 @@ def test_resume_needs_a_run(base, tmp_path):
 )
 def test_resume_refuses_another_run(base, finished, options, named):
     with pytest.raises(TrainingError, match=named):
-        Run(config(base, finished, resume=True, **options))
+        RunFolder(config(base, finished, resume=True, **options))
 
 
 def test_resuming_a_finished_run_changes_nothing(base, finished, tmp_path):
@@ -274,7 +275,7 @@ def test_resuming_a_finished_run_changes_nothing(base, finished, tmp_path):
 )
 def test_an_interrupted_run_ends_as_if_nothing_had_happened(base, finished, tmp_path, phase, event, step):
     interrupted(base, tmp_path / "run", phase, event, step)
-    assert "finished" not in read(tmp_path / "run" / "run.json")
+    assert read(tmp_path / "run" / "run.json")["finished"] is False
     assert (tmp_path / "run" / "condensers.json").exists() == (phase == "condense")
     train(config(base, tmp_path / "run", resume=True))
     assert_identical(tmp_path / "run", finished)
@@ -343,21 +344,20 @@ def truncate(path):
         "sparsify/final/model.safetensors",
     ],
 )
-def test_a_truncated_checkpoint_is_skipped(base, finished, tmp_path, file, capfd):
+def test_a_truncated_checkpoint_is_skipped(base, finished, tmp_path, file, caplog):
     interrupted(base, tmp_path / "run", "condense", "on_step_end", 4)
     truncate(tmp_path / "run" / file)
     train(config(base, tmp_path / "run", resume=True))
     assert_identical(tmp_path / "run", finished)
-    told = " ".join(capfd.readouterr().err.split())
-    assert ("not whole: a crash cut it short" in told) == file.startswith("condense")
+    assert ("not whole: a crash cut it short" in caplog.text) == file.startswith("condense")
 
 
 KILLED_IN_THE_MIDDLE = """
 import os, signal, sys
 from pathlib import Path
-from tests.runs import At, Run, config, train, with_callback
+from tests.runs import At, config, phase_module, train, with_callback
 kill = lambda: os.kill(os.getpid(), signal.SIGKILL)
-Run._trainer = with_callback("condense", At("on_save", 3, kill))
+phase_module.make_trainer = with_callback("condense", At("on_save", 3, kill))
 train(config(Path(sys.argv[1]), Path(sys.argv[2])))
 """
 
@@ -415,8 +415,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_at_its_last_checkpoint(base, fi
 def test_the_command_trains_on_gsm8k(base, tmp_path, monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # the argument parser passes 10 for 10.0
     arguments = {
-        "model_name_or_path": base / "model",
-        "dataset": GSM8K,
+        "model": base / "model",
+        "data": GSM8K,
         "output_dir": tmp_path / "run",
         "limit": 32,
         "max_steps": 4,

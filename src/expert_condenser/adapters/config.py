@@ -7,7 +7,7 @@ from expert_condenser.errors import TrainingError
 LORA = ("attention", "experts", "attention+experts")
 
 
-@dataclass
+@dataclass(frozen=True)
 class AdapterConfig:
     """The options of an adapter."""
 
@@ -19,9 +19,9 @@ class AdapterConfig:
     lora_dropout: float = field(default=0.0, metadata={"help": "Dropout before the adapter; not on experts, routers."})
     lora_dora: bool = field(default=False, metadata={"help": "DoRA: learn magnitudes as well; on attention only."})
 
-    def check_adapter(self, router: str | None) -> None:
+    def check(self, router: str | None) -> None:
         """Raise `TrainingError` on options that have no meaning, together with the option `router`."""
-        targets = self.adapter_targets(router)
+        targets = self.targets(router)
         if self.lora is None:
             defaults = AdapterConfig()
             idle = [name for name, value in asdict(defaults).items() if getattr(self, name) != value]
@@ -38,7 +38,7 @@ class AdapterConfig:
                 f"got lora={'+'.join(targets)}, lora_dropout={self.lora_dropout}, lora_dora={self.lora_dora}"
             )
 
-    def adapter_targets(self, router: str | None) -> list[str]:
+    def targets(self, router: str | None) -> list[str]:
         """What the adapter acts on; the routers only if asked for by `router='lora'`."""
         parts = [] if self.lora is None else self.lora.split("+")
         return [*parts, "router"] if router == "lora" and parts else parts

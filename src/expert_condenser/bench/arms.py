@@ -7,11 +7,12 @@ import torch
 
 from expert_condenser.bench.shapes import Shape
 from expert_condenser.errors import BenchmarkError
+from expert_condenser.functional.allocation import Allocation
 from expert_condenser.methods import METHODS, Method, MethodConfig
-from expert_condenser.methods.condenser import Condenser
-from expert_condenser.methods.esft import Esft, expert_shares
+from expert_condenser.methods.condenser import CondenserConfig
 from expert_condenser.moe.experts import NAME, RECOMPUTE
 from expert_condenser.moe.layers import moe_layers
+from expert_condenser.moe.usage import Usage
 
 STOCK = ("eager", "grouped_mm", "batched_mm")
 IMPLEMENTATIONS = {**{name: name for name in (*STOCK, NAME, RECOMPUTE)}, "ours": NAME}
@@ -31,8 +32,10 @@ class Arm:
         """Experts that a token's forward runs through."""
         if self.options.get("mixer") == "plain":
             return shape.experts
-        additive = self.options.get("budget") == "additive" or self.options.get("routing_preset") == "reference"
-        return shape.top_k + int(MethodConfig.num_condensers) * additive
+        config = METHODS[self.method].Config.of(MethodConfig(**self.options))
+        if isinstance(config, CondenserConfig) and config.routing().budget == "additive":
+            return shape.top_k + Allocation.parse(config.num_condensers).numbers[0]
+        return shape.top_k
 
 
 ARMS = {
@@ -74,14 +77,15 @@ def prepare(arm: Arm, model: Any, default_experts: str) -> Method:
     """Make the model train by the arm's method, in its last phase, which costs the most; returns the method."""
     implementation = arm.experts or default_experts
     model.set_experts_implementation(implementation)
-    method = METHODS[arm.method](MethodConfig(**arm.options))
-    if isinstance(method, Esft):
-        method.choose(moe_layers(model), _scores(model))
+    kind, config = METHODS[arm.method], MethodConfig(**arm.options)
+    method = kind(config)
+    if method.calibration_rows:
+        method.calibrate(_usage(model))
     method.prepare(model)
-    if isinstance(method, Condenser):
+    for phase in method.phases_of(method.config)[1:]:
         layers = moe_layers(model)
-        method.update(torch.randint(0, 1000, (len(layers), layers[0].num_experts)))
-        state, method = method.state_dict(), METHODS[arm.method](MethodConfig(**arm.options), method.phases[-1])
+        method.step(torch.randint(0, 1000, (len(layers), layers[0].num_experts)))
+        state, method = method.state_dict(), kind(config, phase)
         method.load_state_dict(state)
         method.prepare(model)
     if arm.twice:
@@ -94,8 +98,8 @@ def _compute_and_discard(block: Any, args: tuple[Any, ...], kwargs: dict[str, An
     block.forward(*args, **kwargs)
 
 
-def _scores(model: Any) -> torch.Tensor:
-    """Scores as unequal as those of DeepSeek-V2-Lite, where 4 to 6 of 64 experts reach top_p = 0.2."""
+def _usage(model: Any) -> Usage:
+    """Usage as unequal as that of DeepSeek-V2-Lite, where 4 to 6 of 64 experts reach top_p = 0.2."""
     layers = moe_layers(model)
-    decay = torch.arange(layers[0].num_experts).mul(-0.03).exp()
-    return expert_shares(decay.repeat(len(layers), 1))
+    mass = torch.arange(layers[0].num_experts).mul(-0.03).exp().double().repeat(len(layers), 1)
+    return Usage((mass * 1e6).long(), mass)

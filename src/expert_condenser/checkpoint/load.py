@@ -81,10 +81,11 @@ def _own_memory(model: Any) -> None:
             parameter.data = parameter.data.clone()
 
 
-def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model; raises `CheckpointError` where there is none."""
+def load_tokenizer(path: str | Path, *, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model; raises `CheckpointError` where there is none. `revision` is of a hub model."""
+    options = {} if revision is None else {"revision": revision}
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, **options)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} must have a tokenizer; it cannot be loaded: {error}") from error
     return tokenizer

@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,10 @@ from expert_condenser.bench.benchmark import benchmark
 from expert_condenser.bench.shapes import SHAPES, Shape
 from expert_condenser.bench.tables import markdown, print_report
 from expert_condenser.bench.workloads import WORKLOADS, Setting
-from expert_condenser.errors import BenchmarkError
+from expert_condenser.cli.console import put_json
+from expert_condenser.cli.parsing import Parser
+from expert_condenser.errors import BenchmarkError, DataError
+from expert_condenser.files import read_json, write_json
 from expert_condenser.kernels.buffers import keep_freed_memory
 from expert_condenser.moe.experts import default_implementation
 
@@ -28,13 +30,13 @@ SIZES = {
 DTYPES = ("float32", "bfloat16", "float16")
 
 
-def bench(arguments: list[str]) -> None:
+def run(words: list[str]) -> None:
     """Run one benchmark, or one per value of `--sweep`; or print reports as Markdown."""
-    if arguments[:1] == ["show"]:
-        for path in arguments[1:]:
+    if words[:1] == ["show"]:
+        for path in words[1:]:
             print(markdown(read_report(Path(path))))
         return
-    options = _parser().parse_args(arguments)
+    options = _parser().read(words)
     shapes = _shapes(options)
     names = options.arms.split(",") if options.arms else DEFAULT_ARMS[options.workload]
     arms_of(names)
@@ -43,14 +45,15 @@ def bench(arguments: list[str]) -> None:
         raise BenchmarkError(
             f"--device names a device of this machine, which has a CPU only; got {device!r}. Leave --device out."
         )
-    if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.touch()
+    file = None if options.json in (None, "-") else Path(options.json)
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()  # an unwritable file is found before an hour is spent
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     if options.keep_freed_memory and not keep_freed_memory():
         raise BenchmarkError(
-            "--keep-freed-memory is a setting of glibc, and this system has another library; leave it out"
+            "--keep_freed_memory is a setting of glibc, and this system has another library; leave it out"
         )
     experts = options.experts_implementation or default_implementation(device.partition(":")[0]) or "grouped_mm"
     reports = []
@@ -58,43 +61,46 @@ def bench(arguments: list[str]) -> None:
         setting = Setting(shape, device, getattr(torch, options.dtype), IMPLEMENTATIONS[experts])
         report = benchmark(options.workload, names, setting, rounds=options.rounds, seconds=options.seconds)
         reports.append({"shape_name": options.shape, **report})
-        print_report(reports[-1])
-        if options.json is not None:
-            content = reports[0] if options.sweep is None else {"sweep": options.sweep, "reports": reports}
-            options.json.write_text(json.dumps(content, indent=1) + "\n")
+        if options.json != "-":
+            print_report(reports[-1])
+        content = reports[0] if options.sweep is None else {"sweep": options.sweep, "reports": reports}
+        if file is not None:
+            write_json(file, content, indent=1)  # after every shape: a sweep that is stopped leaves what it has
+    if options.json is not None:
+        put_json(options.json, content, indent=1)
 
 
 def read_report(path: Path) -> dict[str, Any]:
     """A file that `--json` wrote; raises `BenchmarkError` where it is none."""
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        content: dict[str, Any] = read_json(path)
         if not {"arms", "reports"} & content.keys():
             raise ValueError("it has neither arms nor reports")
-    except (OSError, ValueError, AttributeError) as error:
+    except (DataError, ValueError, AttributeError) as error:
         raise BenchmarkError(f"show prints files that --json wrote; {path}: {error}") from error
     return content
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="condenser bench", description="Arms side by side, in one process, in turns.")
+def _parser() -> Parser:
+    parser = Parser("bench", "Arms side by side, in one process, in turns.")
     parser.add_argument(
         "workload", choices=list(WORKLOADS), help="one MoE layer, a training step, generation; or show FILE ..."
     )
     parser.add_argument("--shape", choices=list(SHAPES), default="small", help="the sizes of a model")
     parser.add_argument("--arms", help="names with commas: " + ", ".join(ARMS) + "; a method; either with @experts")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the report")
-    parser.add_argument("--device", help="cpu, cuda, ...; default: the accelerator where there is one")
+    parser.shared("json", help="the report as JSON, to a file or else to stdout, in place of the table")
+    parser.shared("device")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of weights and activations")
     parser.add_argument(
-        "--experts-implementation", choices=list(IMPLEMENTATIONS), help="of the arms that name none; default: ours"
+        "--experts_implementation", choices=list(IMPLEMENTATIONS), help="of the arms that name none; default: ours"
     )
     parser.add_argument("--rounds", type=_two_or_more, default=7, help="timed calls of each arm, at most")
     parser.add_argument("--seconds", type=float, default=35.0, help="start no round after about this time")
     parser.add_argument("--threads", type=_positive, help="CPU threads")
-    parser.add_argument("--keep-freed-memory", action="store_true", help="for all arms, as `condenser train` on a CPU")
+    parser.add_argument("--keep_freed_memory", action="store_true", help="for all arms, as `condenser train` on a CPU")
     parser.add_argument("--sweep", metavar="SIZE=A,B,...", help=f"one run per value of a size: {', '.join(SIZES)}")
     for name, letter in SIZES.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=_positive, help=f"{letter} in place of the shape's")
+        parser.add_argument(f"--{name}", type=_positive, help=f"{letter} in place of the shape's")
     return parser
 
 
@@ -125,7 +131,7 @@ def _shapes(options: argparse.Namespace) -> list[Shape]:
     for one in shapes:
         if one.top_k > one.experts:
             raise BenchmarkError(
-                f"a token has at most as many experts as there are: K = {one.top_k}, E = {one.experts}; lower --top-k"
+                f"a token has at most as many experts as there are: K = {one.top_k}, E = {one.experts}; lower --top_k"
             )
     return shapes
 

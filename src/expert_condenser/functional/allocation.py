@@ -1,11 +1,12 @@
 """How many condensers each layer gets.
 
-`allocate_*` spread a number of condensers over the layers, and `parse_allocation` reads such a spread from a recipe's
-string. The same input gives the same result on every machine.
+`allocate_*` spread a number of condensers over the layers; an `Allocation` is such a spread as a recipe says it. The
+same input gives the same result on every machine.
 """
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Float64
@@ -57,35 +58,63 @@ def allocate_by_gini(gini: Float[Tensor, " L"], total: int, *, power: float = 1.
     return _round_parts(_capped_parts(values**power, total, maximum), total)
 
 
-def parse_allocation(text: str, num_layers: int, gini: Float[Tensor, " L"] | None, maximum: int) -> list[int]:
-    """Read `R` per layer from a recipe's string.
+@dataclass(frozen=True)
+class Allocation:
+    """How many condensers each layer gets, as a recipe says it; read once, where the recipe is read.
 
-    `"2"` uniform · `"4/2/0"` first, middle and last third · `"gini:2"` proportional to the layers' Gini index with a
-    mean of 2 per layer (total `2 L`) · `"gini:2:1.5"` the same with power 1.5.
-
-    Raises:
-        RoutingError: any other string, no `gini` for a form that needs it, or `R > maximum`, naming the layers.
+    `2` uniform · `4/2/0` first, middle and last third · `gini:2` proportional to the layers' Gini index with a
+    mean of 2 per layer (total `2 L`) · `gini:2:1.5` the same with power 1.5.
     """
-    form = re.fullmatch(r"(\d+)|(\d+)/(\d+)/(\d+)|gini:(\d+)(?::(\d+(?:\.\d+)?))?", text.strip(), re.ASCII)
-    if form is None:
-        raise RoutingError(
-            f'condensers per layer are "2", "4/2/0", "gini:2" or "gini:2:1.5"; got "{text}"; use one of these forms'
-        )
-    uniform, first, middle, last, mean, power = form.groups()
-    if mean is not None:
-        if gini is None or gini.numel() != num_layers:
-            got = "none" if gini is None else f"{gini.numel()} values"
+
+    numbers: tuple[int, ...]
+    """One R for every layer, or one per third; with `gini_power` the mean over layers."""
+    gini_power: float | None = None
+
+    @classmethod
+    def parse(cls, text: object) -> "Allocation":
+        """From a recipe's text, or a number; an allocation is itself. Raises `RoutingError` on any other form."""
+        if isinstance(text, Allocation):
+            return text
+        form = _FORM.fullmatch(str(text).strip())
+        if form is None:
             raise RoutingError(
-                f'"{text}" needs a Gini index for each of {num_layers} layers; got {got}; count usage first'
+                f'condensers per layer are "2", "4/2/0", "gini:2" or "gini:2:1.5"; got "{text}"; use one of these forms'
             )
-        return allocate_by_gini(gini, int(mean) * num_layers, power=float(power or 1), maximum=maximum)
-    if uniform is not None:
-        counts = allocate_uniform(num_layers, int(uniform))
-    else:
-        counts = allocate_thirds(num_layers, (int(first), int(middle), int(last)))
-    if over := [f"layer {layer}: R = {r}" for layer, r in enumerate(counts) if r > maximum]:
-        raise RoutingError(f'a layer has at most {maximum} condensers; got "{text}": {", ".join(over)}; lower R')
-    return counts
+        uniform, first, middle, last, mean, power = form.groups()
+        if mean is not None:
+            return cls((int(mean),), float(power or 1))
+        return cls((int(uniform),) if uniform is not None else (int(first), int(middle), int(last)))
+
+    def __str__(self) -> str:
+        text = "/".join(map(str, self.numbers))
+        if self.gini_power is None:
+            return text
+        return f"gini:{text}" + (f":{self.gini_power:g}" if self.gini_power != 1 else "")
+
+    def per_layer(self, num_layers: int, gini: Float[Tensor, " L"] | None, maximum: int) -> list[int]:
+        """`R` of each of `num_layers` layers.
+
+        Raises:
+            RoutingError: no `gini` for a form that needs it, or `R > maximum`, naming the layers.
+        """
+        if self.gini_power is not None:
+            if gini is None or gini.numel() != num_layers:
+                got = "none" if gini is None else f"{gini.numel()} values"
+                raise RoutingError(
+                    f'"{self}" needs a Gini index for each of {num_layers} layers; got {got}; count usage first'
+                )
+            return allocate_by_gini(gini, self.numbers[0] * num_layers, power=self.gini_power, maximum=maximum)
+        if len(self.numbers) == 1:
+            counts = allocate_uniform(num_layers, self.numbers[0])
+        else:
+            first, middle, last = self.numbers
+            counts = allocate_thirds(num_layers, (first, middle, last))
+        if over := [f"layer {layer}: R = {r}" for layer, r in enumerate(counts) if r > maximum]:
+            raise RoutingError(f'a layer has at most {maximum} condensers; got "{self}": {", ".join(over)}; lower R')
+        return counts
+
+
+_FORM = re.compile(r"(\d+)|(\d+)/(\d+)/(\d+)|gini:(\d+)(?::(\d+(?:\.\d+)?))?", re.ASCII)
 
 
 def _capped_parts(weights: Float64[Tensor, " L"], total: int, maximum: int) -> Float64[Tensor, " L"]:

@@ -1,12 +1,16 @@
-"""The methods by name. Adding one is one file with a `Method` and one line here."""
+"""The methods by name. Adding one is one file with a `Method` and its `Config`, and one line here."""
 
-from expert_condenser.methods.base import Method, MethodConfig
+from dataclasses import field, fields, make_dataclass
+from typing import Any
+
+from expert_condenser.methods.base import Method
 from expert_condenser.methods.bias_only import BiasOnly
 from expert_condenser.methods.condenser import Condenser
 from expert_condenser.methods.densemixer import DenseMixer
 from expert_condenser.methods.esft import EsftGate, EsftToken
 from expert_condenser.methods.frozen_router import FrozenRouter
 from expert_condenser.methods.loss_free import LossFree
+from expert_condenser.methods.selection_bias import SelectionBiasConfig
 from expert_condenser.methods.sft import Sft
 from expert_condenser.methods.sft_aux import SftAux
 
@@ -21,5 +25,13 @@ METHODS: dict[str, type[Method]] = {
     "densemixer": DenseMixer,
     "condenser": Condenser,
 }
+
+_OPTIONS = {option.name: option for method in METHODS.values() for option in fields(method.Config)}
+MethodConfig: Any = make_dataclass(
+    "MethodConfig",
+    [(o.name, o.type, field(default=o.default, metadata=o.metadata)) for o in _OPTIONS.values()],
+    frozen=True,
+    namespace={"routing": SelectionBiasConfig.routing, "__doc__": "The options of all methods, each its default."},
+)
 
 __all__ = ["METHODS", "Method", "MethodConfig"]

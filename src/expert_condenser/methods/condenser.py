@@ -5,52 +5,100 @@
    `condense`: go on from phase 1's weights and bias, with the condensers always active.
 """
 
-import json
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
-from expert_condenser.errors import RoutingError, TrainingError
-from expert_condenser.functional.allocation import parse_allocation
+from expert_condenser.errors import DataError, RoutingError, TrainingError
+from expert_condenser.files import read_json
+from expert_condenser.functional.allocation import Allocation
 from expert_condenser.functional.concentration import gini
 from expert_condenser.functional.routing import check_condensers
 from expert_condenser.functional.selection import SelectionRule, select_condensers
-from expert_condenser.methods.base import MethodConfig
 from expert_condenser.methods.bias_only import BiasOnly
-from expert_condenser.methods.selection_bias import ROUTING_OPTIONS
+from expert_condenser.methods.selection_bias import SelectionBiasConfig
 from expert_condenser.moe.attach import set_condensers
 from expert_condenser.moe.layers import expert_norms, moe_layers
 from expert_condenser.moe.own_types import condensers_of, selection_biases
+
+CONDENSERS = "condensers.json"
+
+
+@dataclass(frozen=True)
+class CondenserConfig(SelectionBiasConfig):
+    """gamma of both phases, and who becomes a condenser."""
+
+    bias_step_condense: float = field(
+        default=5e-5, metadata={"help": "gamma of phase 2, while the condensers are active."}
+    )
+    num_condensers: Allocation | str = field(
+        default=Allocation((2,)),
+        metadata={
+            "help": "Condensers per layer: '2', thirds of the stack '4/2/0', or 'gini:2' (2 per layer in the mean)."
+        },
+    )
+    condenser_rule: str = field(
+        default="lowest_bias", metadata={"help": f"Who becomes a condenser: {', '.join(get_args(SelectionRule))}."}
+    )
+    condensers_file: str | None = field(
+        default=None, metadata={"help": "condensers.json of another run, for condenser_rule='explicit'."}
+    )
+    one_phase: bool = field(
+        default=False,
+        metadata={"help": "The condensers of condenser_rule='explicit' are active from the start, without phase 1."},
+    )
+    selection_seed: int = field(default=0, metadata={"help": "Seed of condenser_rule='random'."})
+
+    def __post_init__(self) -> None:
+        """Raise `TrainingError` or `RoutingError` on values and combinations that have no meaning."""
+        super().__post_init__()
+        object.__setattr__(self, "num_condensers", Allocation.parse(self.num_condensers))
+        if self.condenser_rule not in get_args(SelectionRule):
+            raise TrainingError(
+                f"condenser_rule is one of {', '.join(get_args(SelectionRule))}; got {self.condenser_rule!r}"
+            )
+        self._check_explicit()
+        if self.selection_seed and self.condenser_rule != "random":
+            raise TrainingError(
+                f"selection_seed is used by condenser_rule 'random' only; got rule {self.condenser_rule!r}"
+            )
+
+    def _check_explicit(self) -> None:
+        if (self.condensers_file is not None) != (self.condenser_rule == "explicit"):
+            raise TrainingError(
+                f"condenser_rule 'explicit' reads condensers_file (a run's condensers.json), and no other rule does; "
+                f"got rule {self.condenser_rule!r} and file {self.condensers_file!r}"
+            )
+        if self.one_phase and self.bias_step != SelectionBiasConfig.bias_step:
+            raise TrainingError("one_phase has phase 2 alone, whose gamma is bias_step_condense; leave bias_step out")
+        if self.one_phase and self.condenser_rule != "explicit":
+            raise TrainingError(
+                "one_phase leaves out the phase from which condensers are chosen, so condenser_rule is 'explicit', "
+                f"with the condensers_file of another run; got {self.condenser_rule!r}"
+            )
+        if self.condensers_file is not None and not Path(self.condensers_file).is_file():
+            raise TrainingError(f"condensers_file is the condensers.json of a run; there is no {self.condensers_file}")
 
 
 class Condenser(BiasOnly):
     """ExpertCondenser, arXiv 2604.23036."""
 
+    Config = CondenserConfig
     name = "condenser"
     summary = "ExpertCondenser: bias-driven sparsification, then always-active condenser experts"
     paper = "arXiv 2604.23036"
     phases = ("sparsify", "condense")
-    options = ROUTING_OPTIONS | {
-        "router",
-        "bias_step",
-        "bias_step_condense",
-        "num_condensers",
-        "condenser_rule",
-        "condensers_file",
-        "one_phase",
-        "selection_seed",
-    }
 
-    def __init__(self, config: MethodConfig | None = None, phase: str | None = None) -> None:
+    def __init__(self, config: Any = None, phase: str | None = None) -> None:
         super().__init__(config, phase)
-        self._check_rule()
         self.usage: Tensor | None = None
         """Usage `(L, E)` over all of phase 1: breaks ties, and chooses under `least_used` and `gini:`."""
 
     @classmethod
-    def phases_of(cls, config: MethodConfig) -> tuple[str, ...]:
+    def phases_of(cls, config: Any) -> tuple[str, ...]:
         """Both; with `one_phase`, the second alone."""
         return cls.phases[1:] if config.one_phase else cls.phases
 
@@ -66,9 +114,9 @@ class Condenser(BiasOnly):
         if self.phase == "condense" and not any(condensers_of(model).values()):
             set_condensers(model, self.choose(model))
 
-    def update(self, usage: Tensor) -> None:
+    def step(self, usage: Tensor) -> None:
         """As in `bias_only`; phase 1 also adds up the usage."""
-        super().update(usage)
+        super().step(usage)
         if self.phase == "sparsify":
             self.usage = usage.cpu() if self.usage is None else self.usage + usage.cpu()
 
@@ -86,13 +134,17 @@ class Condenser(BiasOnly):
             num_experts=self.layers[0].num_experts,
         )
 
-    def report(self, model: nn.Module) -> dict[str, Any]:
-        """Who was chosen, by which rule, from which numbers: the content of `condensers.json`."""
+    def artifacts(self, model: nn.Module) -> dict[str, Any]:
+        """`condensers.json`: who was chosen, by which rule, from which numbers."""
+        return {CONDENSERS: self._report(model)} if any(condensers_of(model).values()) else {}
+
+    def _report(self, model: nn.Module) -> dict[str, Any]:
         biases, chosen = selection_biases(model), condensers_of(model)
         usage = self.usage if self.usage is not None else torch.zeros_like(biases)
         return {
+            "format_version": 1,
             "rule": self.config.condenser_rule,
-            "num_condensers": self.config.num_condensers,
+            "num_condensers": str(self.config.num_condensers),
             "ties": "lower usage in phase 1, then lower index",
             "layers": [
                 {
@@ -113,11 +165,8 @@ class Condenser(BiasOnly):
         return {**super().state_dict(), "usage": None if self.usage is None else self.usage.tolist()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over phase 1's usage."""
-        if state.get("method") != self.name or state.get("phase") not in self.phases:
-            raise TrainingError(
-                f"a {self.name} run goes on from a {self.name} checkpoint; got one of {state.get('method')}"
-            )
+        """Also take over phase 1's usage."""
+        super().load_state_dict(state)
         usage = state["usage"]
         dtype = torch.float64 if usage and isinstance(usage[0][0], float) else torch.int64
         self.usage = None if usage is None else torch.tensor(usage, dtype=dtype)
@@ -130,7 +179,7 @@ class Condenser(BiasOnly):
         # In phase 1 nothing is counted yet: equal Ginis check the recipe before anything is trained.
         equal = torch.ones(len(self.layers), dtype=torch.float64) if self.phase == "sparsify" else None
         ginis = equal if self.usage is None else gini(self.usage)
-        return parse_allocation(self.config.num_condensers, len(self.layers), ginis, maximum)
+        return self.config.num_condensers.per_layer(len(self.layers), ginis, maximum)
 
     def _check_layers(self) -> None:
         """What `choose` would refuse after phase 1 is refused before it."""
@@ -145,34 +194,11 @@ class Condenser(BiasOnly):
                 counts, rule="explicit", explicit=self._explicit(), num_experts=self.layers[0].num_experts
             )
 
-    def _check_rule(self) -> None:
-        rule, config = self.config.condenser_rule, self.config
-        if rule not in get_args(SelectionRule):
-            raise TrainingError(f"condenser_rule is one of {', '.join(get_args(SelectionRule))}; got {rule!r}")
-        if (config.condensers_file is not None) != (rule == "explicit"):
-            raise TrainingError(
-                f"condenser_rule 'explicit' reads condensers_file (a run's condensers.json), and no other rule does; "
-                f"got rule {rule!r} and file {config.condensers_file!r}"
-            )
-        if config.one_phase and config.bias_step != MethodConfig.bias_step:
-            raise TrainingError("one_phase has phase 2 alone, whose gamma is bias_step_condense; leave bias_step out")
-        if config.one_phase and rule != "explicit":
-            raise TrainingError(
-                "one_phase leaves out the phase from which condensers are chosen, so condenser_rule is 'explicit', "
-                f"with the condensers_file of another run; got {rule!r}"
-            )
-        if config.selection_seed != MethodConfig.selection_seed and rule != "random":
-            raise TrainingError(f"selection_seed is used by condenser_rule 'random' only; got rule {rule!r}")
-        if config.condensers_file is not None and not Path(config.condensers_file).is_file():
-            raise TrainingError(
-                f"condensers_file is the condensers.json of a run; there is no {config.condensers_file}"
-            )
-
     def _explicit(self) -> dict[int, list[int]]:
         path = Path(str(self.config.condensers_file))
         try:
-            return {entry["layer"]: entry["condensers"] for entry in json.loads(path.read_text())["layers"]}
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            return {entry["layer"]: entry["condensers"] for entry in read_json(path)["layers"]}
+        except (DataError, KeyError, TypeError) as error:
             raise TrainingError(
                 f"condensers_file is the condensers.json of a run; {path} is none ({error!r})"
             ) from error

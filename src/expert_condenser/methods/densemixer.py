@@ -1,28 +1,39 @@
 """`densemixer`: the router learns from every expert, NeurIPS 2025 (see `expert_condenser.moe.dense_mixture`)."""
 
-from typing import cast, get_args
+from dataclasses import dataclass, field
+from typing import get_args
 
 from torch import nn
 
 from expert_condenser.errors import TrainingError
-from expert_condenser.methods.base import Method, MethodConfig
+from expert_condenser.methods.base import Method, RouterConfig
 from expert_condenser.moe.dense_mixture import Mixer, install_mixture
 from expert_condenser.moe.parameters import router_trains
+
+
+@dataclass(frozen=True)
+class DenseMixerConfig(RouterConfig):
+    """The options of `densemixer`."""
+
+    mixer: str = field(
+        default="lean", metadata={"help": "DenseMixer's implementation: 'lean' (memory O(T D)) or 'plain' (O(T E D))."}
+    )
+
+    def __post_init__(self) -> None:
+        """Raise `TrainingError` on another word."""
+        super().__post_init__()
+        if self.mixer not in get_args(Mixer):
+            raise TrainingError(f"mixer is one of {', '.join(get_args(Mixer))}; got {self.mixer!r}")
 
 
 class DenseMixer(Method):
     """Forward as in plain fine-tuning, bit for bit; the router's gradient is that of the dense mixture."""
 
+    Config = DenseMixerConfig
     name = "densemixer"
     summary = "straight-through router gradient from all experts; experts learn from their own tokens"
     paper = "DenseMixer, NeurIPS 2025"
-    options = frozenset({"router", "mixer"})
     whole_weights = True
-
-    def __init__(self, config: MethodConfig | None = None, phase: str | None = None) -> None:
-        super().__init__(config, phase)
-        if self.config.mixer not in get_args(Mixer):
-            raise TrainingError(f"mixer is one of {', '.join(get_args(Mixer))}; got {self.config.mixer!r}")
 
     def prepare(self, model: nn.Module) -> None:
         """Also install the mixture, once; raises `TrainingError` where no router trains."""
@@ -34,4 +45,4 @@ class DenseMixer(Method):
             )
         for layer in self.layers:
             if layer.router.mixer is None:
-                install_mixture(layer, cast(Mixer, self.config.mixer))
+                install_mixture(layer, self.config.mixer)

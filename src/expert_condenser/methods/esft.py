@@ -3,9 +3,8 @@
 Score the experts of every layer on task data, train the smallest set whose scores reach `top_p`, freeze the rest.
 """
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -14,13 +13,16 @@ from jaxtyping import Float, Num
 from torch import Tensor, nn
 
 from expert_condenser.adapters.lora import keep_adapters_of
-from expert_condenser.errors import TrainingError
-from expert_condenser.methods.base import Method, MethodConfig
+from expert_condenser.errors import DataError, TrainingError
+from expert_condenser.files import read_json, write_json
+from expert_condenser.methods.base import Method, RouterConfig
 from expert_condenser.moe.layers import MoELayer, decoder_depth
 from expert_condenser.moe.parameters import Group, freeze, is_adapter, parameter_groups, set_router_mode
 from expert_condenser.moe.slices import is_sliced, train_slices, trained_ids
+from expert_condenser.moe.usage import Usage
 
 ScoreKind = Literal["token", "gate"]
+EXPERT_CONFIG = "expert_cfg.json"
 
 
 def select_experts(scores: Float[Tensor, "L E"], top_p: float) -> list[list[int]]:
@@ -57,18 +59,18 @@ class ExpertConfig:
     def read(cls, path: Path) -> "ExpertConfig":
         """Raises `TrainingError` where the file is no such thing."""
         try:
-            content = json.loads(path.read_text())
+            content = read_json(path)
             switches = content["shared_experts"], content["non_expert_modules"]
             ids = [i for chosen in content["experts"].values() for i in chosen]
             if not {type(i) for i in ids} <= {int} or {type(switch) for switch in switches} != {bool}:
                 raise ValueError("expert ids are integers, and the switches true or false")
             return cls({str(int(layer)): list(chosen) for layer, chosen in content["experts"].items()}, *switches)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (DataError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise TrainingError(f"expert_config is an expert_cfg.json as ESFT writes it; {path}: {error!r}") from error
 
     def write(self, path: Path) -> None:
         """As ESFT's release writes it."""
-        path.write_text(json.dumps(asdict(self)) + "\n")
+        write_json(path, asdict(self), indent=None)
 
     def of_layers(self, layers: Sequence[MoELayer]) -> list[list[int]]:
         """Expert ids per MoE layer; raises `TrainingError` where the file is that of another model."""
@@ -88,32 +90,59 @@ class ExpertConfig:
         return chosen
 
 
+@dataclass(frozen=True)
+class EsftConfig(RouterConfig):
+    """Which experts train, and what else."""
+
+    top_p: float = field(default=0.2, metadata={"help": "ESFT trains the smallest set of experts with this score."})
+    expert_config: str | None = field(
+        default=None, metadata={"help": "expert_cfg.json with ESFT's experts; None: score the training data first."}
+    )
+    score_rows: int = field(default=128, metadata={"help": "Rows of the training data that ESFT scores experts on."})
+    shared_experts: bool = field(default=False, metadata={"help": "ESFT also trains the shared experts."})
+    non_expert_modules: bool = field(
+        default=False, metadata={"help": "ESFT also trains all that is no expert: routers, attention, embeddings."}
+    )
+
+    def __post_init__(self) -> None:
+        """Raise `TrainingError` where an option has no meaning, or no effect."""
+        super().__post_init__()
+        if not 0 < self.top_p <= 1:
+            raise TrainingError(f"top_p is a share of the score, above 0 and at most 1; got {self.top_p}")
+        if self.score_rows < 1:
+            raise TrainingError(f"score_rows is a number of rows, at least 1; got {self.score_rows}")
+        names = ("top_p", "score_rows", "shared_experts", "non_expert_modules")
+        idle = [name for name in names if getattr(self, name) != getattr(EsftConfig, name)]
+        if self.expert_config is not None and idle:
+            raise TrainingError(f"expert_config says what trains, so {', '.join(idle)} has no effect; leave it out")
+
+
 class Esft(Method):
     """What the two scores share."""
 
+    Config = EsftConfig
     score: ClassVar[ScoreKind]
     paper = "arXiv 2407.01906"
     trainable = "the chosen experts"
     default_router = "freeze"
     whole_weights = True
-    options = frozenset({"router", "top_p", "expert_config", "score_rows", "shared_experts", "non_expert_modules"})
 
-    def __init__(self, config: MethodConfig | None = None, phase: str | None = None) -> None:
+    def __init__(self, config: Any = None, phase: str | None = None) -> None:
         super().__init__(config, phase)
-        if not 0 < self.config.top_p <= 1:
-            raise TrainingError(f"top_p is a share of the score, above 0 and at most 1; got {self.config.top_p}")
-        if self.config.score_rows < 1:
-            raise TrainingError(f"score_rows is a number of rows, at least 1; got {self.config.score_rows}")
+        self.scores: Tensor | None = None
+        """`(L, E)`, each expert's share of its layer's total; chosen from in `prepare`."""
         self.chosen: ExpertConfig | None = None
         if self.config.expert_config is not None:
-            self._check_scoring_is_idle()
             self.chosen = ExpertConfig.read(Path(self.config.expert_config))
 
-    def _check_scoring_is_idle(self) -> None:
-        names = ("top_p", "score_rows", "shared_experts", "non_expert_modules")
-        idle = [name for name in names if getattr(self.config, name) != getattr(MethodConfig, name)]
-        if idle:
-            raise TrainingError(f"expert_config says what trains, so {', '.join(idle)} has no effect; leave it out")
+    @property
+    def calibration_rows(self) -> int:
+        """`score_rows`, unless the experts are chosen already."""
+        return self.config.score_rows if self.chosen is None else 0
+
+    def calibrate(self, usage: Usage) -> None:
+        """Score the experts by what the task's tokens do with them."""
+        self.scores = expert_shares(usage.counts if self.score == "token" else usage.gate_mass)
 
     def choose(self, layers: Sequence[MoELayer], scores: Float[Tensor, "L E"]) -> ExpertConfig:
         """The experts to train, by their scores on the task data."""
@@ -125,7 +154,10 @@ class Esft(Method):
     def select_trainable(self, model: nn.Module) -> None:
         """The chosen experts, and the two switches; with an adapter, its parts on other experts stay zero."""
         if self.chosen is None:
-            raise TrainingError("ESFT trains experts chosen by score: set expert_config, or score data first")
+            if self.scores is None:
+                raise TrainingError("ESFT trains experts chosen by score: set expert_config, or score data first")
+            self.choose(self.layers, self.scores)
+        assert self.chosen is not None
         ids = self.chosen.of_layers(self.layers)
         groups = parameter_groups(model, self.layers)
         if any(map(is_adapter, groups)):
@@ -175,9 +207,24 @@ class Esft(Method):
         for layer, chosen in zip(self.layers, ids, strict=True):
             keep_adapters_of(layer, chosen)
 
+    def artifacts(self, model: nn.Module) -> dict[str, Any]:
+        """`expert_cfg.json`, which `expert_config` of another run reads."""
+        return {} if self.chosen is None else {EXPERT_CONFIG: asdict(self.chosen)}
+
     def state_dict(self) -> dict[str, Any]:
         """Also the experts that train."""
         return {**super().state_dict(), "experts": None if self.chosen is None else self.chosen.experts}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Also take over the experts that train; raises `TrainingError` where this run trains others."""
+        super().load_state_dict(state)
+        if self.chosen is None:
+            config = self.config
+            self.chosen = ExpertConfig(state["experts"], config.shared_experts, config.non_expert_modules)
+        if state["experts"] != self.chosen.experts:
+            raise TrainingError(
+                f"a run goes on with the experts that it trained, {state['experts']}; asked for {self.chosen.experts}"
+            )
 
 
 class EsftToken(Esft):

@@ -1,26 +1,58 @@
 """What `loss_free`, `bias_only` and `condenser` share: a selection bias that moves once per optimizer step."""
 
+from dataclasses import dataclass, field
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from expert_condenser.functional.bias import BiasRule, update_bias
 from expert_condenser.functional.routing import RoutingConfig
-from expert_condenser.methods.base import Method, MethodConfig
+from expert_condenser.methods.base import Method, RouterConfig
 
-ROUTING_OPTIONS = frozenset(
-    {"routing_preset", "budget", "bias_space", "bias_in_weights", "usage", "bias_center", "bias_clip"}
-)
+
+@dataclass(frozen=True)
+class SelectionBiasConfig(RouterConfig):
+    """gamma, and the switches of the routing."""
+
+    bias_step: float = field(
+        default=1e-3,
+        metadata={"help": "gamma of the selection bias, per optimizer step (phase 1); gamma x steps is what counts."},
+    )
+    routing_preset: str = field(default="paper", metadata={"help": "'paper', or 'reference' (the authors' release)."})
+    budget: str | None = field(default=None, metadata={"help": "'shared' (K slots) or 'additive' (K + R slots)."})
+    bias_space: str | None = field(default=None, metadata={"help": "'logit' or 'score'."})
+    bias_in_weights: bool | None = field(default=None, metadata={"help": "Whether the gate weights see the bias."})
+    usage: str | None = field(default=None, metadata={"help": "'count' or 'mass': what the bias rule sees."})
+    bias_center: str | None = field(default=None, metadata={"help": "'none' or 'mean'."})
+    bias_clip: float | None = field(default=None, metadata={"help": "Bound on |bias|; 0.5 emulates the authors' bf16."})
+
+    def __post_init__(self) -> None:
+        """Raise `RoutingError` where the switches have no meaning."""
+        super().__post_init__()
+        self.routing()
+
+    def routing(self) -> RoutingConfig:
+        """The switches as a `RoutingConfig`."""
+        switches: dict[str, Any] = {
+            "preset": self.routing_preset,
+            "budget": self.budget,
+            "bias_space": self.bias_space,
+            "bias_in_weights": self.bias_in_weights,
+            "usage": self.usage,
+            "bias_center": self.bias_center,
+            "bias_clip": self.bias_clip,
+        }
+        if self.budget == "shared":
+            switches["duplicates"] = False  # of the preset `reference`, which has them, only the budget was changed
+        return RoutingConfig(**switches)
 
 
 class SelectionBias(Method):
     """Move every layer's bias by one step of `rule` after each optimizer step."""
 
+    Config = SelectionBiasConfig
     rule: BiasRule
-    options = ROUTING_OPTIONS | {"router", "bias_step"}
-
-    def __init__(self, config: MethodConfig | None = None, phase: str | None = None) -> None:
-        super().__init__(config, phase)
-        self.config.routing()  # raises where the switches have no meaning
 
     @property
     def bias_step(self) -> float:
@@ -29,11 +61,11 @@ class SelectionBias(Method):
 
     @property
     def routing(self) -> RoutingConfig:
-        """The switches of `MethodConfig`."""
+        """The switches of the config."""
         return self.config.routing()
 
     @torch.no_grad()
-    def update(self, usage: Tensor) -> None:
+    def step(self, usage: Tensor) -> None:
         """`usage` (L, E): int64 counts or float64 mass, on any device."""
         biases = torch.stack([layer.router.selection_bias for layer in self.layers])
         updated = update_bias(

@@ -1,10 +1,27 @@
 """`sft`: plain supervised fine-tuning, without auxiliary loss. Routing is observed and left alone."""
 
+from dataclasses import dataclass, field
+
 from torch import nn
 
 from expert_condenser.errors import TrainingError
-from expert_condenser.methods.base import Method, MethodConfig
+from expert_condenser.methods.base import Method, RouterConfig
 from expert_condenser.moe.attach import set_top_k
+
+
+@dataclass(frozen=True)
+class SftConfig(RouterConfig):
+    """The options of `sft`."""
+
+    top_k: int | None = field(
+        default=None, metadata={"help": "Experts per token, K + R as the control of budget='additive'; None: K."}
+    )
+
+    def __post_init__(self) -> None:
+        """Raise `TrainingError` where an option has no meaning."""
+        super().__post_init__()
+        if self.top_k is not None and self.top_k < 1:
+            raise TrainingError(f"top_k is a number of experts per token, at least 1; got {self.top_k}")
 
 
 class Sft(Method):
@@ -14,15 +31,10 @@ class Sft(Method):
     added to the budget.
     """
 
+    Config = SftConfig
     name = "sft"
     summary = "plain fine-tuning, auxiliary-loss coefficient 0"
     paper = "the baseline"
-    options = frozenset({"router", "top_k"})
-
-    def __init__(self, config: MethodConfig | None = None, phase: str | None = None) -> None:
-        super().__init__(config, phase)
-        if self.config.top_k is not None and self.config.top_k < 1:
-            raise TrainingError(f"top_k is a number of experts per token, at least 1; got {self.config.top_k}")
 
     def prepare(self, model: nn.Module) -> None:
         """Also set the number of experts per token."""

@@ -1,13 +1,31 @@
 """`sft_aux`: fine-tuning with the load-balancing auxiliary loss (Switch Transformers, arXiv 2101.03961)."""
 
 import math
+from dataclasses import dataclass, field
 
 from torch import nn
 
 from expert_condenser.errors import TrainingError, UnsupportedModelError
-from expert_condenser.methods.base import Method, MethodConfig
+from expert_condenser.methods.base import Method, RouterConfig
 from expert_condenser.moe.layers import family_name
 from expert_condenser.moe.parameters import router_trains
+
+
+@dataclass(frozen=True)
+class SftAuxConfig(RouterConfig):
+    """The options of `sft_aux`."""
+
+    aux_loss_coef: float | None = field(
+        default=None, metadata={"help": "Coefficient of the auxiliary loss; None: that of the model's config."}
+    )
+
+    def __post_init__(self) -> None:
+        """Raise `TrainingError` where an option has no meaning."""
+        super().__post_init__()
+        if self.aux_loss_coef is not None and not 0 < self.aux_loss_coef < math.inf:
+            raise TrainingError(
+                f"aux_loss_coef is a number above 0 ('sft' is without the loss); got {self.aux_loss_coef}"
+            )
 
 
 class SftAux(Method):
@@ -16,16 +34,10 @@ class SftAux(Method):
     The loss itself is transformers' `load_balancing_loss_func`, weighed by TRL.
     """
 
+    Config = SftAuxConfig
     name = "sft_aux"
     summary = "plain fine-tuning with the load-balancing auxiliary loss"
     paper = "arXiv 2101.03961"
-    options = frozenset({"router", "aux_loss_coef"})
-
-    def __init__(self, config: MethodConfig | None = None, phase: str | None = None) -> None:
-        super().__init__(config, phase)
-        coefficient = self.config.aux_loss_coef
-        if coefficient is not None and not 0 < coefficient < math.inf:
-            raise TrainingError(f"aux_loss_coef is a number above 0 ('sft' is without the loss); got {coefficient}")
 
     def prepare(self, model: nn.Module) -> None:
         """Also find the coefficient: the option's, or the model's own."""

@@ -102,6 +102,9 @@ def gate_of(module: Any) -> Gate:
 
 
 def register_implementation() -> None:
-    """Make transformers know both names (done when `expert_condenser` is imported)."""
+    """Make transformers know both names (done when this module is imported)."""
     ALL_EXPERTS_FUNCTIONS.register(NAME, sorted_mm_experts_forward)
     ALL_EXPERTS_FUNCTIONS.register(RECOMPUTE, partial(sorted_mm_experts_forward, recompute=True))
+
+
+register_implementation()

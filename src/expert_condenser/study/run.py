@@ -17,13 +17,14 @@ from rich.live import Live
 from rich.table import Table
 
 from expert_condenser.checkpoint.load import load_tokenizer, resolve_model
-from expert_condenser.errors import EvaluationError
-from expert_condenser.evaluation.backends.transformers_backend import Generation, check_template
-from expert_condenser.evaluation.evaluate import fingerprints
-from expert_condenser.evaluation.record import RESULTS
-from expert_condenser.evaluation.tasks import check_names, load
-from expert_condenser.files import read_json
-from expert_condenser.study.plan import Cell, Study, is_done, read_study
+from expert_condenser.errors import EvaluationError, FailedRunError
+from expert_condenser.evaluation.generation import Generation
+from expert_condenser.evaluation.prompts import check_template
+from expert_condenser.evaluation.results import RESULTS, Results
+from expert_condenser.evaluation.settings import fingerprints
+from expert_condenser.evaluation.tasks import load_tasks
+from expert_condenser.study.cells import is_done_as_asked, recipe_of
+from expert_condenser.study.plan import Cell, Study, read_study
 from expert_condenser.study.worker import run_cell
 
 console = Console(stderr=True)
@@ -35,7 +36,7 @@ class Progress:
 
     def __init__(self, root: Path, cells: Sequence[Cell], questions: Mapping[str, str]) -> None:
         self.root, self.cells = root, cells
-        self.done = {cell.folder for cell in cells if is_done(root, cell, questions)}
+        self.done = {cell.folder for cell in cells if is_done_as_asked(root, cell, questions)}
         self.failed: dict[Path, Cell] = {}
         self.running: dict[Path, float] = {}
         self.seconds: list[float] = []
@@ -81,7 +82,8 @@ class Progress:
 
 def accuracy(folder: Path, task: str) -> float:
     """A task's accuracy in a run's `results.json`."""
-    return read_json(folder / RESULTS)["tasks"][task]["accuracy"]
+    share: float = Results.read(folder / RESULTS).tasks[task]["accuracy"]
+    return share
 
 
 def run_study(path: Path, root: Path, workers: int | None = None) -> None:
@@ -89,7 +91,7 @@ def run_study(path: Path, root: Path, workers: int | None = None) -> None:
     study = read_study(path)
     cells = [study.base_cell, *study.cells()]
     for cell in cells[1:]:
-        cell.config(root)
+        recipe_of(cell, root)
     questions = _questions(study)
     _claim(path, root)
     progress = Progress(root, cells, questions)
@@ -115,7 +117,7 @@ def run_study(path: Path, root: Path, workers: int | None = None) -> None:
                 _say(live, progress, cell, len(devices))
     if progress.failed:
         logs = ", ".join(str((root / folder).with_suffix(".log")) for folder in progress.failed)
-        raise EvaluationError(f"{len(progress.failed)} of {len(cells)} runs failed; see {logs}, then run this again")
+        raise FailedRunError(f"{len(progress.failed)} of {len(cells)} runs failed; see {logs}, then run this again")
 
 
 def _say(live: Live, progress: Progress, cell: Cell, workers: int) -> None:
@@ -131,9 +133,7 @@ def _questions(study: Study) -> dict[str, str]:
     """The fingerprints of what will be asked; raises before any run what would fail after the first one's training."""
     spec = study.evaluate
     Generation(batch_size=spec.batch_size, max_new_tokens=spec.max_new_tokens)
-    check_names(spec.tasks)
-    data = None if spec.data is None else Path(spec.data)
-    tasks = [load(task, data, count, spec.split) for task, count in spec.tasks.items()]
+    tasks = load_tasks(spec.tasks, None if spec.data is None else Path(spec.data), spec.split)
     if study.base.startswith((".", "/")) and not Path(study.base).is_dir():
         raise EvaluationError(f"the base model must exist, and there is no directory {study.base}; correct `base`")
     check_template(load_tokenizer(resolve_model(study.base)))

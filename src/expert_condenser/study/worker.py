@@ -13,17 +13,20 @@ import torch
 import transformers
 
 from expert_condenser.checkpoint.guard import newest_whole
-from expert_condenser.checkpoint.load import load_model, load_tokenizer, resolve_model
-from expert_condenser.evaluation.backends.transformers_backend import Generation, ModelBackend
-from expert_condenser.evaluation.evaluate import evaluate, settings_of
-from expert_condenser.evaluation.record import ITEMS, SETTINGS
-from expert_condenser.evaluation.tasks import load
-from expert_condenser.files import read_json, write_json
+from expert_condenser.checkpoint.load import load_tokenizer, resolve_model
+from expert_condenser.evaluation.backends.local import LocalBackend
+from expert_condenser.evaluation.evaluate import evaluate
+from expert_condenser.evaluation.generation import Generation
+from expert_condenser.evaluation.record import ITEMS
+from expert_condenser.evaluation.settings import SETTINGS
+from expert_condenser.evaluation.tasks import load_tasks
 from expert_condenser.methods import METHODS
+from expert_condenser.study.cells import recipe_of
 from expert_condenser.study.cost import FlopCounter, peak_memory
 from expert_condenser.study.plan import Cell
-from expert_condenser.training.recipe import TrainingConfig
-from expert_condenser.training.record import RUN
+from expert_condenser.training.folder import annotate
+from expert_condenser.training.recipe import Recipe
+from expert_condenser.training.record import RUN, RunRecord
 from expert_condenser.training.run import train
 
 
@@ -57,50 +60,43 @@ def _run(cell: Cell, root: Path) -> None:
         if not cell.study.keep_models:
             keep_results(folder, ())
         return
-    config = cell.config(root)
-    if not (folder / "model").exists() or "cost" not in read_json(folder / RUN):  # the cost is noted last
+    config = recipe_of(cell, root)
+    if not (folder / "model").exists() or RunRecord.read(folder / RUN).cost is None:  # the cost is noted last
         _train(cell, config)
     _evaluate(cell, folder, folder / "model")
     if not cell.study.keep_models:
-        keep_results(folder, METHODS[config.method].phases)
+        keep_results(folder, METHODS[config.run.method].phases)
 
 
 def _evaluate(cell: Cell, folder: Path, path: Path) -> None:
     """The study's tasks on one model; `results.json` goes to `folder`."""
     spec = cell.study.evaluate
-    model, tokenizer = load_model(path), load_tokenizer(path)
-    if torch.cuda.is_available():
-        model.to("cuda")
-    data = None if spec.data is None else Path(spec.data)
-    tasks = [load(task, data, count, spec.split) for task, count in spec.tasks.items()]
+    tokenizer = load_tokenizer(path)
+    tasks = load_tasks(spec.tasks, None if spec.data is None else Path(spec.data), spec.split)
     generation = Generation(batch_size=spec.batch_size, max_new_tokens=spec.max_new_tokens)
-    backend = ModelBackend(model, tokenizer)
-    settings = settings_of(tokenizer, tasks, generation, cell.label)
-    evaluate(backend, tokenizer, tasks, folder, generation, settings=settings, nll_model=model, progress=False)
+    backend = LocalBackend(path, tokenizer, device="cuda" if torch.cuda.is_available() else "cpu")
+    evaluate(backend, tokenizer, tasks, folder, generation, label=cell.label, progress=False)
 
 
-def _train(cell: Cell, config: TrainingConfig) -> None:
+def _train(cell: Cell, config: Recipe) -> None:
     """Train from the start, or from where a killed run of this study left a checkpoint."""
-    folder = Path(config.output_dir)
-    phases = METHODS[config.method].phases_of(config)
+    folder = Path(config.trainer.output_dir)
+    phases = config.phases
     started = (folder / RUN).exists()
-    config.resume = started and any(newest_whole(folder / phase)[0] is not None for phase in phases)
-    config.overwrite = started and not config.resume
+    resume = started and any(newest_whole(folder / phase)[0] is not None for phase in phases)
     flops = FlopCounter()
     wall, busy = time.perf_counter(), time.process_time()
-    train(config, callbacks=[flops])
-    record = read_json(folder / RUN)
-    record["arm"] = cell.label
-    steps = [phase["steps"] for phase in record["phases"].values()]
+    train(config.going_on(resume=resume, overwrite=started and not resume), callbacks=[flops])
+    steps = [int(phase["steps"]) for phase in RunRecord.read(folder / RUN).phases.values()]
     whole = len(flops.per_step) == len(steps)
-    record["cost"] = {
+    cost = {
         "seconds": round(time.perf_counter() - wall, 1),
         "cpu_seconds": round(time.process_time() - busy, 1),
         "flops": sum(map(int.__mul__, flops.per_step, steps)) if whole else None,
         "peak_mb": round(peak_memory()),
-        "resumed": config.resume,
+        "resumed": resume,
     }
-    write_json(folder / RUN, record)
+    annotate(folder, arm=cell.label, cost=cost)
 
 
 def keep_results(folder: Path, phases: Sequence[str]) -> None:

@@ -21,8 +21,9 @@ from transformers import OlmoeForCausalLM, PreTrainedTokenizerFast
 from expert_condenser.checkpoint.load import base_model_path, load_model, load_tokenizer
 from expert_condenser.data.procedural.families import draw, frequencies
 from expert_condenser.data.sources import TESTBED
-from expert_condenser.evaluation.backends.transformers_backend import Generation, ModelBackend
-from expert_condenser.evaluation.evaluate import evaluate, settings_of
+from expert_condenser.evaluation.backends.local import LocalBackend
+from expert_condenser.evaluation.evaluate import evaluate
+from expert_condenser.evaluation.generation import Generation
 from expert_condenser.evaluation.tasks import load
 from expert_condenser.functional.routing import RoutingConfig
 from expert_condenser.moe.attach import attach
@@ -161,15 +162,7 @@ def _accuracy_without(path: Path, experts: list[int], names: Sequence[str], coun
     for layer in moe_layers(model):
         layer.router.selection_bias[experts] = _OUT
     tasks = [load(f"{TESTBED}{name}", limit=count, split="validation") for name in names]
+    backend = LocalBackend(f"{path.name} without experts {experts}", tokenizer, model=model)
     with TemporaryDirectory() as folder:
-        backend = ModelBackend(model, tokenizer)
-        results = evaluate(
-            backend,
-            tokenizer,
-            tasks,
-            Path(folder),
-            Generation(),
-            settings=settings_of(tokenizer, tasks, Generation(), path.name),
-            progress=False,
-        )
+        results = evaluate(backend, tokenizer, tasks, Path(folder), Generation(), progress=False)
     return {task.removeprefix(TESTBED): result["accuracy"] for task, result in results["tasks"].items()}

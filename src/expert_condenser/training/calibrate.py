@@ -1,32 +1,23 @@
-"""Scores of the experts on task data, from which ESFT chooses (arXiv 2407.01906, section 3.2)."""
+"""What the experts of a model do on task data: what a method asks for before it prepares the model."""
 
 from typing import Any
 
 from datasets import Dataset
-from jaxtyping import Float
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from expert_condenser.methods.esft import ScoreKind, expert_shares
-from expert_condenser.moe.usage import measure_usage
+from expert_condenser.data.tokens import render
+from expert_condenser.moe.usage import Usage, measure_usage
 
 
-def score_experts(
-    model: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    dataset: Dataset,
-    kind: ScoreKind,
-    *,
-    rows: int,
-    max_length: int | None = None,
-) -> Float[Tensor, "L E"]:
-    """Each expert's share of the selections (`token`) or of the gate weights (`gate`), over whole conversations.
+def usage_on_rows(
+    model: Any, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, rows: int, max_length: int | None = None
+) -> Usage:
+    """Selections and gate weights of every expert over whole conversations.
 
-    Of the first `rows` rows, cut at `max_length` tokens; every layer's scores sum to 1.
+    Of the first `rows` rows, cut at `max_length` tokens (ESFT, arXiv 2407.01906, section 3.2).
     """
     texts = [
-        tokenizer.apply_chat_template(row["prompt"] + row["completion"], tokenize=True, return_dict=False)[:max_length]
+        render(row["prompt"] + row["completion"], tokenizer, tokenize=True)[:max_length]
         for row in dataset.select(range(min(rows, len(dataset))))
     ]
-    usage = measure_usage(model, tokenizer, texts)
-    return expert_shares(usage.counts if kind == "token" else usage.gate_mass)
+    return measure_usage(model, tokenizer, texts)

@@ -1,62 +1,113 @@
-"""The model of a run: loaded, with its adapter, prepared by its method; and at the end published."""
+"""The model of a run: loaded, with its adapter, calibrated on the data and prepared by its method."""
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
-from rich.table import Table
-from transformers import AutoConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, Mxfp4Config
 
 from expert_condenser.adapters.lora import add_adapter
 from expert_condenser.checkpoint.load import load_model, resolve_model
 from expert_condenser.errors import TrainingError
 from expert_condenser.methods import Method
-from expert_condenser.methods.esft import Esft
 from expert_condenser.moe.experts import default_implementation
 from expert_condenser.moe.layers import moe_layers
 from expert_condenser.moe.own_types import CondenserModel
 from expert_condenser.moe.parameters import count_trainable
-from expert_condenser.training.calibrate import score_experts
-from expert_condenser.training.recipe import TrainingConfig
+from expert_condenser.training.auxiliary import check_auxiliary_gradient
+from expert_condenser.training.calibrate import usage_on_rows
+from expert_condenser.training.folder import RunFolder
+from expert_condenser.training.recipe import Recipe
+from expert_condenser.training.rows import TrainingRows
 
-MERGE_TOLERANCE = 1e-3
-"""Largest difference of any logit that merging an adapter may make, relative to the largest logit, in float32."""
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model that is ready for a phase, by the method that prepared it; `checkpoint` is where a resumed one was."""
+
+    method: Method
+    model: Any
+    checkpoint: Path | None = None
 
 
-def load_for_training(source: str | Path, config: TrainingConfig, method: Method) -> Any:
+def prepare_base(recipe: Recipe, rows: TrainingRows) -> Prepared:
+    """The base model for the first phase: all of its errors come before anything is written or deleted."""
+    method = recipe.new_method()
+    model = load_for_training(resolve_model(recipe.run.model), recipe, method, is_base=True)
+    return _prepare(Prepared(method, model), recipe, rows)
+
+
+def prepare_phase(recipe: Recipe, rows: TrainingRows, folder: RunFolder, phase: str) -> Prepared:
+    """The model of a phase that goes on: from its newest checkpoint, from the phase before, or from the base."""
+    checkpoint, method = folder.newest_checkpoint(phase), recipe.new_method(phase)
+    source = checkpoint or folder.before(phase)
+    state = folder.state_before(phase, checkpoint)
+    if state is not None:
+        method.load_state_dict(state)
+    model = load_for_training(source or resolve_model(recipe.run.model), recipe, method, is_base=source is None)
+    return _prepare(Prepared(method, model, checkpoint), recipe, rows)
+
+
+def _prepare(prepared: Prepared, recipe: Recipe, rows: TrainingRows) -> Prepared:
+    method, model = prepared.method, prepared.model
+    if method.calibration_rows:
+        model.to(recipe.device)
+        method.calibrate(
+            usage_on_rows(model, rows.tokenizer, rows.train, method.calibration_rows, recipe.trainer.max_length)
+        )
+    method.prepare(model)
+    if method.router_aux_loss_coef:
+        check_auxiliary_gradient(model, method.layers)
+    return prepared
+
+
+def load_for_training(source: str | Path, recipe: Recipe, method: Method, *, is_base: bool) -> Any:
     """The model in `source`; of a base, with a new adapter where the recipe asks for one.
 
-    Raises `TrainingError` where the recipe names a base that is a result of such a run.
+    Raises `TrainingError` where the base is a result of such a run, or is quantised.
     """
-    experts = config.experts_implementation or default_implementation(config.device.type)
-    model = load_model(source, config.dtype, train=True, experts_implementation=experts)
-    is_base = str(source) == resolve_model(config.model_name_or_path)
+    run = recipe.run
+    options = {
+        "experts_implementation": run.experts_implementation or default_implementation(recipe.device.type),
+        **{name: value for name in ("attn_implementation", "device_map") if (value := getattr(run, name)) is not None},
+        **({"revision": run.revision} if is_base and run.revision is not None else {}),
+        **(_dequantised(source, run.revision) if is_base else {}),
+    }
+    model = load_model(source, run.dtype, train=True, **options)
     if is_base and isinstance(model, CondenserModel | PeftModel):
         raise TrainingError(
             f"a run starts from a base model, and {source} is the result of one, with router state or an adapter; "
             "name its base, or --resume the run that made it"
         )
-    if is_base and config.lora is not None:
-        torch.manual_seed(config.seed)
-        model = add_adapter(model, config, config.adapter_targets(config.router), method.routing)
+    if is_base and recipe.adapter.lora is not None:
+        torch.manual_seed(recipe.trainer.seed)
+        model = add_adapter(model, recipe.adapter, recipe.adapter_targets, method.routing)
     return model
 
 
-def choose_experts_by_score(
-    method: Esft,
-    model: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    dataset: Any,
-    max_length: int | None,
-    device: torch.device,
-) -> None:
-    """Score the experts on the training data, on the device that trains, and let the method choose."""
-    rows = method.config.score_rows
-    model.to(device)
-    scores = score_experts(model, tokenizer, dataset, method.score, rows=rows, max_length=max_length)
-    method.choose(moe_layers(model), scores)
+def _dequantised(source: str | Path, revision: str | None) -> dict[str, Any]:
+    """How a base that was saved quantised is loaded as weights that can train; none is trained as it is.
+
+    transformers keeps quantised experts apart from the fused weights that routing, ESFT and adapters work on.
+    """
+    if Path(source).is_dir() and not (Path(source) / "config.json").exists():
+        return {}  # an adapter, or nothing: loading says which
+    try:
+        config = AutoConfig.from_pretrained(source, **({} if revision is None else {"revision": revision}))
+    except (OSError, ValueError):
+        return {}  # what cannot be read is refused with the reason by the load
+    found = getattr(config, "quantization_config", None)
+    if found is None:
+        return {}
+    method = found.get("quant_method") if isinstance(found, dict) else found.quant_method
+    if str(getattr(method, "value", method)) == "mxfp4":  # gpt-oss, which is published in no other form
+        return {"quantization_config": Mxfp4Config(dequantize=True)}
+    raise TrainingError(
+        f"a run trains weights as they are, and {source} is quantised ({method}): PEFT cannot adapt quantised fused "
+        "experts, and no optimizer can train them. Take its bfloat16 version."
+    )
 
 
 def dtype_of(name: str, path: str) -> torch.dtype:
@@ -69,35 +120,3 @@ def dtype_of(name: str, path: str) -> torch.dtype:
 def trainable_counts(model: Any) -> dict[str, dict[str, int]]:
     """`{group: {"total", "trainable"}}` in numbers of parameters."""
     return {group: asdict(count) for group, count in count_trainable(model, moe_layers(model)).items()}
-
-
-def trainable_table(counts: dict[str, dict[str, int]]) -> Table:
-    """The counts for a person."""
-    table = Table(title="What trains")
-    for name in ("group", "parameters", "trainable", "share"):
-        table.add_column(name, justify="left" if name == "group" else "right")
-    total = {key: sum(count[key] for count in counts.values()) for key in ("total", "trainable")}
-    for group, count in [*counts.items(), ("all", total)]:
-        share = count["trainable"] / count["total"]
-        table.add_row(group, f"{count['total']:,}", f"{count['trainable']:,}", f"{share:.1%}")
-    return table
-
-
-@torch.no_grad()
-def merge_checked(model: Any) -> tuple[Any, float]:
-    """A float32 model with its adapter merged, and the largest relative difference that this made to a logit.
-
-    Raises `TrainingError` above `MERGE_TOLERANCE`.
-    """
-    vocabulary = model.config.get_text_config().vocab_size
-    ids = torch.arange(64, device=model.device).view(2, 32) * 7919 % vocabulary
-    before = model.eval()(input_ids=ids).logits.float()
-    merged = model.merge_and_unload()
-    after = merged.eval()(input_ids=ids).logits.float()
-    difference = ((after - before).abs().max() / before.abs().max()).item()
-    if not difference <= MERGE_TOLERANCE:
-        raise TrainingError(
-            f"a merged adapter computes what it computed before; the logits differ by {difference:.1e} of the largest. "
-            "The adapter itself is whole."
-        )
-    return merged, difference

@@ -1,90 +1,144 @@
-"""What a run leaves behind: `run.json`, `metrics.jsonl`, and checkpoints that are closed when whole."""
+"""`run.json`: what a run was asked to do, by which versions, and how far it came. Read without torch.
+
+Version 2 (`format_version`) has the option names of today and of the run's own method alone. Version 1, written before
+0.2 without a `format_version`, is read as if it were of version 2 (`_migrated`); nothing rewrites it but its own run.
+"""
 
 import json
 import subprocess
-from dataclasses import MISSING, fields
-from importlib.metadata import version
+from dataclasses import asdict, dataclass, field, fields, replace
+from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import Any
 
-import torch.distributed
-from transformers import TrainerCallback
-
-from expert_condenser.errors import TrainingError
-from expert_condenser.files import append_line, write_manifest
-from expert_condenser.training.recipe import TrainingConfig
+from expert_condenser.errors import DataError
+from expert_condenser.files import read_json, write_json
 
 RUN, METRICS = "run.json", "metrics.jsonl"
-_PACKAGES = ("expert-condenser", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
-_MAY_CHANGE = frozenset(
-    {"output_dir", "resume", "overwrite", "report_to", "logging_dir", "save_total_limit", "disable_tqdm", "run_name"}
-)
-"""Options that do not change what a run computes: a resume may set them anew."""
+FORMAT_VERSION = 2
+PACKAGES = ("expert-condenser", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
 
 
-def settings(config: TrainingConfig) -> dict[str, Any]:
-    """The recipe as JSON, without what differs between processes of the same run."""
-    values = config.to_dict()
-    names = {f.name for f in fields(config)} - {"local_rank", "hub_token", "accelerator_config", "parallelism_config"}
-    return {name: values[name] for name in sorted(names & set(values))}
+@dataclass(frozen=True)
+class RunRecord:
+    """The content of `run.json`."""
+
+    method: str
+    config: dict[str, Any]
+    """Every option of the recipe, flat: name -> JSON value."""
+    versions: dict[str, str]
+    """Of the packages that computed it."""
+    git_commit: str | None
+    """Of this package, where it runs from a git checkout; with `-dirty` where its files were changed."""
+    trainable: dict[str, dict[str, int]] = field(default_factory=dict)
+    """`{group of parameters: {"total": n, "trainable": n}}`."""
+    phases: dict[str, dict[str, int | float]] = field(default_factory=dict)
+    """`{phase: {"steps": n, "tokens": n, "seconds": s}}` of those that are done."""
+    steps: int | None = None
+    """Optimizer steps over all phases; None until the run is finished."""
+    tokens: int | None = None
+    """Real tokens over all phases; None until the run is finished."""
+    finished: bool = False
+    merge_difference: float | None = None
+    """Largest relative difference of a logit that merging the adapter made."""
+    arm: str | None = None
+    """Of a study's run: its arm."""
+    cost: dict[str, Any] | None = None
+    """Of a study's run: `seconds`, `cpu_seconds`, `flops`, `peak_mb`, `resumed`."""
+    format_version: int = FORMAT_VERSION
+
+    @classmethod
+    def begin(cls, method: str, config: dict[str, Any]) -> "RunRecord":
+        """The record of a run that starts here and now."""
+        return cls(method, config, {name: version(name) for name in PACKAGES}, package_commit())
+
+    @classmethod
+    def read(cls, path: Path) -> "RunRecord":
+        """Raises `DataError` where the file is missing, no JSON, malformed, or of a newer format."""
+        content = read_json(path)
+        if not isinstance(content, dict):
+            raise DataError(f"{path} holds a JSON object; got a {type(content).__name__}; write it again")
+        found = content.get("format_version", 1)
+        if type(found) is not int or found > FORMAT_VERSION:
+            raise DataError(
+                f"{path} has format_version {found!r}, and this release reads up to {FORMAT_VERSION}; update "
+                "expert-condenser"
+            )
+        for key, kind in {**_NEEDED, **{k: v for k, v in _OPTIONAL.items() if content.get(k) is not None}}.items():
+            if not isinstance(content.get(key), kind):
+                got = f"got {content[key]!r}" if key in content else "it is missing"
+                raise DataError(f"{path} has {key!r}, of type {kind.__name__}; {got}. Run it again.")
+        if found == 1:
+            content = _migrated(content)
+        known = {f.name for f in fields(cls)}
+        return cls(**{key: value for key, value in content.items() if key in known})
+
+    def write(self, path: Path) -> None:
+        """Write `run.json`, whole or not at all."""
+        write_json(path, asdict(self))
+
+    def with_phase(self, name: str, *, steps: int, tokens: int, seconds: int | float) -> "RunRecord":
+        """The record after a phase is done."""
+        done: dict[str, int | float] = {"steps": steps, "tokens": tokens, "seconds": round(seconds, 1)}
+        return replace(self, phases={**self.phases, name: done})
+
+    def closed(self) -> "RunRecord":
+        """The record of the finished run, with its totals."""
+        steps, tokens = (int(sum(phase[key] for phase in self.phases.values())) for key in ("steps", "tokens"))
+        return replace(self, steps=steps, tokens=tokens, finished=True)
 
 
-def describe(config: TrainingConfig) -> dict[str, Any]:
-    """The head of `run.json`: recipe, versions, git commit."""
-    return {
-        "method": config.method,
-        "config": settings(config),
-        "versions": {name: version(name) for name in _PACKAGES},
-        "git_commit": _git_commit(),
-        "phases": {},
-    }
+_NEEDED = {"method": str, "config": dict}
+_OPTIONAL = {"finished": bool, "arm": str, "steps": int, "tokens": int, "cost": dict}
+_RENAMED = {"model_name_or_path": "model", "dataset": "data", "dataset_split": "split", "eval_dataset": "eval_data"}
+"""Option names of version 1, and what they are called since."""
+_ROUTING = ("routing_preset", "budget", "bias_space", "bias_in_weights", "usage", "bias_center", "bias_clip")
+_ESFT = ("router", "top_p", "expert_config", "score_rows", "shared_experts", "non_expert_modules")
+_CHOICE = ("num_condensers", "condenser_rule", "condensers_file", "one_phase", "selection_seed")
+_OPTIONS = {
+    "sft": ("router", "top_k"),
+    "sft_aux": ("router", "aux_loss_coef"),
+    "frozen_router": (),
+    "loss_free": ("router", "bias_step", *_ROUTING),
+    "bias_only": ("router", "bias_step", *_ROUTING),
+    "esft_token": _ESFT,
+    "esft_gate": _ESFT,
+    "densemixer": ("router", "mixer"),
+    "condenser": ("router", "bias_step", "bias_step_condense", *_CHOICE, *_ROUTING),
+}
+"""The options that each method had in version 1, which kept those of all methods. Frozen: it is history."""
 
 
-def check_same_run(found: dict[str, Any], config: TrainingConfig) -> None:
-    """Raise `TrainingError` if `output_dir` holds another run: the method, the model, the data or a number differs."""
-    wanted = json.loads(json.dumps(settings(config)))
-    # An option that the run's version did not have yet had its default.
-    defaults = {f.name: None if f.default is MISSING else f.default for f in fields(config)}
-    there = {name: found["config"].get(name, defaults[name]) for name in wanted}
-    differing = {
-        name: (there[name], value) for name, value in wanted.items() if name not in _MAY_CHANGE and there[name] != value
-    }
-    if differing:
-        rows = "; ".join(f"{name}: {old!r} there, {new!r} asked for" for name, (old, new) in sorted(differing.items()))
-        raise TrainingError(f"one output_dir is for one run, and it holds another one ({rows})")
+def _migrated(content: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 as version 2."""
+    method, config = content["method"], content["config"]
+    others = {name for names in _OPTIONS.values() for name in names} - set(_OPTIONS.get(method, ()))
+    kept = {_RENAMED.get(name, name): value for name, value in config.items() if name not in others}
+    if method not in _OPTIONS:  # a method of somebody's own: which options are its own is not known
+        kept = {_RENAMED.get(name, name): value for name, value in config.items()}
+    kept.setdefault("router_learning_rate_factor", 1.0)  # an option since, which was not there to be set
+    return {"versions": {}, "git_commit": None, **content, "config": kept, "format_version": FORMAT_VERSION}
 
 
-class RunRecorder(TrainerCallback):
-    """Writes the log of every logged step to `metrics.jsonl`, and closes every checkpoint."""
-
-    def __init__(self, run_dir: Path, phase: str) -> None:
-        self.path = run_dir / METRICS
-        self.phase = phase
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """On a resume, drop what was logged after the checkpoint."""
-        if state.is_world_process_zero and self.path.exists():
-            entries = [json.loads(line) for line in self.path.read_text().splitlines()]
-            kept = [e for e in entries if e["phase"] != self.phase or e["step"] <= state.global_step]
-            self.path.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
-
-    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Append one line."""
-        if state.is_world_process_zero:
-            append_line(self.path, {"phase": self.phase, **state.log_history[-1]})
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Close the checkpoint once every process has written its part."""
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.barrier()
-        if state.is_world_process_zero:
-            write_manifest(Path(args.output_dir) / f"checkpoint-{state.global_step}")
-
-
-def _git_commit() -> str | None:
-    """The commit of the directory that the command runs in, where git knows one."""
+def package_commit() -> str | None:
+    """The git commit of this package's own files: of its checkout, or of the repository it was installed from."""
+    folder = Path(__file__).parent
+    # Tracked there: a package that is installed below somebody's repository is not of that repository's commit.
+    if _git(folder, "ls-files", "--error-unmatch", Path(__file__).name) is not None:
+        commit, changed = _git(folder, "rev-parse", "HEAD"), _git(folder.parent, "status", "--porcelain", ".")
+        return f"{commit}-dirty" if commit and changed else commit
     try:
-        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+        installed = json.loads(distribution("expert-condenser").read_text("direct_url.json") or "{}")
+    except (PackageNotFoundError, ValueError):
+        return None
+    commit = installed.get("vcs_info", {}).get("commit_id")
+    return commit if isinstance(commit, str) else None
+
+
+def _git(folder: Path, *words: str) -> str | None:
+    """What git prints; None where there is no git, or it fails."""
+    try:
+        done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         return None
-    return done.stdout.strip() or None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,5 +1,5 @@
-"""TRL's trainer with three differences: a loss that is not finite stops it, it evaluates the nll alone, and a resumed
-run finds the order of rows grouped by length again.
+"""TRL's trainer with four differences: a loss that is not finite stops it, it evaluates the nll alone, a resumed run
+finds the order of rows grouped by length again, and the routers may learn at a rate of their own.
 """
 
 from typing import Any
@@ -9,7 +9,9 @@ from torch.utils.data import Sampler
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import SFTTrainer
 
-from expert_condenser.errors import TrainingError
+from expert_condenser.errors import FailedRunError, TrainingError
+from expert_condenser.moe.layers import moe_layers
+from expert_condenser.moe.parameters import parameter_groups
 
 
 class SeededLengthSampler(LengthGroupedSampler):
@@ -28,16 +30,51 @@ class SeededLengthSampler(LengthGroupedSampler):
         self.generator = torch.Generator().manual_seed(self.seed + epoch)
 
 
+def split_router_groups(optimizer: torch.optim.Optimizer, model: Any, factor: float) -> None:
+    """Move the parameters of the routers into groups with `factor` times the learning rate, behind the others.
+
+    Raises `TrainingError` where no router trains, so that the factor would have no effect.
+    """
+    groups = parameter_groups(model, moe_layers(model))
+    routers = {id(p) for name, p in model.named_parameters() if groups[name] == "router"}
+    found = []
+    for group in optimizer.param_groups:
+        own = [p for p in group["params"] if id(p) in routers]
+        group["params"] = [p for p in group["params"] if id(p) not in routers]
+        if own:
+            found.append({**group, "params": own, "lr": factor * group["lr"]})
+    if not found:
+        raise TrainingError(
+            f"router_learning_rate_factor = {factor} has no effect: no router trains. Leave it out, or let them train."
+        )
+    optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
+    for group in found:
+        optimizer.add_param_group(group)
+
+
 class StrictSFTTrainer(SFTTrainer):
     """The trainer of every run."""
 
     aux_loss_enabled: bool
 
+    def __init__(self, *args: Any, router_learning_rate_factor: float = 1.0, **kwargs: Any) -> None:
+        self.router_learning_rate_factor = router_learning_rate_factor
+        super().__init__(*args, **kwargs)
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """As in transformers; the routers get groups of their own where they learn at another rate."""
+        if self.optimizer is not None:  # transformers asks more than once
+            return super().create_optimizer(*args, **kwargs)
+        optimizer: torch.optim.Optimizer = super().create_optimizer(*args, **kwargs)
+        if self.router_learning_rate_factor != 1.0:
+            split_router_groups(optimizer, self.model, self.router_learning_rate_factor)
+        return optimizer
+
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """One micro-batch; raises `TrainingError` on NaN or infinity, before it reaches the weights."""
+        """One micro-batch; raises `FailedRunError` on NaN or infinity, before it reaches the weights."""
         loss: torch.Tensor = super().training_step(*args, **kwargs)
         if not torch.isfinite(loss):
-            raise TrainingError(
+            raise FailedRunError(
                 f"the loss is {loss.item()} at step {self.state.global_step + 1}; the run stops and keeps its last "
                 "checkpoint. Lower learning_rate or check the data, then --resume."
             )

@@ -1,13 +1,11 @@
-import json
 from pathlib import Path
 
 import pytest
 
 from expert_condenser.evaluation.answers import LETTER
+from tests.samples import stated_answers
 
-SAMPLE = Path(__file__).parents[4] / "shared" / "data" / "eval_sample"
-STATED = [row for row in json.loads((Path(__file__).parent / "stated.json").read_text()) if row["set"] == "aqua"]
-real = pytest.mark.skipif(not SAMPLE.exists(), reason="the sample of the benchmarks is not here")
+STATED = stated_answers({"aqua": "AQuA"}, Path(__file__).parent / "stated.json")
 
 NONE = [
     "",
@@ -143,8 +141,8 @@ def test_gold_letters():
     assert [LETTER.read_gold(gold) for gold in ("", "F", "AB", "1", "A) 12")] == [None] * 5
 
 
-@real
-@pytest.mark.parametrize("row", STATED, ids=lambda row: str(row["index"]))
-def test_what_the_rationales_state(row):
-    rows = json.loads((SAMPLE / "AQuA.json").read_text())
-    assert LETTER.extract(rows[row["index"]]["output"]) == row["states"]
+@pytest.mark.parametrize(("output", "states"), STATED.values(), ids=STATED)
+def test_what_the_rationales_state(output, states):
+    extracted = LETTER.extract(output)
+    assert extracted == states
+    assert extracted is None or not LETTER.equal(extracted, "ABCDEA"["ABCDE".index(extracted) + 1])

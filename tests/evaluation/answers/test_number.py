@@ -1,15 +1,13 @@
-import json
 from pathlib import Path
 
 import pytest
 
 from expert_condenser.evaluation.answers import NUMBER
 from expert_condenser.evaluation.answers.number import exact
+from tests.samples import stated_answers
 
-SAMPLE = Path(__file__).parents[4] / "shared" / "data" / "eval_sample"
 FILES = {"gsm8k": "gsm8k", "svamp": "SVAMP", "addsub": "AddSub", "singleeq": "SingleEq", "multiarith": "MultiArith"}
-STATED = [row for row in json.loads((Path(__file__).parent / "stated.json").read_text()) if row["set"] in FILES]
-real = pytest.mark.skipif(not SAMPLE.exists(), reason="the sample of the benchmarks is not here")
+STATED = stated_answers(FILES, Path(__file__).parent / "stated.json")
 
 NONE = [
     "",
@@ -291,10 +289,8 @@ def test_what_is_no_gold_number(gold):
     assert NUMBER.read_gold(gold) is None
 
 
-@real
-@pytest.mark.parametrize("row", STATED, ids=lambda row: f"{row['set']}-{row['index']}")
-def test_what_the_rationales_state(row):
-    outputs = json.loads((SAMPLE / f"{FILES[row['set']]}.json").read_text())
-    extracted = NUMBER.extract(outputs[row["index"]]["output"])
-    assert extracted == (row["states"] or row.get("guess"))
+@pytest.mark.parametrize(("output", "states"), STATED.values(), ids=STATED)
+def test_what_the_rationales_state(output, states):
+    extracted = NUMBER.extract(output)
+    assert extracted == states
     assert extracted is None or not NUMBER.equal(extracted, "7" + extracted)

@@ -6,7 +6,10 @@ import pytest
 from expert_condenser.data.rows import load_rows
 from expert_condenser.errors import DataError
 from expert_condenser.evaluation.tasks import TASKS, load
-from tests.data.samples import ROOTS
+from tests.samples import folders
+
+ROOTS = dict(zip(("samples", "widened"), folders("eval_sample", "eval_sample"), strict=False))
+"""Files made for the tests, and the real ones in the same formats where they are at hand."""
 
 FILES = {
     "boolq": "boolq",
@@ -130,7 +133,7 @@ def test_bad_rows(tmp_path, name, row, message):
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("root", ROOTS)
 def test_prompts_and_references_are_those_of_training(root, name):
-    sample = ROOTS[root] / "eval_sample"
+    sample = ROOTS[root]
     questions = load(name, sample).questions
     trained = load_rows(str(sample / f"{FILES[name]}.json"))
     assert len(questions) == {"samples": 3, "widened": 120}[root]
@@ -141,7 +144,7 @@ def test_prompts_and_references_are_those_of_training(root, name):
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("root", ROOTS)
 def test_original_rows_of_the_sample_are_worded_as_there(tmp_path, root, name):
-    rows = json.loads((ROOTS[root] / "eval_sample" / f"{FILES[name]}.json").read_text())
+    rows = json.loads((ROOTS[root] / f"{FILES[name]}.json").read_text())
     (tmp_path / "rows.json").write_text(json.dumps([original(name, row) for row in rows]))
     questions = load(name, tmp_path / "rows.json").questions
     assert [question.prompt[0]["content"] for question in questions] == [row["instruction"] for row in rows]

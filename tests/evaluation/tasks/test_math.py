@@ -6,7 +6,10 @@ import pytest
 from expert_condenser.data.rows import load_rows
 from expert_condenser.errors import DataError
 from expert_condenser.evaluation.tasks import TASKS, load
-from tests.data.samples import ROOTS
+from tests.samples import folders
+
+ROOTS = dict(zip(("samples", "widened"), folders("eval_sample", "eval_sample"), strict=False))
+"""Files made for the tests, and the real ones in the same formats where they are at hand."""
 
 SIZES = {"samples": (3, 2), "widened": (100, 22)}
 """The fewest questions of a set, and how many questions the two files of GSM8K share."""
@@ -122,7 +125,7 @@ def test_bad_rows(tmp_path, name, row, message):
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("root", ROOTS)
 def test_prompts_and_references_are_those_of_training(root, name):
-    sample = ROOTS[root] / "eval_sample"
+    sample = ROOTS[root]
     questions = load(name, sample).questions
     trained = load_rows(str(sample / f"{FILES[name]}.json"))
     assert [question.prompt for question in questions] == list(trained["prompt"])
@@ -132,7 +135,7 @@ def test_prompts_and_references_are_those_of_training(root, name):
 
 @pytest.mark.parametrize("root", ROOTS)
 def test_gsm8k_in_its_own_format_is_that_of_training_too(root):
-    path = ROOTS[root] / "eval_sample" / "gsm8k_main.jsonl"
+    path = ROOTS[root] / "gsm8k_main.jsonl"
     questions, trained = load("gsm8k", path).questions, load_rows(str(path))
     assert [question.prompt for question in questions] == list(trained["prompt"])
     assert [question.reference for question in questions] == [turns[0]["content"] for turns in trained["completion"]]
@@ -145,7 +148,7 @@ def test_gsm8k_in_its_own_format_is_that_of_training_too(root):
 
 @pytest.mark.parametrize("root", ROOTS)
 def test_every_reference_of_gsm8k_is_right(root):
-    loaded = load("gsm8k", ROOTS[root] / "eval_sample" / "gsm8k_main.jsonl")
+    loaded = load("gsm8k", ROOTS[root] / "gsm8k_main.jsonl")
     assert len(loaded.questions) > SIZES[root][0]
     for question in loaded.questions:
         assert loaded.answer.extract(question.reference) == question.gold
@@ -154,7 +157,7 @@ def test_every_reference_of_gsm8k_is_right(root):
 @pytest.mark.parametrize("name", ["aqua", "mathqa", "svamp"])
 @pytest.mark.parametrize("root", ROOTS)
 def test_original_rows_of_the_sample_are_worded_as_there(tmp_path, root, name):
-    rows = json.loads((ROOTS[root] / "eval_sample" / f"{FILES[name]}.json").read_text())
+    rows = json.loads((ROOTS[root] / f"{FILES[name]}.json").read_text())
     original = [ORIGINAL_ROW[name](row["instruction"], row["answer"]) for row in rows]
     (tmp_path / "rows.json").write_text(json.dumps(original))
     prompts = [question.prompt[0]["content"] for question in load(name, tmp_path / "rows.json").questions]

@@ -1,0 +1,113 @@
+"""One phase of a run: a TRL training from its start or from a checkpoint, which leaves `final/`."""
+
+import copy
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from accelerate.logging import get_logger
+from transformers import AutoConfig, PrinterCallback, ProgressCallback, TrainerCallback, TrainerState
+from trl import SFTTrainer
+
+from expert_condenser.checkpoint.load import resolve_model
+from expert_condenser.files import read_json, write_json, write_manifest
+from expert_condenser.methods import Method
+from expert_condenser.training.auxiliary import lend_fields, restore_fields
+from expert_condenser.training.callback import METHOD_STATE, MethodCallback
+from expert_condenser.training.folder import RunFolder
+from expert_condenser.training.model import Prepared, trainable_counts
+from expert_condenser.training.recipe import Recipe
+from expert_condenser.training.recorder import RunRecorder
+from expert_condenser.training.rows import TrainingRows
+from expert_condenser.training.sft_options import TrainerConfig
+from expert_condenser.training.trainer import StrictSFTTrainer
+
+logger = get_logger(__name__)
+
+
+def train_phase(
+    folder: RunFolder, rows: TrainingRows, prepared: Prepared, callbacks: Sequence[TrainerCallback] = ()
+) -> None:
+    """Train a prepared model to the end of its phase."""
+    method, model, checkpoint = prepared.method, prepared.model, prepared.checkpoint
+    if checkpoint is None:
+        _begin(folder, method, model)
+    callback = MethodCallback(method)
+    trainer = make_trainer(folder, rows, method, model, [callback, *callbacks])
+    phases = folder.recipe.phases
+    logger.info(f"{method.name}: {method.phase} ({phases.index(method.phase) + 1} of {len(phases)})")
+    start = time.time()
+    if checkpoint is None:
+        trainer.train()
+    elif is_last(checkpoint):  # a crash came after the last step; the Trainer would take one more
+        callback.restore(trainer.args, TrainerState.load_from_json(str(checkpoint / "trainer_state.json")), model)
+    else:
+        logger.info(f"going on from {checkpoint}; its experts are loaded whole, whatever the Trainer says of keys")
+        trainer.train(resume_from_checkpoint=str(checkpoint))
+    _close(folder, trainer, method, callback, time.time() - start)
+
+
+def _begin(folder: RunFolder, method: Method, model: Any) -> None:
+    """Note what trains, and what the method has to say: who became a condenser and why, whom ESFT trains."""
+    counts = trainable_counts(model)
+    folder.note(replace(folder.record, trainable=counts))
+    folder.write_artifacts(method.artifacts(model))
+    shares = (f"{group} {count['trainable']:,} of {count['total']:,}" for group, count in counts.items())
+    logger.info(f"parameters that train: {'; '.join(shares)}")
+
+
+def make_trainer(
+    folder: RunFolder, rows: TrainingRows, method: Method, model: Any, callbacks: Sequence[TrainerCallback]
+) -> SFTTrainer:
+    """TRL's trainer for one phase of a recipe."""
+    recipe = folder.recipe
+    lend_fields(model.config.get_text_config(), method.layers)
+    trainer = StrictSFTTrainer(
+        model=model,
+        args=phase_arguments(recipe, method),
+        train_dataset=rows.train,
+        eval_dataset=rows.evaluation,
+        processing_class=rows.tokenizer,
+        callbacks=[*callbacks, RunRecorder(folder.path, method.phase)],
+        router_learning_rate_factor=recipe.run.router_learning_rate_factor,
+    )
+    for shown in (PrinterCallback, ProgressCallback):  # a library prints nothing; the command line has its own
+        trainer.remove_callback(shown)
+    # The method's numbers are added to a log entry before the recorder and the trackers see it.
+    trainer.callback_handler.callbacks.sort(key=lambda item: not isinstance(item, MethodCallback))
+    return trainer
+
+
+def phase_arguments(recipe: Recipe, method: Method) -> TrainerConfig:
+    """The recipe's `TrainerConfig`, with what `SET_BY_RUN` lists set for this phase."""
+    args = copy.copy(recipe.trainer)
+    args.output_dir = str(Path(recipe.trainer.output_dir) / method.phase)
+    args.chat_template_path = None
+    args.seed = recipe.trainer.seed + recipe.phases.index(method.phase)
+    args.router_aux_loss_coef = method.router_aux_loss_coef
+    for name, value in recipe.phase_length().items():
+        setattr(args, name, value)
+    return args
+
+
+def is_last(checkpoint: Path) -> bool:
+    """Whether a checkpoint was written after the last step of its training."""
+    state = read_json(checkpoint / "trainer_state.json")
+    return bool(state["global_step"] >= state["max_steps"])
+
+
+def _close(folder: RunFolder, trainer: SFTTrainer, method: Method, callback: MethodCallback, seconds: float) -> None:
+    final = folder.final(method.phase)
+    run = folder.recipe.run
+    base = AutoConfig.from_pretrained(resolve_model(run.model), **({"revision": run.revision} if run.revision else {}))
+    restore_fields(trainer.model.config.get_text_config(), base.get_text_config())
+    trainer.save_model(str(final))
+    if folder.main:
+        write_json(final / METHOD_STATE, method.state_dict(), indent=None)
+        callback.write_history(final)
+        steps, tokens = callback.steps, callback.tokens()
+        folder.note(folder.record.with_phase(method.phase, steps=steps, tokens=tokens, seconds=seconds))
+        write_manifest(final)
+    trainer.accelerator.wait_for_everyone()

@@ -1,0 +1,59 @@
+"""The result of a run: the last phase's weights as a model that says how to load it and how it was made."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from expert_condenser.checkpoint.describe import copy_model, describe_model, save_model
+from expert_condenser.checkpoint.load import load_model, resolve_model
+from expert_condenser.errors import TrainingError
+from expert_condenser.training.folder import RunFolder
+from expert_condenser.training.model import dtype_of
+
+MERGE_TOLERANCE = 1e-3
+"""Largest difference of any logit that merging an adapter may make, relative to the largest logit, in float32."""
+_PROVENANCE = ("method", "versions", "git_commit", "config", "phases")
+
+
+def publish(folder: RunFolder, tokenizer: PreTrainedTokenizerBase) -> Path:
+    """Write `model/` (and `adapter/`), and close `run.json`; copying files works for sharded models too."""
+    recipe, target = folder.recipe, folder.path / "model"
+    if not folder.main:
+        return target
+    final, difference = folder.final(recipe.phases[-1]), None
+    record = asdict(folder.record)
+    provenance = {key: record[key] for key in _PROVENANCE}
+    if recipe.adapter.lora is None:
+        copy_model(final, target)
+        describe_model(target, provenance)
+    else:
+        copy_model(final, folder.path / "adapter")
+        describe_model(folder.path / "adapter", provenance)
+        model, difference = merge_checked(load_model(final))
+        dtype = dtype_of(recipe.run.dtype, resolve_model(recipe.run.model))
+        save_model(model.to(dtype), tokenizer, target, provenance)
+    folder.note(replace(folder.record.closed(), merge_difference=difference))
+    return target
+
+
+@torch.no_grad()
+def merge_checked(model: Any) -> tuple[Any, float]:
+    """A float32 model with its adapter merged, and the largest relative difference that this made to a logit.
+
+    Raises `TrainingError` above `MERGE_TOLERANCE`.
+    """
+    vocabulary = model.config.get_text_config().vocab_size
+    ids = torch.arange(64, device=model.device).view(2, 32) * 7919 % vocabulary
+    before = model.eval()(input_ids=ids).logits.float()
+    merged = model.merge_and_unload()
+    after = merged.eval()(input_ids=ids).logits.float()
+    difference = ((after - before).abs().max() / before.abs().max()).item()
+    if not difference <= MERGE_TOLERANCE:
+        raise TrainingError(
+            f"a merged adapter computes what it computed before; the logits differ by {difference:.1e} of the largest. "
+            "The adapter itself is whole."
+        )
+    return merged, difference

@@ -1,0 +1,113 @@
+"""Which tests `make test` leaves to `make test-slow`: those that hold a promise for one more family, method or place.
+
+A file that is named directly runs whole; only the two commands select. A test may also carry the marker `slow`.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Slow(NamedTuple):
+    """Slow tests of a file, those of them that stay fast by their parameters (regular expressions), and the reason."""
+
+    file: str
+    test: str
+    fast: str
+    reason: str
+
+
+SLOW = (
+    Slow(
+        "training/test_equivalence_of_methods.py",
+        "test_the_update_is_",
+        r"\[olmoe-condenser|\[olmoe-\w+(-accumulation|-sorted_mm)?\]|\[(gpt_oss|deepseek_v2)-condenser(-accumulation)?\]",
+        "240 s: four families, nine methods, eight ways; fast is one family, each method in two ways, condenser in all",
+    ),
+    Slow(
+        "training/test_methods.py",
+        "test_a_method_trains_resumes_and_reloads",
+        r"\[olmoe-|\[gpt_oss-condenser",
+        "115 s: four families, nine methods; fast is each method on one family",
+    ),
+    Slow(
+        "training/test_methods.py",
+        "test_the_auxiliary_loss_is_the_training_s_and_not_the_model_s",
+        r"\[(olmoe|deepseek_v2)\]",
+        "7 s: four families; fast is one that computes the loss as transformers does, and one that has it from us",
+    ),
+    Slow(
+        "training/test_run.py",
+        "test_an_interrupted_run_ends_as_if_nothing_had_happened",
+        "sparsify-on_step_end|condense-on_save",
+        "19 s: seven places; fast is one in each phase",
+    ),
+    Slow(
+        "training/test_run.py",
+        "test_a_truncated_checkpoint_is_skipped",
+        "optimizer",
+        "9 s: three files",
+    ),
+    Slow(
+        "training/test_run.py",
+        "test_rows_grouped_by_length_are_in_the_same_order_after_a_resume",
+        r"\[3\]",
+        "7 s: two places",
+    ),
+    Slow(
+        "adapters/test_adapters.py",
+        "test_a_method_with_lora_trains_resumes_merges_and_reloads",
+        r"\[olmoe-(sft|condenser|densemixer|esft_token)\]|\[gpt_oss-condenser\]",
+        "66 s: two families, nine methods; fast is a method of each kind",
+    ),
+    Slow(
+        "adapters/test_adapters.py",
+        "test_stock_peft_refuses_an_adapter_with_router_state",
+        r"\[olmoe\]",
+        "22 s: two processes for each family",
+    ),
+    Slow(
+        "methods/test_sft.py",
+        "test_frozen_routers_stand_still_and_all_else_moves",
+        r"\[olmoe\]",
+        "4 s: four families, as in training/test_methods.py",
+    ),
+    Slow(
+        "methods/test_sft_aux.py",
+        "test_(the_logged_loss_is_nll|with_accumulation_nll|routers_learn_something_else)",
+        r"\[olmoe\]",
+        "9 s: four families, as in training/test_methods.py",
+    ),
+    Slow(
+        "moe/test_families.py",
+        r".*\[",
+        r"\b(olmoe|deepseek_v3|gpt_oss)\b",
+        "46 s: every family; fast is softmax, sigmoid with groups and a correction, and softmax over the chosen",
+    ),
+    Slow(
+        "moe/test_experts.py",
+        r".*\[",
+        r"\b(olmoe|deepseek_v3|gpt_oss)\b",
+        "15 s: every family, the same three",
+    ),
+)
+
+
+def slow_tests(names: Sequence[str], whole: bool) -> set[str]:
+    """The slow ones among the names of collected tests, which start behind `tests/`.
+
+    With `whole` files collected, an entry that matches nothing in its file, or leaves nothing fast, is a `ValueError`:
+    a test was renamed, and its entry has to follow.
+    """
+    found = set()
+    for entry in SLOW:
+        of_file = [name for name in names if name.startswith(f"{entry.file}::")]
+        named = [name for name in of_file if re.match(entry.test, name.partition("::")[2])]
+        slow = [name for name in named if not re.search(entry.fast, name)]
+        if whole and of_file and not 0 < len(slow) < len(named):
+            raise ValueError(
+                f"an entry of tests/slow.py has slow and fast tests; of {entry.file}::{entry.test} there are "
+                f"{len(named)}, {len(slow)} of them slow; change the entry as the tests were changed"
+            )
+        found.update(slow)
+    return found

@@ -1,0 +1,70 @@
+"""Every field of TRL's `SFTConfig` is passed on, set by the run, or refused with the reason."""
+
+from dataclasses import fields
+
+import pytest
+from trl import SFTConfig
+
+from expert_condenser.errors import TrainingError
+from expert_condenser.training.phase import phase_arguments
+from expert_condenser.training.recipe import Recipe
+from expert_condenser.training.sft_options import REFUSED, SET_BY_RUN, TrainerConfig, default_of
+
+FIELDS = {f.name: f for f in fields(SFTConfig) if f.init}
+PASSED_ON = [name for name in FIELDS if name not in {*REFUSED, *SET_BY_RUN}]
+CPU = {"use_cpu": True, "bf16": False, "report_to": "none"}
+
+
+def other_than(option):
+    """A value that is not the default; of no meaning, since refusals come before meaning."""
+    default, kind = default_of(option), str(option.type)
+    return not default if "bool" in kind else 0.7 if "float" in kind else "another"
+
+
+def recipe(**options):
+    return Recipe.of(**{"data": "testbed:gcd", "method": "sft", **CPU, **options})
+
+
+def test_the_tables_name_fields_that_there_are():
+    assert {*REFUSED, *SET_BY_RUN} <= FIELDS.keys()
+    assert len(PASSED_ON) > 80
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_refused_field_is_an_error_with_the_reason(name):
+    value = other_than(FIELDS[name])
+    with pytest.raises(TrainingError) as caught:
+        recipe(**{name: value})
+    assert str(caught.value) == f"{name} is not for a recipe: {REFUSED[name]}"
+    recipe(**{name: default_of(FIELDS[name])})
+
+
+@pytest.mark.parametrize("name", PASSED_ON)
+def test_a_field_is_passed_on_as_it_stands(name):
+    made = recipe()
+    marker = object()
+    setattr(made.trainer, name, marker)
+    assert getattr(phase_arguments(made, made.new_method()), name) is marker
+
+
+@pytest.mark.parametrize("name", SET_BY_RUN)
+def test_a_field_that_the_run_sets(name, tmp_path):
+    made = recipe(output_dir=str(tmp_path), method="condenser", max_steps=10, seed=5)
+    first, second = (phase_arguments(made, made.new_method(phase)) for phase in made.phases)
+    expected = {
+        "output_dir": [str(tmp_path / "sparsify"), str(tmp_path / "condense")],
+        "seed": [5, 6],
+        "num_train_epochs": [1.0, 1.0],
+        "max_steps": [5, 5],
+        "chat_template_path": [None, None],
+        "router_aux_loss_coef": [0.0, 0.0],
+    }
+    assert [getattr(args, name) for args in (first, second)] == expected[name]
+    assert made.trainer.seed == 5, "the recipe stays as it is"
+
+
+def test_only_the_documented_defaults_differ_from_trl():
+    found = {f.name for f in fields(TrainerConfig) if f.init and default_of(f) != default_of(FIELDS[f.name])}
+    own = set(TrainerConfig.__annotations__)
+    assert found <= own
+    assert {"num_train_epochs", "warmup_steps", "lr_scheduler_type", "learning_rate", "seed"} <= found
