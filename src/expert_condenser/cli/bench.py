@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ from expert_condenser.bench.benchmark import benchmark
 from expert_condenser.bench.shapes import SHAPES, Shape
 from expert_condenser.bench.tables import markdown, print_report
 from expert_condenser.bench.workloads import WORKLOADS, Setting
-from expert_condenser.cli.console import put_json
-from expert_condenser.cli.parsing import Parser
-from expert_condenser.errors import BenchmarkError, DataError
+from expert_condenser.cli.console import progress, put_json
+from expert_condenser.cli.parsing import Parser, at_least, positive
+from expert_condenser.errors import BenchmarkError, DataError, UsageError
 from expert_condenser.files import read_json, write_json
 from expert_condenser.kernels.buffers import keep_freed_memory
 from expert_condenser.moe.experts import default_implementation
@@ -32,9 +33,8 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 def run(words: list[str]) -> None:
     """Run one benchmark, or one per value of `--sweep`; or print reports as Markdown."""
-    if words[:1] == ["show"]:
-        for path in words[1:]:
-            print(markdown(read_report(Path(path))))
+    if words[:1] == ["show"] and not {"-h", "--help"} & set(words):
+        _show([Path(word) for word in words[1:]])
         return
     options = _parser().read(words)
     shapes = _shapes(options)
@@ -55,12 +55,9 @@ def run(words: list[str]) -> None:
         raise BenchmarkError(
             "--keep_freed_memory is a setting of glibc, and this system has another library; leave it out"
         )
-    experts = options.experts_implementation or default_implementation(device.partition(":")[0]) or "grouped_mm"
-    reports = []
+    reports: list[dict[str, Any]] = []
     for shape in shapes:
-        setting = Setting(shape, device, getattr(torch, options.dtype), IMPLEMENTATIONS[experts])
-        report = benchmark(options.workload, names, setting, rounds=options.rounds, seconds=options.seconds)
-        reports.append({"shape_name": options.shape, **report})
+        reports.append({"shape_name": options.shape, **_measured(options, shape, names, device)})
         if options.json != "-":
             print_report(reports[-1])
         content = reports[0] if options.sweep is None else {"sweep": options.sweep, "reports": reports}
@@ -68,6 +65,21 @@ def run(words: list[str]) -> None:
             write_json(file, content, indent=1)  # after every shape: a sweep that is stopped leaves what it has
     if options.json is not None:
         put_json(options.json, content, indent=1)
+
+
+def _show(files: list[Path]) -> None:
+    if not files:
+        raise UsageError("bench show takes files that --json wrote, and got none; name them")
+    for file in files:
+        print(markdown(read_report(file)))
+
+
+def _measured(options: argparse.Namespace, shape: Shape, names: list[str], device: str) -> dict[str, Any]:
+    experts = options.experts_implementation or default_implementation(device.partition(":")[0]) or "grouped_mm"
+    setting = Setting(shape, device, getattr(torch, options.dtype), IMPLEMENTATIONS[experts])
+    length = {"rounds": options.rounds, "seconds": options.seconds}
+    with progress(f"{options.workload}: rounds", options.rounds) as advance:
+        return benchmark(options.workload, names, setting, **length, advance=advance)
 
 
 def read_report(path: Path) -> dict[str, Any]:
@@ -94,27 +106,16 @@ def _parser() -> Parser:
     parser.add_argument(
         "--experts_implementation", choices=list(IMPLEMENTATIONS), help="of the arms that name none; default: ours"
     )
-    parser.add_argument("--rounds", type=_two_or_more, default=7, help="timed calls of each arm, at most")
+    parser.add_argument(
+        "--rounds", type=partial(at_least, 2), default=7, help="timed calls of each arm, at most; two for a spread"
+    )
     parser.add_argument("--seconds", type=float, default=35.0, help="start no round after about this time")
-    parser.add_argument("--threads", type=_positive, help="CPU threads")
+    parser.add_argument("--threads", type=positive, help="CPU threads")
     parser.add_argument("--keep_freed_memory", action="store_true", help="for all arms, as `condenser train` on a CPU")
     parser.add_argument("--sweep", metavar="SIZE=A,B,...", help=f"one run per value of a size: {', '.join(SIZES)}")
     for name, letter in SIZES.items():
-        parser.add_argument(f"--{name}", type=_positive, help=f"{letter} in place of the shape's")
+        parser.add_argument(f"--{name}", type=positive, help=f"{letter} in place of the shape's")
     return parser
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"at least 1; got {value}")
-    return value
-
-
-def _two_or_more(text: str) -> int:
-    if (value := int(text)) < 2:
-        raise argparse.ArgumentTypeError(f"at least 2, for a spread; got {value}")
-    return value
 
 
 def _shapes(options: argparse.Namespace) -> list[Shape]:

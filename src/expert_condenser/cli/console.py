@@ -5,6 +5,8 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,31 +26,40 @@ _QUIET = {
 
 
 def verbosity_of(words: list[str]) -> tuple[str, list[str]]:
-    """The value of `--verbosity`, and the other words; raises `UsageError` on another value."""
-    for position, word in enumerate(words):
+    """The value of `--verbosity`, the last one, and the other words; raises `UsageError` on another value."""
+    level, rest, left = DEFAULT, [], iter(words)
+    for word in left:
         flag, equals, value = word.partition("=")
-        if flag == "--verbosity":
-            value = value if equals else "".join(words[position + 1 : position + 2])
-            if value not in LEVELS:
-                raise UsageError(f"--verbosity is one of {', '.join(LEVELS)}; got {value!r}")
-            return value, words[:position] + words[position + (1 if equals else 2) :]
-    return DEFAULT, words
+        if flag != "--verbosity":
+            rest.append(word)
+            continue
+        level = value if equals else next(left, "")
+        if level not in LEVELS:
+            raise UsageError(f"--verbosity is one of {', '.join(LEVELS)}; got {level!r}")
+    return level, rest
 
 
-def set_up(level: str) -> None:
-    """Show our log from this level on; other libraries stay quiet unless it is `debug`."""
+@contextmanager
+def shown_log(level: str) -> Iterator[None]:
+    """Show our log on stderr from this level on, until the end; other libraries stay quiet unless it is `debug`."""
     from rich.console import Console
     from rich.logging import RichHandler
 
     own = logging.getLogger("expert_condenser")
+    before = own.handlers, own.level, own.propagate
     handler = RichHandler(console=Console(stderr=True), show_time=False, show_path=False)
     handler.addFilter(_without_rank)
-    own.handlers[:] = [handler]
+    own.handlers = [handler]
     own.setLevel(LEVELS[level])
-    own.propagate = False
+    own.propagate = False  # what else listens, at the root, would print it twice
     if level != "debug":
         for name, value in _QUIET.items():
             os.environ.setdefault(name, value)
+    try:
+        yield
+    finally:  # whoever calls `main` from Python has the log as it was
+        own.handlers, own.propagate = before[0], before[2]
+        own.setLevel(before[1])
 
 
 def _without_rank(record: logging.LogRecord) -> bool:
@@ -61,6 +72,8 @@ def quiet_libraries() -> None:
     """Turn off the progress bars and warnings of transformers and datasets, once they are imported."""
     if logging.getLogger("expert_condenser").level == logging.DEBUG:
         return
+    # TRL and recipes use names of it that transformers has newer ones for; it would say so in every run.
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*", category=FutureWarning)
     import datasets
     import transformers
 
@@ -69,6 +82,23 @@ def quiet_libraries() -> None:
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     datasets.disable_progress_bars()
+
+
+@contextmanager
+def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar with the time left, on stderr: yields a function that moves it on by so many of `total`.
+
+    It is drawn only when it moves, so that it takes no time from what is measured meanwhile.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    hidden = not console.is_terminal or logging.getLogger("expert_condenser").getEffectiveLevel() > logging.INFO
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("left:"))
+    with Progress(*columns, TimeRemainingColumn(), console=console, disable=hidden, auto_refresh=False) as bar:
+        shown = bar.add_task(label, total=total)
+        yield lambda count: bar.update(shown, advance=count, refresh=True)
 
 
 def put_json(target: str, content: Any, *, indent: int | None = None) -> None:

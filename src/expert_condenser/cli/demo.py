@@ -13,33 +13,14 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
-from expert_condenser.checkpoint.guard import clear
-from expert_condenser.checkpoint.load import base_model_path, load_model, load_tokenizer
 from expert_condenser.cli.console import quiet_libraries, say_result
-from expert_condenser.cli.parsing import Parser
-from expert_condenser.cli.progress import TrainingProgress
+from expert_condenser.cli.parsing import Parser, positive
 from expert_condenser.data.procedural.families import HELD_OUT_ITEMS, PRETRAINED, items
-from expert_condenser.data.sources import TESTBED
 from expert_condenser.errors import TrainingError
-from expert_condenser.evaluation.backends.local import LocalBackend
-from expert_condenser.evaluation.evaluate import evaluate
-from expert_condenser.evaluation.generation import Generation
-from expert_condenser.evaluation.tasks import load
 from expert_condenser.files import write_json
-from expert_condenser.functional.concentration import gini
-from expert_condenser.kernels.buffers import keep_freed_memory
-from expert_condenser.moe.layers import moe_layers
-from expert_condenser.moe.own_types import condensers_of
-from expert_condenser.moe.usage import measure_usage
-from expert_condenser.report.figures import plot_usage
-from expert_condenser.testbed import finetune_recipe_path
-from expert_condenser.training.parse import parse_recipe
-from expert_condenser.training.recipe import Recipe
-from expert_condenser.training.run import train
 
 BASE, CONTROL = "base", "sft in two phases"
 ARMS: dict[str, list[str]] = {
@@ -55,6 +36,12 @@ ITEMS_BEFORE = 20
 def run(words: list[str]) -> None:
     """Fine-tune, evaluate and compare; under five minutes on two CPU cores."""
     options = _read(words)
+    # Here and below, once the words are right: what computes takes seconds to import.
+    from expert_condenser.checkpoint.load import base_model_path
+    from expert_condenser.cli.progress import TrainingProgress
+    from expert_condenser.kernels.buffers import keep_freed_memory
+    from expert_condenser.training.run import train
+
     console = Console(stderr=True)
     quiet_libraries()
     keep_freed_memory()  # of this process alone
@@ -77,25 +64,28 @@ def run(words: list[str]) -> None:
 
 def _read(words: list[str]) -> argparse.Namespace:
     parser = Parser("demo", "Fine-tune the embedded model by three methods, and compare.", {"items": "limit"})
-    parser.add_argument("--seeds", type=int, default=1, help="runs per method, each with its own data order")
-    parser.shared("limit", default=100, help=f"test items of the task, {HELD_OUT_ITEMS} at most")
+    parser.add_argument("--seeds", type=positive, default=1, help="runs per method, each with its own data order")
+    parser.shared("limit", type=positive, default=100, help=f"test items of the task, {HELD_OUT_ITEMS} at most")
     parser.shared("output_dir", default=Path("demo"))
     options = parser.read(words)
-    if options.seeds < 1 or not 1 <= options.limit <= HELD_OUT_ITEMS:
-        raise TrainingError(
-            f"--seeds is 1 or more and --limit 1 to {HELD_OUT_ITEMS}; got {options.seeds} and {options.limit}"
-        )
+    if options.limit > HELD_OUT_ITEMS:
+        raise TrainingError(f"--limit is 1 to {HELD_OUT_ITEMS}, the items of the test split; got {options.limit}")
     return options
 
 
 def _take_over(folder: Path) -> None:
     """The demo replaces its own earlier output, and nothing else."""
+    from expert_condenser.checkpoint.guard import clear
+
     if folder.exists() and any(folder.iterdir()) and not (folder / BASE / "results.json").exists():
         raise TrainingError(f"the demo replaces only its own output, and {folder} holds something else; name another")
     clear(folder)
 
 
-def _recipe(name: str, seed: int, place: Path) -> Recipe:
+def _recipe(name: str, seed: int, place: Path) -> Any:
+    from expert_condenser.testbed import finetune_recipe_path
+    from expert_condenser.training.parse import parse_recipe
+
     words = ["--config", str(finetune_recipe_path()), "--seed", str(seed + 1), "--output_dir", str(place)]
     return parse_recipe([*words, *ARMS[name]])
 
@@ -106,6 +96,16 @@ def _task() -> str:
 
 def _measure(model_path: Path, place: Path, count: int) -> dict[str, Any]:
     """Accuracy and nll per family, and the usage of every expert on held-out items of the task."""
+    from expert_condenser.checkpoint.load import load_model, load_tokenizer
+    from expert_condenser.data.sources import TESTBED
+    from expert_condenser.evaluation.backends.local import LocalBackend
+    from expert_condenser.evaluation.evaluate import evaluate
+    from expert_condenser.evaluation.generation import Generation
+    from expert_condenser.evaluation.tasks import load
+    from expert_condenser.moe.layers import moe_layers
+    from expert_condenser.moe.own_types import condensers_of
+    from expert_condenser.moe.usage import measure_usage
+
     model, tokenizer = load_model(model_path), load_tokenizer(model_path)
     known = [load(f"{TESTBED}{family.name}", limit=min(count, ITEMS_BEFORE)) for family in PRETRAINED]
     backend = LocalBackend(model_path, tokenizer, model=model)
@@ -130,6 +130,8 @@ def _measure(model_path: Path, place: Path, count: int) -> dict[str, Any]:
 
 def _table(outcomes: Mapping[str, list[dict[str, Any]]], count: int) -> Table:
     """A row per model; nll in nats per token, the lower the better."""
+    from expert_condenser.functional.concentration import gini
+
     task = _task()
     table = Table(
         title=f"{count} test items of the task, {min(count, ITEMS_BEFORE)} of each of {len(PRETRAINED)} others"
@@ -161,9 +163,11 @@ def _number(values: Sequence[float], digits: int) -> str:
 
 def _write(outcomes: Mapping[str, list[dict[str, Any]]], table: Table, folder: Path) -> None:
     """`table.txt`, the numbers behind it in `summary.json`, and the picture of expert usage."""
+    from expert_condenser.report.figures import plot_usage
+
     with (folder / "table.txt").open("w") as file:
         Console(file=file, width=120).print(table)
     summary = {name: [{**run, "usage": run["usage"].tolist()} for run in runs] for name, runs in outcomes.items()}
     write_json(folder / "summary.json", summary, indent=None)
-    usage: dict[str, torch.Tensor] = {name: runs[0]["usage"] for name, runs in outcomes.items()}
+    usage: dict[str, Any] = {name: runs[0]["usage"] for name, runs in outcomes.items()}
     plot_usage(usage, {name: runs[0]["condensers"] for name, runs in outcomes.items()}, folder / "usage.png")

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Sequence
 from importlib import import_module
 
-from expert_condenser.cli.console import DEFAULT, set_up, verbosity_of
+from expert_condenser.cli.console import DEFAULT, shown_log, verbosity_of
 from expert_condenser.errors import ExpertCondenserError, FailedRunError
 from expert_condenser.names import unknown
 
@@ -59,10 +59,12 @@ def _run(name: str, words: list[str]) -> int:
     level = DEFAULT
     try:
         level, words = verbosity_of(words)
-        set_up(level)
-        import_module(f"expert_condenser.cli.{name.replace('-', '_')}").run(words)
-    except SystemExit as done:  # argparse, after it printed the help
-        return int(done.code or 0)
+        with shown_log(level):
+            import_module(f"expert_condenser.cli.{name.replace('-', '_')}").run(words)
+    except SystemExit as done:
+        if done.code:
+            raise
+        return 0  # argparse, after it printed the help
     except KeyboardInterrupt:
         print(f"\ncondenser {name}: interrupted", file=sys.stderr)
         return 130

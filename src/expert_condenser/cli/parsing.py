@@ -2,9 +2,11 @@
 
 import argparse
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
+from expert_condenser.cli.console import DEFAULT, LEVELS
 from expert_condenser.errors import UsageError
 from expert_condenser.names import HINTS, canonical, unknown
 
@@ -22,6 +24,20 @@ SHARED: dict[str, dict[str, Any]] = {
 """What several commands take: the same name and meaning everywhere."""
 
 
+def at_least(least: int, text: str) -> int:
+    """A whole number from `least` on; of a partial of it, argparse says what was wrong with which flag."""
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"a whole number; got {text!r}") from None
+    if value < least:
+        raise argparse.ArgumentTypeError(f"at least {least}; got {value}")
+    return value
+
+
+positive = partial(at_least, 1)
+
+
 class Parser(argparse.ArgumentParser):
     """`-` and `_` are the same in a flag, old names work, and nothing is abbreviated."""
 
@@ -30,6 +46,8 @@ class Parser(argparse.ArgumentParser):
         self.known = ["help"]
         self.aliases = dict(aliases or {})
         super().__init__(prog=f"condenser {command}", description=description, allow_abbrev=False)
+        # Here for the help alone: `main` takes it out of the words before any command is imported.
+        self.add_argument("--verbosity", choices=list(LEVELS), default=DEFAULT, help="what is logged, on stderr")
 
     def add_argument(self, *names: str, **options: Any) -> Any:
         """As in argparse; flags are noted, so that a wrong one can be named."""

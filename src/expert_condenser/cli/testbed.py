@@ -3,24 +3,17 @@
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from expert_condenser.checkpoint.load import base_model_path, load_tokenizer
-from expert_condenser.cli.console import quiet_libraries, say_result
-from expert_condenser.cli.parsing import Parser
+from expert_condenser.cli.console import progress, quiet_libraries, say_result
+from expert_condenser.cli.parsing import Parser, positive
 from expert_condenser.data.procedural.families import FAMILIES, HELD_OUT_ITEMS, PRETRAINED, TASKS, frequencies
-from expert_condenser.data.sources import TESTBED
 from expert_condenser.errors import TrainingError, UsageError
-from expert_condenser.evaluation.backends.local import LocalBackend
-from expert_condenser.evaluation.evaluate import evaluate
-from expert_condenser.evaluation.generation import Generation
-from expert_condenser.evaluation.tasks import load
 from expert_condenser.files import read_json, write_json
 from expert_condenser.names import unknown
-from expert_condenser.testbed.long_tail import TAIL, LongTailConfig, dissociation, tail_usage, train_long_tail
-from expert_condenser.testbed.pretrain import PretrainConfig, pretrain
 
 SUMMARY = """condenser testbed COMMAND [options]
 
@@ -31,42 +24,52 @@ SUMMARY = """condenser testbed COMMAND [options]
 
 def run(words: list[str]) -> None:
     """Make the embedded base model again, or one with a long tail, or measure a model on the testbed's families."""
-    if not words or words[0] in ("-h", "--help"):
+    if words[:1] in (["-h"], ["--help"]):
         print(SUMMARY)
         return
-    name, rest = words[0].replace("-", "_"), words[1:]
+    name, rest = words[0].replace("-", "_") if words else "", words[1:]
     if name not in _COMMANDS:
-        raise UsageError(unknown("testbed command", words[0], _COMMANDS))
-    quiet_libraries()
+        raise UsageError(unknown("testbed command", words[0] if words else "", _COMMANDS))
     _COMMANDS[name](rest)
 
 
 def _pretrain(words: list[str]) -> None:
     parser = Parser("testbed pretrain", "Make the embedded base model again: about 90 CPU-minutes.")
     parser.shared("output_dir", required=True)
-    parser.add_argument("--steps", type=int, default=PretrainConfig.steps)
+    parser.add_argument("--steps", type=positive, help="default: those of the embedded base")
     options = parser.read(words)
-    pretrain(options.output_dir, PretrainConfig(steps=options.steps))
+    from expert_condenser.testbed.pretrain import PretrainConfig, pretrain  # once the words are right: torch
+
+    quiet_libraries()
+    recipe = PretrainConfig(steps=options.steps or PretrainConfig.steps)
+    with progress("steps", recipe.steps) as advance:
+        pretrain(options.output_dir, recipe, advance)
     say_result(options.output_dir / "base")
 
 
 def _make_long_tail(words: list[str]) -> None:
     parser = Parser("testbed long_tail", "The embedded base with experts that are rare.", {"items": "limit"})
     parser.shared("output_dir", required=True)
-    parser.add_argument("--steps", type=int, default=LongTailConfig.steps)
-    parser.shared("limit", default=100, help="items of every family, to show which experts hold it")
+    parser.add_argument("--steps", type=positive, help="default: enough that the tail's experts hold the tail")
+    parser.shared("limit", type=positive, default=100, help="items of every family, to show which experts hold it")
     options = parser.read(words)
-    _long_tail(options.output_dir, LongTailConfig(steps=options.steps), options.limit)
+    from expert_condenser.testbed.long_tail import LongTailConfig  # once the words are right: torch
+
+    quiet_libraries()
+    _long_tail(options.output_dir, LongTailConfig(steps=options.steps or LongTailConfig.steps), options.limit)
 
 
 def _measure(words: list[str]) -> None:
     aliases = {"items": "limit", "out": "output_dir"}
     parser = Parser("testbed evaluate", "Exact match on the test split of every family.", aliases)
-    parser.shared("model", type=Path, help="a model directory; the embedded base by default")
-    parser.shared("limit", default=HELD_OUT_ITEMS, help="items of every family")
+    parser.shared("model", default="testbed")
+    parser.shared("limit", type=positive, default=HELD_OUT_ITEMS, help="items of every family")
     parser.shared("output_dir", help="where results.json and every answer go; by default they are not kept")
     options = parser.read(words)
-    model = options.model or base_model_path()
+    from expert_condenser.checkpoint.load import resolve_model  # once the words are right: transformers
+
+    quiet_libraries()
+    model = Path(resolve_model(options.model))
     if options.output_dir is not None:
         _evaluate(model, options.limit, options.output_dir)
         say_result(options.output_dir / "results.json")
@@ -78,11 +81,14 @@ def _measure(words: list[str]) -> None:
 _COMMANDS = {"pretrain": _pretrain, "long_tail": _make_long_tail, "evaluate": _measure}
 
 
-def _long_tail(output_dir: Path, recipe: LongTailConfig, count: int) -> None:
-    """Train, then show that the tail's experts hold the tail's families: `dissociation.json`."""
+def _long_tail(output_dir: Path, recipe: Any, count: int) -> None:
+    """Train by a `LongTailConfig`, then show that the tail's experts hold the tail's families: `dissociation.json`."""
+    from expert_condenser.testbed.long_tail import TAIL, dissociation, tail_usage, train_long_tail
+
     base, made = output_dir / "base", output_dir / "recipe.json"
     if not (base / "tokenizer_config.json").exists():  # what is written last
-        train_long_tail(output_dir, recipe)
+        with progress("steps", recipe.steps) as advance:
+            train_long_tail(output_dir, recipe, advance)
     elif read_json(made) != asdict(recipe):
         raise TrainingError(f"{output_dir} holds a base of another recipe ({made}); name another --output_dir")
     found = dissociation(base, [family.name for family in PRETRAINED], count)
@@ -99,6 +105,13 @@ def _long_tail(output_dir: Path, recipe: LongTailConfig, count: int) -> None:
 
 
 def _evaluate(path: Path, count: int, out: Path) -> None:
+    from expert_condenser.checkpoint.load import load_tokenizer
+    from expert_condenser.data.sources import TESTBED
+    from expert_condenser.evaluation.backends.local import LocalBackend
+    from expert_condenser.evaluation.evaluate import evaluate
+    from expert_condenser.evaluation.generation import Generation
+    from expert_condenser.evaluation.tasks import load
+
     tasks = [load(f"{TESTBED}{family.name}", limit=count) for family in FAMILIES + TASKS]
     tokenizer = load_tokenizer(path)
     backend = LocalBackend(path, tokenizer, device="cpu")

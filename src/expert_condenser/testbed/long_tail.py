@@ -9,7 +9,7 @@ the usage of experts has a long tail, and what the tail holds is known: it is th
 import json
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -74,8 +74,13 @@ def routing_loss(logits: Sequence[Tensor], in_tail: Tensor) -> Tensor:
     return torch.stack(losses).mean()
 
 
-def train_long_tail(output_dir: Path, recipe: LongTailConfig) -> Path:
-    """Go on from the embedded base; writes `base/`, `recipe.json`, `log.jsonl`, and returns the model's directory."""
+def train_long_tail(
+    output_dir: Path, recipe: LongTailConfig, advance: Callable[[int], None] = lambda steps: None
+) -> Path:
+    """Go on from the embedded base; writes `base/`, `recipe.json`, `log.jsonl`, and returns the model's directory.
+
+    `advance` is called with 1 after every step.
+    """
     output_dir.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
     tokenizer = load_tokenizer(base_model_path())
@@ -101,6 +106,7 @@ def train_long_tail(output_dir: Path, recipe: LongTailConfig) -> Path:
             entry = {"step": step + 1, "nll": round(nll, 4), "routing_nll": round(routing, 4)}
             with (output_dir / "log.jsonl").open("a") as log:
                 log.write(json.dumps({**entry, "seconds": round(time.time() - start)}) + "\n")
+        advance(1)
     model.config.output_router_logits = False
     model.to(torch.bfloat16).save_pretrained(output_dir / "base")
     tokenizer.save_pretrained(output_dir / "base")
