@@ -41,14 +41,8 @@ def benchmark(
     work: Any = WORKLOADS[workload]
     steps: dict[str, Any] = {name: work(arm, model, setting) for name, arm in arms.items()}
     rooflines = {name: make(setting.shape, setting.device, setting.dtype) for name, make in ROOFLINES.items()}
-    results = compare(
-        {**steps, **rooflines},
-        rounds=rounds,
-        seconds=seconds,
-        device=setting.device,
-        warm=work.warm,
-        advance=advance,
-    )
+    bounds: dict[str, Any] = {"rounds": rounds, "seconds": seconds, "warm": work.warm}
+    results = compare({**steps, **rooflines}, device=setting.device, advance=advance, **bounds)
     report = {
         "workload": workload,
         **describe(setting),
