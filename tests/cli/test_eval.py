@@ -6,8 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from expert_condenser.checkpoint.load import base_model_path
-from expert_condenser.cli import eval as commands
+from expert_condenser.checkpoint.load import base_model_path, load_tokenizer
 from expert_condenser.cli.main import main
 from expert_condenser.evaluation.backends import local
 from expert_condenser.evaluation.backends.vllm import VllmBackend
@@ -59,7 +58,7 @@ def test_lm_eval_decodes_greedily(tmp_path, capsys):
 def test_a_file_where_a_folder_is_meant_and_the_reverse(tmp_path, capsys):
     (tmp_path / "file.jsonl").write_text("")
     assert eval_("--tasks", "testbed:gcd", "--out", tmp_path / "file.jsonl") == 2
-    assert "--out is a directory" in capsys.readouterr().err
+    assert "--output_dir is a directory" in capsys.readouterr().err
     assert eval_("--tasks", "gsm8k,svamp", "--data", tmp_path / "file.jsonl", "--out", tmp_path / "out") == 2
     assert "a data file is of one task" in capsys.readouterr().err
 
@@ -82,9 +81,9 @@ def test_malformed_data_is_named_by_its_line(tmp_path, capsys):
 
 @pytest.mark.usefixtures("no_model")
 def test_no_chat_template(tmp_path, capsys, monkeypatch):
-    tokenizer = commands.load_tokenizer(base_model_path())
+    tokenizer = load_tokenizer(base_model_path())
     tokenizer.chat_template = None
-    monkeypatch.setattr(commands, "load_tokenizer", lambda path: tokenizer)
+    monkeypatch.setattr("expert_condenser.checkpoint.load.load_tokenizer", lambda path: tokenizer)
     assert eval_("--tasks", "testbed:gcd", "--out", tmp_path / "out") == 2
     assert "chat template" in capsys.readouterr().err
 
@@ -135,7 +134,7 @@ class FakeVllm:
 
 def test_vllm_gets_tokens_and_a_seed_for_every_answer(monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", FakeVllm)
-    tokenizer = commands.load_tokenizer(base_model_path())
+    tokenizer = load_tokenizer(base_model_path())
     backend = VllmBackend("model", tokenizer)
     sampled = Generation(samples=2, temperature=0.5)
     found = [backend.generate(["<|user|>hi<|end|>"] * 2, 8, sampled, seed) for seed in (0, 1)]

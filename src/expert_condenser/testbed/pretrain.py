@@ -60,9 +60,7 @@ def base_config(tokenizer: PreTrainedTokenizerFast, recipe: PretrainConfig) -> O
     )
 
 
-def pretrain(
-    output_dir: Path, recipe: PretrainConfig, advance: Callable[[int], None] = lambda steps: None
-) -> None:
+def pretrain(output_dir: Path, recipe: PretrainConfig, advance: Callable[[int], None] = lambda steps: None) -> None:
     """Train from scratch, or go on from `output_dir`; writes the model, the tokenizer, `recipe.json`, `log.jsonl`.
 
     `advance` is called with the number of steps that are done since the last call. Raises `FailedRunError` when the
