@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from expert_condenser.checkpoint import load as load_module
 from expert_condenser.checkpoint.load import base_model_path, load_tokenizer
 from expert_condenser.cli.main import main
 from expert_condenser.evaluation.backends import local
@@ -83,7 +84,7 @@ def test_malformed_data_is_named_by_its_line(tmp_path, capsys):
 def test_no_chat_template(tmp_path, capsys, monkeypatch):
     tokenizer = load_tokenizer(base_model_path())
     tokenizer.chat_template = None
-    monkeypatch.setattr("expert_condenser.checkpoint.load.load_tokenizer", lambda path: tokenizer)
+    monkeypatch.setattr(load_module, "load_tokenizer", lambda path: tokenizer)
     assert eval_("--tasks", "testbed:gcd", "--out", tmp_path / "out") == 2
     assert "chat template" in capsys.readouterr().err
 

@@ -14,19 +14,13 @@ MODULES = [
     *(f"comparison.{path.stem}" for path in sorted((SOURCE / "comparison").glob("[a-z]*.py"))),
     *(f"study.{name}" for name in ("done", "plan", "plots", "tables")),
 ]
-ALONE = """
-import sys, types
-package = types.ModuleType("expert_condenser")  # these rooms alone: the package itself may import others
-package.__path__ = [{path!r}]
-sys.modules["expert_condenser"] = package
-for name in {modules}:
-    __import__(f"expert_condenser.{{name}}")
-print(*(name for name in {heavy} if name in sys.modules))
-"""
 
 
 def loaded(modules):
-    code = ALONE.format(path=str(SOURCE), modules=modules, heavy=HEAVY)
+    code = (
+        f"import sys\nfor name in {modules}: __import__('expert_condenser.' + name)\n"
+        f"print(*(name for name in {HEAVY} if name in sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return done.stdout.split()
 

@@ -62,6 +62,7 @@ class CondenserLoraModel(LoraModel):
 
     @classmethod
     def _get_adapter_state_dict(cls, model: Any, config: Any, **options: Any) -> Any:
+        """As PEFT's, with the router state; PEFT asks the tuner's class here for what it saves, and nowhere public."""
         routers = moe_layers(model)
         config.condenser["condensers_per_layer"] = [len(layer.router.condenser_ids) for layer in routers]
         own = super()._get_adapter_state_dict(model=model, config=config, **options)

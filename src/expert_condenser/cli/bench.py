@@ -106,7 +106,9 @@ def _parser() -> Parser:
     parser.add_argument(
         "--experts_implementation", choices=list(IMPLEMENTATIONS), help="of the arms that name none; default: ours"
     )
-    parser.add_argument("--rounds", type=partial(at_least, 2), default=7, help="timed calls of each arm, at most")
+    parser.add_argument(
+        "--rounds", type=partial(at_least, 2), default=7, help="timed calls of each arm, at most; two for a spread"
+    )
     parser.add_argument("--seconds", type=float, default=35.0, help="start no round after about this time")
     parser.add_argument("--threads", type=positive, help="CPU threads")
     parser.add_argument("--keep_freed_memory", action="store_true", help="for all arms, as `condenser train` on a CPU")

@@ -47,7 +47,9 @@ def shown_log(level: str) -> Iterator[None]:
 
     own = logging.getLogger("expert_condenser")
     before = own.handlers, own.level, own.propagate
-    own.handlers = [RichHandler(console=Console(stderr=True), show_time=False, show_path=False)]
+    handler = RichHandler(console=Console(stderr=True), show_time=False, show_path=False)
+    handler.addFilter(_without_rank)
+    own.handlers = [handler]
     own.setLevel(LEVELS[level])
     own.propagate = False  # what else listens, at the root, would print it twice
     if level != "debug":
@@ -60,15 +62,21 @@ def shown_log(level: str) -> Iterator[None]:
         own.setLevel(before[1])
 
 
+def _without_rank(record: logging.LogRecord) -> bool:
+    """Take away what accelerate's logger puts in front, where there is one process to speak."""
+    record.msg = str(record.msg).removeprefix("[RANK 0] ")
+    return True
+
+
 def quiet_libraries() -> None:
     """Turn off the progress bars and warnings of transformers and datasets, once they are imported."""
     if logging.getLogger("expert_condenser").level == logging.DEBUG:
         return
-    # TRL and recipes use names of it that transformers has newer ones for; it would say so in every run.
-    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*", category=FutureWarning)
     import datasets
     import transformers
 
+    # TRL and PEFT use names that transformers gave new ones; nobody who runs a command can do anything about it.
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*", category=FutureWarning)
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     datasets.disable_progress_bars()

@@ -38,6 +38,7 @@ def run(words: list[str]) -> None:
     options = _read(words)
     # Here and below, once the words are right: what computes takes seconds to import.
     from expert_condenser.checkpoint.load import base_model_path
+    from expert_condenser.cli.progress import TrainingProgress
     from expert_condenser.kernels.buffers import keep_freed_memory
     from expert_condenser.training.run import train
 
@@ -52,7 +53,7 @@ def run(words: list[str]) -> None:
         console.print(f"run {number} of {total}: {name}, seed {seed + 1}")
         place = folder / f"{name.replace(' ', '_')}-seed{seed + 1}"
         start = time.time()
-        model = train(_recipe(name, seed, place))
+        model = train(_recipe(name, seed, place), callbacks=[TrainingProgress()])
         seconds = time.time() - start
         outcomes.setdefault(name, []).append({**_measure(model, place, options.limit), "seconds": seconds})
     table = _table(outcomes, options.limit)

@@ -12,6 +12,7 @@ def run(words: list[str]) -> None:
     if "--help" in words or "-h" in words or "--help_all" in words or "--help-all" in words:
         print(help_text(_method(words), everything="--help-all" in words or "--help_all" in words))
         return
+    from expert_condenser.cli.progress import TrainingProgress
     from expert_condenser.kernels.buffers import keep_freed_memory
     from expert_condenser.training.parse import parse_recipe
     from expert_condenser.training.run import train
@@ -20,7 +21,8 @@ def run(words: list[str]) -> None:
     recipe = parse_recipe(words)
     if recipe.device.type == "cpu":
         keep_freed_memory()  # of this process alone, which trains and ends: 5 % of the testbed's step
-    result = train(recipe)
+    shown = [] if recipe.trainer.disable_tqdm else [TrainingProgress()]
+    result = train(recipe, callbacks=shown)
     if recipe.trainer.process_index == 0:
         say_result(result)
 

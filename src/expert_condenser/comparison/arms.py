@@ -93,12 +93,12 @@ def read_run(folder: Path) -> Run:
         if not (folder / name).is_file():
             raise EvaluationError(f"a run is a directory with {RUN} and {RESULTS}; {folder} has no {name}: {remedy}")
     record, results = RunRecord.read(folder / RUN), Results.read(folder / RESULTS)
-    if record.finished is not True:
+    if not record.finished:
         raise EvaluationError(f"only finished runs are compared, and {folder} is not; go on with --resume")
-    read = _reader({**vars(record), **({} if record.arm is not None else {"arm": record.method})}, folder / RUN)
+    read = _reader(vars(record), folder / RUN)
     return Run(
         folder=folder,
-        name=read("arm", str),
+        name=record.arm or record.method,
         method=record.method,
         seed=_reader(record.config, folder / RUN)("seed", int),
         config=record.config,

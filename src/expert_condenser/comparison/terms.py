@@ -14,7 +14,7 @@ KINDS = ("steps", "tokens", "data", "base", "prompts", "items", "seeds")
 _DATA = ("data", "split", "limit", "data_format", "answer_style")
 _RECORDED = ("dtype", "backend")
 """Of an evaluation: what results from before 0.2 may lack."""
-_DECODING = ("max_new_tokens", "samples", "temperature", "top_p", "seed")
+_DECIDES_NOTHING = "batch_size"
 _UNKNOWN = "unknown"
 
 
@@ -35,8 +35,8 @@ def differences(
     found: dict[str, list[str]] = {}
     for term in _terms(runs, tasks):
         _note(found, term, arms, seeds)
-    if any(_differs(term, arms, seeds) for term in _prompts(runs, tasks)):
-        for key in sorted({key for run in runs for key in run.generation} - {*_RECORDED}):
+    if _are_unknown(runs, tasks) or any(_differs(term, arms, seeds) for term in _prompts(runs, tasks)):
+        for key in sorted({key for run in runs for key in run.generation} - {*_RECORDED, _DECIDES_NOTHING}):
             _note(found, Term("prompts", f"{key} = ", _text(_generation(key))), arms, seeds)
     if len({tuple(arm.runs) for arm in arms.values()}) > 1:
         found["seeds"] = [seeds_of(arms)]
@@ -56,15 +56,12 @@ def _terms(runs: Sequence[Run], tasks: Sequence[str]) -> list[Term]:
 
 
 def _prompts(runs: Sequence[Run], tasks: Sequence[str]) -> list[Term]:
-    """Task by task where every run says; else of all tasks together, among the runs that have the same ones."""
+    """Task by task, and where not every run says, of all tasks together among the runs that have the same ones."""
+    by_task = [Term("prompts", f"{task}: ", _task_prompts(task)) for task in tasks]
     if _say_per_task(runs, tasks):
-        return [Term("prompts", f"{task}: ", _task_prompts(task)) for task in tasks]
-    lists = list(dict.fromkeys(frozenset(run.tasks) for run in runs))
-    together = [Term("prompts", "", _prompts_of(names)) for names in lists]
-    if len(lists) == 1:
-        return together
-    decoding = [Term("prompts", f"{key} = ", _decoding(key)) for key in _DECODING]
-    return [*together, *(Term("prompts", f"{task}: ", _task_prompts(task)) for task in tasks), *decoding]
+        return by_task
+    together = [Term("prompts", "", _prompts_of(names)) for names in _lists(runs)]
+    return [*together, *by_task] if _are_unknown(runs, tasks) else together
 
 
 def _unknown(arms: Mapping[str, Arm], seeds: Sequence[int], tasks: Sequence[str]) -> Iterator[str]:
@@ -74,7 +71,7 @@ def _unknown(arms: Mapping[str, Arm], seeds: Sequence[int], tasks: Sequence[str]
         silent = _silent(arms, seeds, _generation(key))
         if silent and any(key in run.generation for run in runs):
             yield f"{key} is unknown, and taken as equal, in results from before 0.2: {silent}"
-    if not _say_per_task(runs, tasks) and len({frozenset(run.tasks) for run in runs}) > 1:
+    if _are_unknown(runs, tasks):
         yield (
             "prompts are known of all tasks together only, and runs have different tasks, so they are unknown, and "
             f"taken as equal, in results from before 0.2: {_silent(arms, seeds, _task_prompts(tasks[0]))}"
@@ -83,6 +80,16 @@ def _unknown(arms: Mapping[str, Arm], seeds: Sequence[int], tasks: Sequence[str]
 
 def _say_per_task(runs: Sequence[Run], tasks: Sequence[str]) -> bool:
     return all(run.tasks[task].prompts is not None for run in runs for task in tasks)
+
+
+def _are_unknown(runs: Sequence[Run], tasks: Sequence[str]) -> bool:
+    """Whether there are prompts that cannot be compared."""
+    return not _say_per_task(runs, tasks) and len(_lists(runs)) > 1
+
+
+def _lists(runs: Sequence[Run]) -> list[frozenset[str]]:
+    """The different sets of tasks that runs were evaluated on."""
+    return list(dict.fromkeys(frozenset(run.tasks) for run in runs))
 
 
 def _silent(arms: Mapping[str, Arm], seeds: Sequence[int], read: Callable[[Run], Any]) -> str:
@@ -123,10 +130,6 @@ def _option(name: str) -> Callable[[Run], Any]:
 
 def _generation(key: str) -> Callable[[Run], Any]:
     return lambda run: run.generation.get(key)
-
-
-def _decoding(key: str) -> Callable[[Run], Any]:
-    return lambda run: str(run.generation[key]) if key in run.generation else None
 
 
 def _text(read: Callable[[Run], Any]) -> Callable[[Run], str]:

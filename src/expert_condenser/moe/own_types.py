@@ -33,6 +33,7 @@ class CondenserModel:  # in front of a PreTrainedModel
 
     base_class: ClassVar[Any]
     config: Any
+    # `from_pretrained` casts every other tensor to its dtype; what is listed here it reads as float32.
     _keep_in_fp32_modules_strict: ClassVar[set[str]] = {"selection_bias"}
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
@@ -64,6 +65,7 @@ class CondenserModel:  # in front of a PreTrainedModel
 
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:
+        """As the family, for the same reason."""
         return bool(cls.base_class._can_set_attn_implementation())
 
 
@@ -160,6 +162,7 @@ def auto_class(config_class: Any) -> Any:
 def stock_class(model_type: str) -> Any:
     """The family's class with a language head, such as `OlmoeForCausalLM`."""
     config_class = CONFIG_MAPPING[model_type]
+    # The public constants, such as MODEL_FOR_CAUSAL_LM_MAPPING, would have to be known by name for each Auto class.
     return auto_class(config_class)._model_mapping[config_class]
 
 
@@ -167,12 +170,13 @@ def stock_class(model_type: str) -> Any:
 def own_model_class(model_type: str) -> Any:
     """The class of `condenser_<model_type>` with a language head, registered with its Auto class."""
     config_class, base = own_config_class(model_type), stock_class(model_type)
+    # The attribute of our class would hide the family's own list: a class of both keeps what either one names.
     in_float32 = CondenserModel._keep_in_fp32_modules_strict | set(base._keep_in_fp32_modules_strict or ())
     body = {
         "config_class": config_class,
         "__module__": __name__,
         "base_class": base,
-        "_keep_in_fp32_modules_strict": in_float32,
+        "_keep_in_fp32_modules_strict": in_float32,  # as above
     }
     model_class = type(f"Condenser{base.__name__}", (CondenserModel, base), body)
     auto_class(CONFIG_MAPPING[model_type]).register(config_class, model_class)
@@ -218,6 +222,8 @@ def _convert_like(stock: str, own: str) -> None:
         register_checkpoint_conversion_mapping,
     )
 
+    # Without it the experts of a checkpoint under our type would be left at their initial values: the keys on disk are
+    # per expert. The mapping is looked up by the model's type, and by the name of its class where that has one.
     mapping = get_checkpoint_conversion_mapping(stock)
     if mapping is not None:
         register_checkpoint_conversion_mapping(own, mapping, overwrite=True)

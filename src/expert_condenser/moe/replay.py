@@ -6,6 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
+# Where a layer's forward finds its checkpointing function, which nothing public replaces layer by layer. transformers
+# sets it on every layer in `gradient_checkpointing_enable`, which may come after the attachment.
+_FUNCTION = "_gradient_checkpointing_func"
+
 
 class Replay:
     """The routers' choices in the checkpointed call that is running; outside of one there are none."""
@@ -57,15 +61,14 @@ class ReplayingCheckpoint:
 def wrap_checkpointing(layers: list[Any], replay: Replay) -> None:
     """Put a `ReplayingCheckpoint` around the checkpointing function of every layer that has one by now."""
     for layer in layers:
-        # transformers sets it in `gradient_checkpointing_enable`, which may come after the attachment.
-        function = getattr(layer, "_gradient_checkpointing_func", None)
+        function = getattr(layer, _FUNCTION, None)
         if function is not None and not isinstance(function, ReplayingCheckpoint):
-            layer._gradient_checkpointing_func = ReplayingCheckpoint(function, replay)
+            setattr(layer, _FUNCTION, ReplayingCheckpoint(function, replay))
 
 
 def unwrap_checkpointing(layers: list[Any]) -> None:
     """Put the layers' own functions back."""
     for layer in layers:
-        function = getattr(layer, "_gradient_checkpointing_func", None)
+        function = getattr(layer, _FUNCTION, None)
         if isinstance(function, ReplayingCheckpoint):
-            layer._gradient_checkpointing_func = function.checkpoint
+            setattr(layer, _FUNCTION, function.checkpoint)

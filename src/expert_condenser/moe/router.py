@@ -86,11 +86,10 @@ class PolicyRouter(nn.Module):
 
         Every cast and move of torch (`to`, `half`, `cuda`) goes through this method; there is no public one.
         """
-        bias = self._buffers.get("selection_bias")
+        bias = getattr(self, "selection_bias", None)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        moved = self._buffers.get("selection_bias")
-        if bias is not None and moved is not None and moved.dtype != torch.float32:
-            self._buffers["selection_bias"] = bias.to(moved.device)
+        if bias is not None and self.selection_bias.dtype != torch.float32:
+            self.selection_bias = bias.to(self.selection_bias.device)
         return self
 
 

@@ -17,7 +17,7 @@ from rich.live import Live
 from rich.table import Table
 
 from expert_condenser.checkpoint.load import load_tokenizer, resolve_model
-from expert_condenser.errors import EvaluationError
+from expert_condenser.errors import EvaluationError, FailedRunError
 from expert_condenser.evaluation.generation import Generation
 from expert_condenser.evaluation.prompts import check_template
 from expert_condenser.evaluation.results import RESULTS, Results
@@ -117,7 +117,7 @@ def run_study(path: Path, root: Path, workers: int | None = None) -> None:
                 _say(live, progress, cell, len(devices))
     if progress.failed:
         logs = ", ".join(str((root / folder).with_suffix(".log")) for folder in progress.failed)
-        raise EvaluationError(f"{len(progress.failed)} of {len(cells)} runs failed; see {logs}, then run this again")
+        raise FailedRunError(f"{len(progress.failed)} of {len(cells)} runs failed; see {logs}, then run this again")
 
 
 def _say(live: Live, progress: Progress, cell: Cell, workers: int) -> None:

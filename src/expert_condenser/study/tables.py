@@ -34,6 +34,8 @@ class Gathered:
     study: Study
     root: Path
     design: Design
+    planned: int
+    """Runs that the study has."""
     finished: int
     """Runs with results; those of seeds that are not whole are not compared."""
 
@@ -52,8 +54,9 @@ def write_tables(root: Path) -> list[Path]:
 def gather(root: Path) -> Gathered:
     """Read a study's runs, and those of other studies that stand beside them."""
     study = read_study(root / "study.yaml")
-    cells = [cell for cell in study.cells() if is_done(root, cell)]
-    seeds = [seed for seed in study.seeds if _labels(study.cells(), seed) == _labels(cells, seed)]
+    planned = study.cells()
+    cells = [cell for cell in planned if is_done(root, cell)]
+    seeds = [seed for seed in study.seeds if _labels(planned, seed) == _labels(cells, seed)]
     if not seeds:
         raise EvaluationError(f"tables need every arm of a seed, and {root} has no seed whose runs are all done")
     folders = [root / cell.folder for cell in cells if cell.seed in seeds]
@@ -65,7 +68,8 @@ def gather(root: Path) -> Gathered:
                     f"`beside` names arms of other studies, and {root / other} has no runs of {arm!r}"
                 )
             folders += found
-    return Gathered(study, root, read_design(folders, allow=("seeds",) if study.beside else ()), len(cells))
+    design = read_design(folders, allow=("seeds",) if study.beside else ())
+    return Gathered(study, root, design, len(planned), len(cells))
 
 
 def compare(gathered: Gathered) -> dict[str, Any]:
@@ -90,9 +94,9 @@ def base_scores(gathered: Gathered) -> dict[str, float]:
 
 def markdown(gathered: Gathered, report: dict[str, Any]) -> str:
     """All tables of a study as one Markdown text."""
-    study, base = gathered.study, base_scores(gathered)
+    base = base_scores(gathered)
     head = (
-        f"{gathered.finished} of {len(study.cells())} runs are done; compared are {len(report['seeds'])} seeds "
+        f"{gathered.finished} of {gathered.planned} runs are done; compared are {len(report['seeds'])} seeds "
         f"({', '.join(map(str, report['seeds']))}). Base model: "
         + ", ".join(f"{name} {score:.1f}" for name, score in base.items())
         + "."

@@ -64,7 +64,8 @@ class RunRecord:
                 f"{path} has format_version {found!r}, and this release reads up to {FORMAT_VERSION}; update "
                 "expert-condenser"
             )
-        for key, kind in {**_NEEDED, **{k: v for k, v in _OPTIONAL.items() if content.get(k) is not None}}.items():
+        kinds = _NEEDED | {key: kind for key, kind in _OPTIONAL.items() if content.get(key) is not None}
+        for key, kind in kinds.items():
             if not isinstance(content.get(key), kind):
                 got = f"got {content[key]!r}" if key in content else "it is missing"
                 raise DataError(f"{path} has {key!r}, of type {kind.__name__}; {got}. Run it again.")

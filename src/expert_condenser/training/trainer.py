@@ -81,6 +81,7 @@ class StrictSFTTrainer(SFTTrainer):
         return loss
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
+        """As transformers', with an order by length that the seed decides; there is no public place to set one."""
         sampler: Sampler[int] | None = super()._get_train_sampler(train_dataset)
         if isinstance(sampler, LengthGroupedSampler):
             seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from expert_condenser.data import sources
 from expert_condenser.errors import DataError, EvaluationError
-from expert_condenser.evaluation.tasks import hub_splits, load_tasks, task
+from expert_condenser.evaluation.tasks import hub_splits, load_tasks
 
 ROW = {"instruction": "What is 2 + 3?", "input": "", "output": "2 + 3 = 5.", "answer": "5.0"}
 GCD, AIW = "testbed:gcd", "testbed:aiw"
@@ -18,7 +19,7 @@ def hub(monkeypatch):
     def load_dataset(*arguments, **options):
         raise AssertionError("a data set was loaded")
 
-    monkeypatch.setattr(task, "load_dataset", load_dataset)
+    monkeypatch.setattr(sources, "load_dataset", load_dataset)
     monkeypatch.setattr(hub_splits, "get_dataset_split_names", lambda *arguments, **options: ["train", "test"])
 
 

@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from expert_condenser.data.splits import SPLITS
 from expert_condenser.errors import DataError, EvaluationError
 from expert_condenser.evaluation.tasks import commonsense, gpqa, math
 from expert_condenser.evaluation.tasks.hub_splits import check_split
-from expert_condenser.evaluation.tasks.task import SPLITS, LoadedTask, Task
+from expert_condenser.evaluation.tasks.task import LoadedTask, Task
 from expert_condenser.evaluation.tasks.testbed import FAMILY_TASKS
 
 TASKS: dict[str, Task] = {
