@@ -26,7 +26,7 @@ def committed_costs() -> dict[str, Any]:
 
 
 def build() -> dict[str, list[dict[str, Any]]]:
-    """The same from the tables themselves, in their order."""
+    """The same from the tables themselves."""
     from expert_condenser.methods import METHODS
     from expert_condenser.moe.families import FAMILIES, REFUSED
 
@@ -52,11 +52,12 @@ def build() -> dict[str, list[dict[str, Any]]]:
             "tested": TESTED,
             "reason": None,
         }
-        for name, family in FAMILIES.items()
+        for name, family in sorted(FAMILIES.items())
     ]
     nothing = dict.fromkeys(("router_class", "router_path", "scoring", "native_correction_bias", "tested"))
     refused = [
-        {"model_type": name, "supported": False, **nothing, "reason": reason} for name, reason in REFUSED.items()
+        {"model_type": name, "supported": False, **nothing, "reason": reason}
+        for name, reason in sorted(REFUSED.items())
     ]
     return {"methods": methods, "families": supported + refused}
 

@@ -14,13 +14,12 @@ def run(words: list[str]) -> None:
     parser.add_argument("--markdown", action="store_true", help="print the table of docs/families.md")
     options = parser.read(words)
     rows = catalog()["families"]
-    by_name = sorted(rows, key=lambda row: (not row["supported"], row["model_type"]))
     if options.json is not None:
-        put_json(options.json, {"families": by_name}, indent=1)
+        put_json(options.json, {"families": rows}, indent=1)
     elif options.markdown:
         print(markdown(rows))
     else:
-        for row in by_name:
+        for row in rows:
             mark = "supported" if row["supported"] else "refused"
             print(f"{row['model_type']:<24} {mark:<10} {row['scoring'] or row['reason']}")
         count = sum(row["supported"] for row in rows)
