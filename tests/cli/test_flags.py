@@ -87,7 +87,10 @@ def test_every_help_names_the_verbosity(name, capsys):
     assert "did you mean 'verbosity'?" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", [["demo", "--itms", "3"], ["testbed", "evaluate", "--itms", "3"], ["score", "--x"]])
+@pytest.mark.parametrize(
+    "words",
+    [["demo", "--itms", "3"], ["testbed", "evaluate", "--itms", "3"], ["score", "--x"], ["bench", "layer", "--x"]],
+)
 def test_a_wrong_flag_is_found_without_torch(words):
     names, status = loaded_by(*words)
     assert status == 2
