@@ -8,12 +8,20 @@ from pathlib import Path
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 NEEDED = {requirement.name: requirement for requirement in map(Requirement, PROJECT["dependencies"])}
 EXTRAS = PROJECT["optional-dependencies"]
-PINS = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
+
+
+def pins(file):
+    """`{package: version}` of a file of constraints."""
+    return dict(line.split("==") for line in (ROOT / file).read_text().splitlines() if "==" in line)
+
+
+PINNED, LOWEST = pins("constraints.txt"), pins("constraints-lowest.txt")
 
 
 def extra(name):
@@ -47,10 +55,17 @@ def test_all_has_every_extra_of_a_user_and_dev_what_the_tests_need():
     assert "vllm" not in others, "control"
 
 
-@pytest.mark.parametrize("name", PINS.keys() & NEEDED.keys())
+@pytest.mark.parametrize("name", sorted(PINNED.keys() & NEEDED.keys()))
 def test_the_pinned_version_lies_within_the_range(name):
-    assert PINS[name] in NEEDED[name].specifier
+    assert PINNED[name] in NEEDED[name].specifier
     assert "0.0.1" not in NEEDED[name].specifier, "control"
+
+
+@pytest.mark.parametrize("name", LOWEST)
+def test_the_lowest_version_is_the_lower_end_of_the_range(name):
+    (lower,) = [part.version for part in NEEDED[name].specifier if part.operator == ">="]
+    assert Version(LOWEST[name]) == Version(lower)
+    assert Version(LOWEST[name]) <= Version(PINNED[name])
 
 
 def test_the_hooks_of_a_commit_are_the_commands_of_make_check():

@@ -4,8 +4,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 import expert_condenser
 
 HEAVY = ("torch", "transformers", "trl", "datasets")
@@ -30,6 +28,5 @@ def test_they_load_no_torch():
     assert loaded(MODULES) == []
 
 
-@pytest.mark.parametrize(("module", "needed"), [("study.cells", "trl"), ("evaluation.prompts", "transformers")])
-def test_what_needs_a_model_does(module, needed):
-    assert needed in loaded([module])
+def test_asking_a_model_loads_it():
+    assert "torch" in loaded(["evaluation.prompts", "evaluation.likelihood"])

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from expert_condenser.cli.main import main
-from expert_condenser.errors import EvaluationError
+from expert_condenser.errors import EvaluationError, FailedRunError
 from expert_condenser.study.run import run_study
 from expert_condenser.study.tables import write_tables
 from tests.runs import GAMMA1, GAMMA2, make_base
@@ -118,7 +118,7 @@ def test_tables_are_made_of_the_raw_files(done):
 @pytest.mark.slow
 def test_a_failed_run_is_named_and_the_others_go_on(base, tmp_path):
     arms = {"bad": {"method": "sft", "learning_rate": 1e30}, "good": {"method": "sft"}}
-    with pytest.raises(EvaluationError, match=r"1 of 3 runs failed; see .*bad/seed1.log"):
+    with pytest.raises(FailedRunError, match=r"1 of 3 runs failed; see .*bad/seed1.log"):
         run_study(study_file(base, arms=arms, seeds=[1]), tmp_path / "out")
     assert "is not finite" in (tmp_path / "out" / "runs" / "bad" / "seed1.log").read_text()
     assert (tmp_path / "out" / "runs" / "good" / "seed1" / "results.json").exists()

@@ -41,8 +41,8 @@ def benchmark(
     work: Any = WORKLOADS[workload]
     steps: dict[str, Any] = {name: work(arm, model, setting) for name, arm in arms.items()}
     rooflines = {name: make(setting.shape, setting.device, setting.dtype) for name, make in ROOFLINES.items()}
-    timed = {**steps, **rooflines}
-    results = compare(timed, rounds=rounds, seconds=seconds, device=setting.device, warm=work.warm, advance=advance)
+    bounds: dict[str, Any] = {"rounds": rounds, "seconds": seconds, "warm": work.warm}
+    results = compare({**steps, **rooflines}, device=setting.device, advance=advance, **bounds)
     report = {
         "workload": workload,
         **describe(setting),
@@ -56,17 +56,12 @@ def benchmark(
     report["roofline_flops_per_s"] = flops / results["roofline:dense"].median
     report["roofline_grouped_flops_per_s"] = flops / results["roofline:grouped"].median
     for name, step in steps.items():
-        _complete(report["arms"][name], step, results[name], model)
+        if report["arms"][name]["peak_mb"] is not None:
+            report["arms"][name]["peak_mb"] += own_weights(step.model, model)
+        if isinstance(step, TrainWork):
+            timed = step.callback_seconds[-report["rounds"] :]
+            report["arms"][name]["callback_share"] = statistics.median(timed) / results[name].median
     return report
-
-
-def _complete(figures: dict[str, Any], step: Any, own: Measurement, base: Any) -> None:
-    """Add an arm's own weights to its peak, and of training the callback's share of the time."""
-    if figures["peak_mb"] is not None:
-        figures["peak_mb"] += own_weights(step.model, base)
-    if isinstance(step, TrainWork):
-        timed = step.callback_seconds[-len(own.seconds) :]
-        figures["callback_share"] = statistics.median(timed) / own.median
 
 
 def own_weights(model: Any, base: Any) -> float:
