@@ -70,7 +70,9 @@ def test_pretraining_goes_on_where_it_was_killed(tmp_path):
         with pytest.raises(KeyboardInterrupt):
             pretrain(tmp_path / "killed", killed)
     assert not (tmp_path / "killed" / "base").exists()
-    pretrain(tmp_path / "killed", killed)
+    moves = []
+    pretrain(tmp_path / "killed", killed, moves.append)
+    assert moves == [2, 1], "two steps were done before, one now"
     whole, resumed = (load_model(tmp_path / name / "base").state_dict() for name in ("whole", "killed"))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     log = [json.loads(line)["step"] for line in (tmp_path / "killed" / "log.jsonl").read_text().splitlines()]

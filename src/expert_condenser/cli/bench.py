@@ -6,25 +6,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from expert_condenser.bench.arms import ARMS, IMPLEMENTATIONS, arms_of
-from expert_condenser.bench.benchmark import benchmark
-from expert_condenser.bench.shapes import SHAPES, Shape
 from expert_condenser.bench.tables import markdown, print_report
-from expert_condenser.bench.workloads import WORKLOADS, Setting
+from expert_condenser.cli.catalog import catalog
 from expert_condenser.cli.console import progress, put_json
 from expert_condenser.cli.parsing import Parser, at_least, positive
 from expert_condenser.errors import BenchmarkError, DataError, UsageError
 from expert_condenser.files import read_json, write_json
-from expert_condenser.kernels.buffers import keep_freed_memory
-from expert_condenser.moe.experts import default_implementation
 
 DEFAULT_ARMS = {
-    "layer": list(ARMS),
+    "layer": None,
     "train": ["sft", "condenser", "densemixer", "densemixer_lean", "esft_gate", "authors_double", "experts:grouped_mm"],
     "generate": ["sft", "condenser", "experts:eager", "experts:grouped_mm", "experts:ours"],
 }
+"""What each workload compares; None is every arm that has a name of its own."""
 SIZES = {
     "tokens": "T", "experts": "E", "top_k": "K", "hidden": "D", "intermediate": "I", "layers": "L"
 }  # fmt: skip
@@ -37,24 +31,17 @@ def run(words: list[str]) -> None:
         _show([Path(word) for word in words[1:]])
         return
     options = _parser().read(words)
+    # Here and below, once the words are right: what computes takes seconds to import.
+    from expert_condenser.bench.arms import ARMS, arms_of
+
     shapes = _shapes(options)
-    names = options.arms.split(",") if options.arms else DEFAULT_ARMS[options.workload]
+    names = options.arms.split(",") if options.arms else DEFAULT_ARMS[options.workload] or list(ARMS)
     arms_of(names)
-    device = options.device or str(torch.accelerator.current_accelerator(check_available=True) or "cpu")
-    if device != "cpu" and not torch.accelerator.is_available():
-        raise BenchmarkError(
-            f"--device names a device of this machine, which has a CPU only; got {device!r}. Leave --device out."
-        )
+    device = _device(options)
     file = None if options.json in (None, "-") else Path(options.json)
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()  # an unwritable file is found before an hour is spent
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
-    if options.keep_freed_memory and not keep_freed_memory():
-        raise BenchmarkError(
-            "--keep_freed_memory is a setting of glibc, and this system has another library; leave it out"
-        )
     reports: list[dict[str, Any]] = []
     for shape in shapes:
         reports.append({"shape_name": options.shape, **_measured(options, shape, names, device)})
@@ -74,7 +61,35 @@ def _show(files: list[Path]) -> None:
         print(markdown(read_report(file)))
 
 
-def _measured(options: argparse.Namespace, shape: Shape, names: list[str], device: str) -> dict[str, Any]:
+def _device(options: argparse.Namespace) -> str:
+    """The device to measure on, with the process set up as the flags say."""
+    import torch
+
+    from expert_condenser.kernels.buffers import keep_freed_memory
+
+    device = options.device or str(torch.accelerator.current_accelerator(check_available=True) or "cpu")
+    if device != "cpu" and not torch.accelerator.is_available():
+        raise BenchmarkError(
+            f"--device names a device of this machine, which has a CPU only; got {device!r}. Leave --device out."
+        )
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    if options.keep_freed_memory and not keep_freed_memory():
+        raise BenchmarkError(
+            "--keep_freed_memory is a setting of glibc, and this system has another library; leave it out"
+        )
+    return device
+
+
+def _measured(options: argparse.Namespace, shape: Any, names: list[str], device: str) -> dict[str, Any]:
+    """The report of a benchmark on one `Shape`."""
+    import torch
+
+    from expert_condenser.bench.arms import IMPLEMENTATIONS
+    from expert_condenser.bench.benchmark import benchmark
+    from expert_condenser.bench.workloads import Setting
+    from expert_condenser.moe.experts import default_implementation
+
     experts = options.experts_implementation or default_implementation(device.partition(":")[0]) or "grouped_mm"
     setting = Setting(shape, device, getattr(torch, options.dtype), IMPLEMENTATIONS[experts])
     length = {"rounds": options.rounds, "seconds": options.seconds}
@@ -94,17 +109,20 @@ def read_report(path: Path) -> dict[str, Any]:
 
 
 def _parser() -> Parser:
+    known = catalog()
     parser = Parser("bench", "Arms side by side, in one process, in turns.")
     parser.add_argument(
-        "workload", choices=list(WORKLOADS), help="one MoE layer, a training step, generation; or show FILE ..."
+        "workload", choices=list(DEFAULT_ARMS), help="one MoE layer, a training step, generation; or show FILE ..."
     )
-    parser.add_argument("--shape", choices=list(SHAPES), default="small", help="the sizes of a model")
-    parser.add_argument("--arms", help="names with commas: " + ", ".join(ARMS) + "; a method; either with @experts")
+    parser.add_argument("--shape", choices=known["shapes"], default="small", help="the sizes of a model")
+    parser.add_argument(
+        "--arms", help="names with commas: " + ", ".join(known["arms"]) + "; a method; either with @experts"
+    )
     parser.shared("json", help="the report as JSON, to a file or else to stdout, in place of the table")
     parser.shared("device")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of weights and activations")
     parser.add_argument(
-        "--experts_implementation", choices=list(IMPLEMENTATIONS), help="of the arms that name none; default: ours"
+        "--experts_implementation", choices=known["experts"], help="of the arms that name none; default: ours"
     )
     parser.add_argument(
         "--rounds", type=partial(at_least, 2), default=7, help="timed calls of each arm, at most; two for a spread"
@@ -118,9 +136,12 @@ def _parser() -> Parser:
     return parser
 
 
-def _shapes(options: argparse.Namespace) -> list[Shape]:
+def _shapes(options: argparse.Namespace) -> list[Any]:
+    """The `Shape` that is asked for, or one per value of `--sweep`."""
+    from expert_condenser.bench.shapes import SHAPES
+
     changes = {name: getattr(options, name) for name in SIZES if getattr(options, name) is not None}
-    shape = replace(SHAPES[options.shape], changes)
+    shape = _changed(SHAPES[options.shape], changes)
     if options.sweep is None:
         shapes = [shape]
     else:
@@ -128,7 +149,7 @@ def _shapes(options: argparse.Namespace) -> list[Shape]:
         name = name.replace("-", "_")
         if name not in SIZES or not all(value.isdigit() and int(value) for value in values.split(",")):
             raise BenchmarkError(f"--sweep is SIZE=A,B,... with a size of {', '.join(SIZES)}; got {options.sweep!r}")
-        shapes = [replace(shape, {name: int(value)}) for value in values.split(",")]
+        shapes = [_changed(shape, {name: int(value)}) for value in values.split(",")]
     for one in shapes:
         if one.top_k > one.experts:
             raise BenchmarkError(
@@ -137,6 +158,6 @@ def _shapes(options: argparse.Namespace) -> list[Shape]:
     return shapes
 
 
-def replace(shape: Shape, changes: dict[str, Any]) -> Shape:
+def _changed(shape: Any, sizes: dict[str, Any]) -> Any:
     """A shape with other sizes."""
-    return dataclasses.replace(shape, **changes)
+    return dataclasses.replace(shape, **sizes)

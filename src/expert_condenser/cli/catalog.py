@@ -1,7 +1,8 @@
-"""The tables of methods and families, as the package holds them in `catalog.json`.
+"""The tables of methods and families, and what can be measured, as the package holds them in `catalog.json`.
 
-`condenser methods` and `condenser families` answer from the file, since the tables themselves import torch and
-transformers, which takes seconds. `python -m expert_condenser.cli.catalog` writes it; a test holds it equal.
+`condenser methods`, `condenser families` and the flags of `condenser bench` are read from the file, since the tables
+themselves import torch and transformers, which takes seconds. `python -m expert_condenser.cli.catalog` (`make catalog`)
+writes it; a test holds it equal.
 """
 
 import json
@@ -15,8 +16,8 @@ CATALOG, COSTS = "catalog.json", "costs.json"
 TESTED = "identity when off, the paper's routing, a training step, save and load (tests/moe/test_families.py)"
 
 
-def catalog() -> dict[str, list[dict[str, Any]]]:
-    """`{"methods": rows, "families": rows}`, as the file has them."""
+def catalog() -> dict[str, list[Any]]:
+    """Rows of `methods` and `families`; names of the `arms`, `shapes` and `experts` implementations of a benchmark."""
     return json.loads(files("expert_condenser.cli").joinpath(CATALOG).read_text())
 
 
@@ -25,8 +26,10 @@ def committed_costs() -> dict[str, Any]:
     return json.loads(files("expert_condenser.cli").joinpath(COSTS).read_text())
 
 
-def build() -> dict[str, list[dict[str, Any]]]:
+def build() -> dict[str, list[Any]]:
     """The same from the tables themselves."""
+    from expert_condenser.bench.arms import ARMS, IMPLEMENTATIONS
+    from expert_condenser.bench.shapes import SHAPES
     from expert_condenser.methods import METHODS
     from expert_condenser.moe.families import FAMILIES, REFUSED
 
@@ -59,7 +62,8 @@ def build() -> dict[str, list[dict[str, Any]]]:
         {"model_type": name, "supported": False, **nothing, "reason": reason}
         for name, reason in sorted(REFUSED.items())
     ]
-    return {"methods": methods, "families": supported + refused}
+    names = {"arms": list(ARMS), "shapes": list(SHAPES), "experts": list(IMPLEMENTATIONS)}
+    return {"methods": methods, "families": supported + refused, **names}
 
 
 if __name__ == "__main__":

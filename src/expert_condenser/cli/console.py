@@ -72,8 +72,6 @@ def quiet_libraries() -> None:
     """Turn off the progress bars and warnings of transformers and datasets, once they are imported."""
     if logging.getLogger("expert_condenser").level == logging.DEBUG:
         return
-    # TRL and recipes use names of it that transformers has newer ones for; it would say so in every run.
-    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*", category=FutureWarning)
     import datasets
     import transformers
 

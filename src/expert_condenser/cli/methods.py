@@ -1,12 +1,13 @@
 """`condenser methods`: what there is to choose from, and what a training step of each costs."""
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from expert_condenser.cli.catalog import catalog, committed_costs
-from expert_condenser.cli.console import put_json, say_result
-from expert_condenser.cli.parsing import Parser
+from expert_condenser.cli.console import progress, put_json, say_result
+from expert_condenser.cli.parsing import Parser, at_least
 from expert_condenser.files import write_json
 
 
@@ -18,7 +19,8 @@ def run(words: list[str]) -> None:
         from expert_condenser.bench.costs import measure_costs
 
         options.measure.touch()  # an unwritable file is found before an hour is spent
-        costs = measure_costs(options.rounds)
+        with progress("rounds", options.rounds) as advance:
+            costs = measure_costs(options.rounds, advance)
         write_json(options.measure, costs, indent=1)
     rows = [{**row, "relative_cost": costs["relative_to_sft"].get(row["name"])} for row in catalog()["methods"]]
     if options.json is not None:
@@ -33,11 +35,10 @@ def _read(words: list[str]) -> argparse.Namespace:
     parser = Parser("methods", "The methods and what they cost.")
     parser.shared("json")
     parser.add_argument("--measure", metavar="FILE", type=Path, help="measure the costs here, into a JSON file")
-    parser.add_argument("--rounds", type=int, default=5, help="steps of each method, in turns (with --measure)")
-    options = parser.read(words)
-    if options.rounds < 2:
-        parser.error(f"--rounds is at least 2, for a spread; got {options.rounds}")
-    return options
+    parser.add_argument(
+        "--rounds", type=partial(at_least, 2), default=5, help="steps of each method, in turns (with --measure)"
+    )
+    return parser.read(words)
 
 
 def _print(rows: list[dict[str, Any]], measured_on: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.table import Table
 
-from expert_condenser.cli.console import put_json, quiet_libraries, say_result
+from expert_condenser.cli.console import progress, put_json, quiet_libraries, say_result
 from expert_condenser.cli.parsing import Parser
 from expert_condenser.errors import TrainingError
 
@@ -20,7 +20,7 @@ def run(words: list[str]) -> None:
     from expert_condenser.checkpoint.load import load_model, load_tokenizer, resolve_model
     from expert_condenser.data.rows import build_dataset
     from expert_condenser.methods.esft import EsftConfig, EsftGate, EsftToken
-    from expert_condenser.moe.layers import decoder_depth, moe_layers
+    from expert_condenser.moe.layers import decoder_depth, decoder_of, moe_layers
     from expert_condenser.training.calibrate import usage_on_rows
 
     quiet_libraries()
@@ -32,7 +32,12 @@ def run(words: list[str]) -> None:
     dataset = build_dataset(options.data, tokenizer, split=options.split, data_format=options.data_format)
     model = load_model(path, options.dtype).to(torch.accelerator.current_accelerator(check_available=True) or "cpu")
     layers = moe_layers(model)
-    method.calibrate(usage_on_rows(model, tokenizer, dataset, options.limit, options.max_length))
+    with progress("rows", min(options.limit, len(dataset))) as advance:
+        hook = decoder_of(model, layers).register_forward_hook(
+            lambda module, args, kwargs, output: advance(len(kwargs["input_ids"])), with_kwargs=True
+        )
+        method.calibrate(usage_on_rows(model, tokenizer, dataset, options.limit, options.max_length))
+        hook.remove()
     assert method.scores is not None
     chosen = method.choose(layers, method.scores)
     if options.json is not None:
