@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+from importlib import import_module, invalidate_caches
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from expert_condenser import RoutingConfig, attach, moe_layers, set_condensers
 from expert_condenser.adapters.config import AdapterConfig
 from expert_condenser.adapters.lora import add_adapter
 from expert_condenser.checkpoint.describe import describe_model
+from expert_condenser.registration import WaitForImport
 from expert_condenser.testing import tiny_batch, tiny_model
 
 HEAVY = ("torch", "transformers", "peft", "trl", "datasets", "scipy", "matplotlib", "numpy")
@@ -56,6 +59,7 @@ def run(folder, code, expect="model"):
 
 OURS = "import expert_condenser"
 AUTO = "from transformers import AutoModelForCausalLM"
+BASE = "base = AutoModelForCausalLM.from_pretrained('base', dtype='float32')"
 LOAD = "model = AutoModelForCausalLM.from_pretrained('model', dtype='float32')"
 
 
@@ -99,17 +103,34 @@ def test_a_saved_model_loads(saved, code):
         [OURS, "from peft import PeftModel", AUTO],
         ["from peft import PeftModel", OURS, AUTO],
         ["import peft", AUTO, OURS, "from peft import PeftModel"],
+        [OURS, AUTO, BASE, "from peft import PeftModel"],  # transformers asks whether peft is there, long before
     ],
 )
 def test_an_adapter_loads(saved, code):
-    base = "base = AutoModelForCausalLM.from_pretrained('base', dtype='float32')"
-    run(saved, [*code, base, "model = PeftModel.from_pretrained(base, 'adapter')"], "adapter")
+    run(saved, [*code, BASE, "model = PeftModel.from_pretrained(base, 'adapter')"], "adapter")
 
 
 @pytest.mark.parametrize("code", [[OURS, AUTO], [AUTO, OURS], [AUTO, "import transformers.integrations.moe", OURS]])
 def test_our_experts_implementation_is_known(saved, code):
     load = "model = AutoModelForCausalLM.from_pretrained('base', dtype='float32', experts_implementation='sorted_mm')"
     run(saved, [*code, load, "assert model.config._experts_implementation == 'sorted_mm'"], "base")
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        "CONFIG_MAPPING['condenser_olmoe'].from_pretrained('model')",
+        "AutoConfig.for_model('condenser_olmoe', condenser=content['condenser'])",
+        "CONFIG_MAPPING['condenser_olmoe'](condenser=content['condenser'])",
+    ],
+)
+def test_a_config_type_can_be_used_before_its_class_is_made(saved, use):
+    before = [OURS, AUTO, "from transformers import CONFIG_MAPPING, AutoConfig", "import json"]
+    before += ["content = json.load(open('model/config.json'))"]
+    before += ["assert CONFIG_MAPPING['condenser_olmoe'].__name__.startswith('StandIn')"]
+    after = ["assert type(config) is CONFIG_MAPPING['condenser_olmoe'], type(config)"]
+    after += ["assert config.condenser == content['condenser']"]
+    run(saved, [*before, f"config = {use}", *after, LOAD])
 
 
 def test_control_without_the_import_nothing_is_known(saved):
@@ -145,3 +166,26 @@ else:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_a_module_is_waited_for_until_it_is_imported_whole(tmp_path, monkeypatch):
+    names = ("awaited_module", "following_module")
+    awaited, following = (tmp_path / f"{name}.py" for name in names)
+    awaited.write_text("raise RuntimeError('half way')")
+    following.write_text(f"import {names[0]}\nseen = {names[0]}.whole")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    finder = WaitForImport(dict([names]))
+    monkeypatch.setattr(sys, "meta_path", [finder, *sys.meta_path])
+    assert find_spec(names[0]).origin == str(awaited)
+    with pytest.raises(RuntimeError, match="half way"):
+        import_module(names[0])
+    assert finder in sys.meta_path
+    assert names[1] not in sys.modules
+    awaited.write_text("whole = True")
+    invalidate_caches()
+    import_module(names[0])
+    assert sys.modules[names[1]].seen
+    assert finder not in sys.meta_path
+    for name in names:
+        assert type(sys.modules.pop(name).__loader__).__name__ == "SourceFileLoader"

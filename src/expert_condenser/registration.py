@@ -11,7 +11,6 @@ import sys
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -26,8 +25,8 @@ AFTER = {
 class ImportThen(Loader):
     """A loader that does what another one does, and then imports one more module."""
 
-    def __init__(self, loader: Loader, following: str) -> None:
-        self.loader, self.following = loader, following
+    def __init__(self, loader: Loader, finder: "WaitForImport", name: str) -> None:
+        self.loader, self.finder, self.name = loader, finder, name
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         """As the other loader."""
@@ -38,7 +37,7 @@ class ImportThen(Loader):
         assert module.__spec__ is not None
         module.__spec__.loader = module.__loader__ = self.loader
         self.loader.exec_module(module)
-        import_module(self.following)
+        self.finder.imported(self.name)
 
 
 class WaitForImport(MetaPathFinder):
@@ -48,16 +47,25 @@ class WaitForImport(MetaPathFinder):
         self.waiting = waiting
 
     def find_spec(self, name: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
-        """The spec that the other finders give, with our loader around theirs; None for every other module."""
-        following = self.waiting.pop(name, None)
-        if following is None:
+        """The spec that the other finders give, with our loader around theirs; None for every other module.
+
+        It waits on: a library that only asks whether another one is there (`importlib.util.find_spec`) imports nothing.
+        """
+        if name not in self.waiting:
             return None
-        if not self.waiting:
-            sys.meta_path.remove(self)
-        spec = find_spec(name)
+        others = (finder for finder in sys.meta_path if finder is not self)
+        spec = next(filter(None, (finder.find_spec(name, path, target) for finder in others)), None)
         if spec is not None and spec.loader is not None:
-            spec.loader = ImportThen(spec.loader, following)
+            spec.loader = ImportThen(spec.loader, self, name)
         return spec
+
+    def imported(self, name: str) -> None:
+        """Wait no longer for a module, and import ours that follows it."""
+        following = self.waiting.pop(name, None)
+        if not self.waiting and self in sys.meta_path:
+            sys.meta_path.remove(self)
+        if following is not None:
+            import_module(following)
 
 
 def register_when_imported() -> None:

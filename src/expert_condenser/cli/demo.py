@@ -102,7 +102,7 @@ def _measure(model_path: Path, place: Path, count: int) -> dict[str, Any]:
     from expert_condenser.evaluation.evaluate import evaluate
     from expert_condenser.evaluation.generation import Generation
     from expert_condenser.evaluation.tasks import load
-    from expert_condenser.moe.layers import moe_layers
+    from expert_condenser.moe.attachment import find_attachment
     from expert_condenser.moe.own_types import condensers_of
     from expert_condenser.moe.usage import measure_usage
 
@@ -113,7 +113,7 @@ def _measure(model_path: Path, place: Path, count: int) -> dict[str, Any]:
     results = evaluate(backend, tokenizer, tasks, place, Generation(), label=place.name, progress=False)
     texts = [f"{item.question}\n{item.answer}" for item in items(_task(), "validation", 200)]
     rows = [tokenizer(text)["input_ids"] for text in texts]
-    attached = hasattr(moe_layers(model)[0].router, "condenser_ids")
+    attachment = find_attachment(model)
     scores = {
         metric: {name.removeprefix(TESTBED): task[metric] for name, task in results["tasks"].items()}
         for metric in ("accuracy", "nll")
@@ -121,7 +121,7 @@ def _measure(model_path: Path, place: Path, count: int) -> dict[str, Any]:
     outcome = {
         **scores,
         "usage": measure_usage(model, tokenizer, rows).counts,
-        "condensers": condensers_of(model) if attached else {},
+        "condensers": condensers_of(model) if attachment is not None else {},
     }
     del model, backend
     gc.collect()

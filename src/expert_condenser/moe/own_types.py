@@ -137,19 +137,23 @@ def own_config_class(model_type: str) -> Any:
 
 
 def _stand_in(model_type: str) -> Any:
-    """What `AutoConfig` has under our type until a config of it is read: the class itself needs the family's module.
+    """What `AutoConfig` has under our type until it is first used: called, or asked for what a config class has.
 
-    Importing those of all families takes a second, and is not possible while one of them is being imported.
+    The class itself needs the family's module. Importing those of all families takes a second, and is not possible
+    while one of them is being imported.
     """
 
-    def new(cls: Any, *args: Any, **kwargs: Any) -> Any:
-        return own_config_class(model_type)(*args, **kwargs)
+    class StandIn(type):
+        def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+            return own_config_class(model_type)(*args, **kwargs)
 
-    def from_dict(cls: Any, *args: Any, **kwargs: Any) -> Any:
-        return own_config_class(model_type).from_dict(*args, **kwargs)
+        def __getattr__(cls, name: str) -> Any:
+            if name.startswith("__"):  # what Python itself asks every class for; no reason to import the family
+                raise AttributeError(name)
+            return getattr(own_config_class(model_type), name)
 
-    body = {"model_type": MODEL_TYPE_PREFIX + model_type, "__new__": new, "from_dict": classmethod(from_dict)}
-    return type(f"StandInFor{MODEL_TYPE_PREFIX}{model_type}", (), body)
+    own = MODEL_TYPE_PREFIX + model_type
+    return StandIn(f"StandInFor{own}", (), {"model_type": own})
 
 
 def auto_class(config_class: Any) -> Any:
