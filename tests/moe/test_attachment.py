@@ -11,6 +11,7 @@ from expert_condenser.adapters.config import AdapterConfig
 from expert_condenser.adapters.lora import add_adapter
 from expert_condenser.errors import RoutingError
 from expert_condenser.moe.attachment import attachment_of, find_attachment
+from expert_condenser.moe.layers import decoder_depth
 from expert_condenser.testing import tiny_batch, tiny_model
 
 FAMILIES = ("olmoe", "deepseek_v2", "gpt_oss")
@@ -31,8 +32,12 @@ def in_ddp(model):
     return torch.nn.parallel.DistributedDataParallel(model)
 
 
+def second_in_a_list(model):
+    return torch.nn.Sequential(torch.nn.Identity(), model)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("wrap", [in_peft, in_ddp, lambda model: in_ddp(in_peft(model))])
+@pytest.mark.parametrize("wrap", [in_peft, in_ddp, lambda model: in_ddp(in_peft(model)), second_in_a_list])
 def test_it_is_found_through_wrappers(family, wrap, one_process):
     model = attach(tiny_model(family), RoutingConfig())
     attachment = attachment_of(model)
@@ -55,6 +60,17 @@ def test_it_counts_in_a_wrapped_model(one_process):
     attachment_of(wrapped).reset(detailed=True)
     assert attachment_of(model).watch.detailed
     assert all(router.counter.counts.sum() == 0 for router in attachment_of(model).routers)
+
+
+def test_a_wrapper_with_numbers_of_its_own_is_attached_at_the_decoder():
+    model, mask = tiny_model(), torch.ones_like(tiny_batch())
+    mask[:, :3] = 0
+    wrapped = attach(second_in_a_list(model), None).train()
+    assert attachment_of(model.model) is attachment_of(wrapped)
+    assert [decoder_depth(layer) for layer in moe_layers(wrapped)] == [0, 1, 2]
+    model(input_ids=tiny_batch(), attention_mask=mask)
+    counts = [int(router.counter.counts.sum()) for router in attachment_of(wrapped).routers]
+    assert counts == [int(mask.sum()) * layer.top_k for layer in moe_layers(model)], "padding is not counted"
 
 
 def test_it_is_that_of_the_adapter_with_a_routing_policy():

@@ -95,7 +95,8 @@ def decoder_depth(layer: MoELayer) -> int:
 
 
 def _depth_position(parts: list[str]) -> int:
-    return next(index for index, part in enumerate(parts) if part.isdigit())
+    """Where the layer's number stands: the last one, since a wrapper may have numbers of its own (`nn.Sequential`)."""
+    return max(index for index, part in enumerate(parts) if part.isdigit())
 
 
 def _rule_of(module: nn.Module) -> Rule | None:
