@@ -16,6 +16,7 @@ from expert_condenser import METHODS, MethodConfig, RoutingConfig, attach, detac
 from expert_condenser.checkpoint.describe import describe_model
 from expert_condenser.checkpoint.load import load_model
 from expert_condenser.errors import UnsupportedModelError
+from expert_condenser.moe.attachment import attachment_of
 from expert_condenser.moe.families import FAMILIES, REFUSED
 from expert_condenser.moe.layers import expert_norms
 from expert_condenser.moe.own_types import CondenserModel, auto_class, condensers_of, selection_biases, stock_class
@@ -184,7 +185,7 @@ def test_a_training_step_moves_the_weights_and_the_bias(name):
     mask[0, -4:] = 0
     model.train()(input_ids=IDS, attention_mask=mask, labels=IDS, use_cache=False).loss.backward()
     optimizer.step()
-    counts = collect(layers).counts
+    counts = collect(attachment_of(model)).counts
     assert counts.sum(-1).tolist() == [int(mask.sum()) * TOP_K] * len(layers)
     method.step(counts)
     expected = STEP * torch.sign(counts * EXPERTS - counts.sum(-1, keepdim=True)).float()
