@@ -52,10 +52,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Answer every question that `out` has no answer to yet; returns the content of `results.json`.
 
-    What is answered already is scored again, by the rules of today. `label` is what the results call the model, and `advance` is called with the number of answers of every
-    batch. Raises
-    `EvaluationError` where a question cannot be rendered, or `out` holds another evaluation, before the backend is
-    asked for anything.
+    What is answered already is scored again, by the rules of today. `label` is what the results call the model;
+    `advance` is called with the number of answers of every batch. Raises `EvaluationError` where a question cannot be
+    rendered, or `out` holds another evaluation, before the backend is asked for anything.
     """
     batches = plan(tasks, tokenizer, generation)
     settings = settings_of(backend, tokenizer, tasks, generation, label)
