@@ -53,7 +53,7 @@ def task(name, count):
 
 def run(backend, tokenizer, out, *, tasks=None, generation=None, **options):
     asked = tasks or [task("sums", 5), task("words", 3)]
-    return evaluate(backend, tokenizer, asked, out, generation or Generation(batch_size=2), progress=False, **options)
+    return evaluate(backend, tokenizer, asked, out, generation or Generation(batch_size=2), **options)
 
 
 def test_what_is_written(tokenizer, tmp_path):

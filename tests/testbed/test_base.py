@@ -47,7 +47,7 @@ def test_the_prompt_is_a_prefix_of_the_conversation(base):
 def test_it_learnt_what_it_was_pretrained_on(base, tmp_path):
     tasks = [load(name, limit=20) for name in ("testbed:word_problems", "testbed:aiw")]
     backend = LocalBackend(base_model_path(), base[1], model=base[0])
-    found = evaluate(backend, base[1], tasks, tmp_path, Generation(), progress=False)
+    found = evaluate(backend, base[1], tasks, tmp_path, Generation())
     assert all(task["accuracy"] >= 0.9 for task in found["tasks"].values())
 
 

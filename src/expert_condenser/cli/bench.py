@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from expert_condenser.bench.tables import markdown, print_report
+from expert_condenser.bench.tables import markdown, report_table
 from expert_condenser.cli.catalog import catalog
 from expert_condenser.cli.console import progress, put_json
 from expert_condenser.cli.parsing import Parser, at_least, positive
@@ -46,12 +46,20 @@ def run(words: list[str]) -> None:
     for shape in shapes:
         reports.append({"shape_name": options.shape, **_measured(options, shape, names, device)})
         if options.json != "-":
-            print_report(reports[-1])
+            _print(reports[-1])
         content = reports[0] if options.sweep is None else {"sweep": options.sweep, "reports": reports}
         if file is not None:
             write_json(file, content, indent=1)  # after every shape: a sweep that is stopped leaves what it has
     if options.json is not None:
         put_json(options.json, content, indent=1)
+
+
+def _print(report: dict[str, Any]) -> None:
+    from rich.console import Console
+
+    console = Console(width=None if Console().is_terminal else 140)
+    table, notes = report_table(report)
+    console.print(table, *notes, sep="\n")
 
 
 def _show(files: list[Path]) -> None:

@@ -110,7 +110,7 @@ def _measure(model_path: Path, place: Path, count: int) -> dict[str, Any]:
     known = [load(f"{TESTBED}{family.name}", limit=min(count, ITEMS_BEFORE)) for family in PRETRAINED]
     backend = LocalBackend(model_path, tokenizer, model=model)
     tasks = [load(f"{TESTBED}{_task()}", limit=count), *known]
-    results = evaluate(backend, tokenizer, tasks, place, Generation(), label=place.name, progress=False)
+    results = evaluate(backend, tokenizer, tasks, place, Generation(), label=place.name)
     texts = [f"{item.question}\n{item.answer}" for item in items(_task(), "validation", 200)]
     rows = [tokenizer(text)["input_ids"] for text in texts]
     attachment = find_attachment(model)

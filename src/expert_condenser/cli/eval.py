@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from expert_condenser.cli.console import quiet_libraries, say_result
+from expert_condenser.cli.console import progress, quiet_libraries, say_result
 from expert_condenser.cli.parsing import Parser
 from expert_condenser.errors import EvaluationError
 from expert_condenser.evaluation.generation import Generation
@@ -43,7 +43,9 @@ def run(words: list[str]) -> None:
         tokenizer.chat_template = options.chat_template.read_text()
     backend = _backend(options, path, tokenizer, tasks, generation)
     start = time.perf_counter()
-    results = evaluate(backend, tokenizer, tasks, options.output_dir, generation)
+    total = generation.samples * sum(len(task.questions) for task in tasks)
+    with progress("answers", total) as advance:
+        results = evaluate(backend, tokenizer, tasks, options.output_dir, generation, advance=advance)
     Console().print(results_table(results, path))
     Console(stderr=True).print(f"{time.perf_counter() - start:.0f} s with loading; every answer is kept")
     say_result(options.output_dir / "results.json")

@@ -1,6 +1,13 @@
 """`condenser study FILE.yaml --output_dir DIR`, `condenser study tables DIR ...` and `condenser study best DIR`."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
 
 from expert_condenser.cli.console import say_result
 from expert_condenser.cli.parsing import Parser
@@ -26,8 +33,35 @@ def run(words: list[str]) -> None:
     options = parser.read(words)
     from expert_condenser.study.run import run_study  # loads torch and TRL, which tables do not need
 
-    run_study(options.file, options.output_dir, options.workers)
+    with _display() as show:
+        run_study(options.file, options.output_dir, options.workers, show)
     say_result(options.output_dir)
+
+
+@contextmanager
+def _display() -> Iterator[Callable[[Any, Any], None]]:
+    """Where a study stands, on stderr: a table that is drawn anew, or where that is no terminal a line per run."""
+    console = Console(stderr=True)
+    with Live(console=console, auto_refresh=False, transient=False) as live:
+
+        def show(progress: Any, cell: Any) -> None:
+            if console.is_terminal:
+                live.update(_table(progress), refresh=True)
+            else:
+                state = "done" if cell.folder in progress.done else "FAILED"
+                console.print(f"{cell.folder}: {state}; {progress.summary()}")
+
+        yield show
+
+
+def _table(progress: Any) -> Table:
+    """A row per arm."""
+    table = Table(title=progress.summary())
+    for name in ("arm", "done", "failed", progress.cells[0].study.first_task):
+        table.add_column(name, justify="left" if name == "arm" else "right")
+    for row in progress.rows():
+        table.add_row(*row)
+    return table
 
 
 def _of_finished(word: str, folders: list[Path]) -> None:

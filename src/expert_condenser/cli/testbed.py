@@ -115,7 +115,8 @@ def _evaluate(path: Path, count: int, out: Path) -> None:
     tasks = [load(f"{TESTBED}{family.name}", limit=count) for family in FAMILIES + TASKS]
     tokenizer = load_tokenizer(path)
     backend = LocalBackend(path, tokenizer, device="cpu")
-    results = evaluate(backend, tokenizer, tasks, out, Generation(), label=path.name)
+    with progress("answers", sum(len(task.questions) for task in tasks)) as advance:
+        results = evaluate(backend, tokenizer, tasks, out, Generation(), label=path.name, advance=advance)
     table = Table(title=f"{path.name}: exact match on {count} test items")
     for name in ("family", "share of pretraining", "accuracy"):
         table.add_column(name, justify="left" if name == "family" else "right")

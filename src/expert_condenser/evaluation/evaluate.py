@@ -7,13 +7,12 @@ output_dir/
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import PreTrainedTokenizerBase
 
 from expert_condenser.evaluation.backends.base import Backend
@@ -49,13 +48,13 @@ def evaluate(
     generation: Generation,
     *,
     label: str | None = None,
-    progress: bool = True,
+    advance: Callable[[int], None] = lambda answers: None,
 ) -> dict[str, Any]:
     """Answer every question that `out` has no answer to yet; returns the content of `results.json`.
 
-    What is answered already is scored again, by the rules of today. `label` is what the results call the model. Raises
-    `EvaluationError` where a question cannot be rendered, or `out` holds another evaluation, before the backend is
-    asked for anything.
+    What is answered already is scored again, by the rules of today. `label` is what the results call the model;
+    `advance` is called with the number of answers of every batch. Raises `EvaluationError` where a question cannot be
+    rendered, or `out` holds another evaluation, before the backend is asked for anything.
     """
     batches = plan(tasks, tokenizer, generation)
     settings = settings_of(backend, tokenizer, tasks, generation, label)
@@ -63,16 +62,14 @@ def evaluate(
     by_name = {task.name: task for task in tasks}
     done = {record.key: scored(by_name[record.task], record) for record in read_records(out / ITEMS)}
     seconds, tokens = 0.0, 0
-    with _progress(progress) as bar:
-        shown = bar.add_task("answers", total=sum(map(len, batches)))
-        for number, batch in enumerate(batches):
-            if not all(request.key in done for request in batch):
-                start = time.perf_counter()
-                records = _answer(backend, batch, generation, number)
-                seconds, tokens = seconds + time.perf_counter() - start, tokens + sum(r.tokens for r in records)
-                append_records(out / ITEMS, [record for record in records if record.key not in done])
-                done |= {record.key: record for record in records if record.key not in done}
-            bar.advance(shown, len(batch))
+    for number, batch in enumerate(batches):
+        if not all(request.key in done for request in batch):
+            start = time.perf_counter()
+            records = _answer(backend, batch, generation, number)
+            seconds, tokens = seconds + time.perf_counter() - start, tokens + sum(r.tokens for r in records)
+            append_records(out / ITEMS, [record for record in records if record.key not in done])
+            done |= {record.key: record for record in records if record.key not in done}
+        advance(len(batch))
     found = {task.name: {**_summary(task, done, generation, backend), **settings["tasks"][task.name]} for task in tasks}
     throughput = {
         "seconds": round(seconds, 2),
@@ -142,15 +139,3 @@ def _summary(task: LoadedTask, done: dict[Any, Record], generation: Generation, 
         return {**summary, "nll": None}
     prompts, references = [q.prompt for q in referenced], [q.reference for q in referenced]
     return {**summary, "nll": backend.nll(prompts, references, generation.batch_size)}
-
-
-def _progress(shown: bool) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left:"),
-        TimeRemainingColumn(),
-        disable=not shown,
-    )

@@ -75,7 +75,7 @@ def _evaluate(cell: Cell, folder: Path, path: Path) -> None:
     tasks = load_tasks(spec.tasks, None if spec.data is None else Path(spec.data), spec.split)
     generation = Generation(batch_size=spec.batch_size, max_new_tokens=spec.max_new_tokens)
     backend = LocalBackend(path, tokenizer, device="cuda" if torch.cuda.is_available() else "cpu")
-    evaluate(backend, tokenizer, tasks, folder, generation, label=cell.label, progress=False)
+    evaluate(backend, tokenizer, tasks, folder, generation, label=cell.label)
 
 
 def _train(cell: Cell, config: Recipe) -> None:

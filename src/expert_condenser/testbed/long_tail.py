@@ -170,5 +170,5 @@ def _accuracy_without(path: Path, experts: list[int], names: Sequence[str], coun
     tasks = [load(f"{TESTBED}{name}", limit=count, split="validation") for name in names]
     backend = LocalBackend(f"{path.name} without experts {experts}", tokenizer, model=model)
     with TemporaryDirectory() as folder:
-        results = evaluate(backend, tokenizer, tasks, Path(folder), Generation(), progress=False)
+        results = evaluate(backend, tokenizer, tasks, Path(folder), Generation())
     return {task.removeprefix(TESTBED): result["accuracy"] for task, result in results["tasks"].items()}
