@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/ready
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
-.PHONY: setup demo test test-slow test-all check mutation recipes clean
+.PHONY: setup demo test test-slow test-all check catalog tree mutation recipes clean
 
 setup: $(READY)
 
@@ -37,6 +37,14 @@ check: $(READY)
 mutation: $(READY)
 	$(BIN)/mutmut run
 	$(BIN)/mutmut results
+
+# The file tree of CONTRIBUTING.md.
+tree: $(READY)
+	$(BIN)/python -m tests.tree
+
+# What `condenser methods` and `condenser families` print.
+catalog: $(READY)
+	$(BIN)/python -m expert_condenser.cli.catalog
 
 recipes: $(READY)
 	$(BIN)/python recipes/make.py

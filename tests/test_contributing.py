@@ -1,4 +1,4 @@
-"""The method in CONTRIBUTING.md is a whole one: it is run as it stands there."""
+"""What CONTRIBUTING.md says is so: its method is run as it stands there, and its tree is that of the files."""
 
 import re
 from pathlib import Path
@@ -10,6 +10,7 @@ from expert_condenser import METHODS
 from expert_condenser.methods import Method
 from expert_condenser.testing import tiny_model
 from tests.finetune import finetune
+from tests.tree import tree, written
 
 GUIDE = Path(__file__).parents[1] / "CONTRIBUTING.md"
 STEPS = 2
@@ -51,3 +52,18 @@ def test_the_example_trains_the_experts_and_nothing_else(example, monkeypatch, t
     assert all(usage.sum() > 0 for usage in outcome.usage)
     control, _ = changed(finetune(tmp_path / "control", "sft", max_steps=STEPS))
     assert control == moved | still
+
+
+def test_the_tree_is_that_of_the_files_and_their_docstrings():
+    """`make tree` writes it again."""
+    assert written() == tree()
+
+
+def test_every_link_leads_somewhere():
+    pages = [GUIDE, GUIDE.parent / "README.md", *sorted((GUIDE.parent / "docs").glob("*.md"))]
+    assert len(pages) > 8
+    for page in pages:
+        targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL))
+        missing = [t for t in targets if "://" not in t and "(" not in t and not (page.parent / t).exists()]
+        assert missing == [], page.name
+    assert (GUIDE.parent / "README.md").stat().st_size < 8_000

@@ -15,9 +15,9 @@ local_usage = []
 rows_of = usage._row
 
 
-def recording_row(layer):
-    local_usage.append(layer.router.counter.counts.clone())
-    return rows_of(layer)
+def recording_row(counter):
+    local_usage.append(counter.counts.clone())
+    return rows_of(counter)
 
 
 usage._row = recording_row

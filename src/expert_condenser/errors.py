@@ -25,6 +25,14 @@ class TrainingError(ExpertCondenserError):
     """A training option that breaks a rule, or a run that must stop (a loss that is not finite)."""
 
 
+class FailedRunError(TrainingError):
+    """A run, or a study, that began and cannot go on: the command ends with status 1, that of a wrong request is 2."""
+
+
+class UsageError(ExpertCondenserError):
+    """A command line that cannot be read."""
+
+
 class BenchmarkError(ExpertCondenserError):
     """A benchmark that cannot run as asked."""
 

@@ -151,8 +151,8 @@ def test_an_arm_runs_on_its_experts_implementation():
 def test_turns_go_forth_and_back():
     order = []
     steps = {name: lambda name=name: order.append(name) for name in "abc"}
-    results = compare(steps, rounds=3, seconds=100.0, device="cpu")
-    assert "".join(order) == "cba" + "abc" + "cba" + "abc"
+    results = compare(steps, rounds=3, seconds=100.0, device="cpu", advance=lambda count: order.append(str(count)))
+    assert "".join(order) == "cba" + "abc1" + "cba1" + "abc1"
     assert all(len(result.seconds) == 3 for result in results.values())
 
 
@@ -191,10 +191,14 @@ def test_show_refuses_what_is_no_report(tmp_path, capsys, content):
     assert "show prints files that --json wrote" in capsys.readouterr().err
 
 
+def test_show_without_a_file_is_an_error(capsys):
+    assert main(["bench", "show"]) == 2
+    assert "bench show takes files that --json wrote, and got none" in capsys.readouterr().err
+
+
 def test_a_spread_needs_two_rounds(capsys):
-    with pytest.raises(SystemExit):
-        main(["bench", "layer", "--rounds", "1"])
-    assert "at least 2, for a spread; got 1" in capsys.readouterr().err
+    assert main(["bench", "layer", "--rounds", "1"]) == 2
+    assert "--rounds: at least 2; got 1" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak of the resident set can be reset on Linux only")

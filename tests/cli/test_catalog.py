@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from expert_condenser.bench.costs import ARM_OF
-from expert_condenser.cli.catalog import committed_costs, family_rows
+from expert_condenser.cli.catalog import build, catalog, committed_costs
 from expert_condenser.cli.main import main
 from expert_condenser.methods import METHODS
 from expert_condenser.moe.families import FAMILIES, REFUSED
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "families.md"
 
 
 def printed(capsys, *words):
@@ -19,9 +19,15 @@ def printed(capsys, *words):
     return capsys.readouterr().out
 
 
+def test_the_packaged_catalog_is_what_the_tables_say():
+    assert catalog() == build(), "run make catalog"
+    assert [row["name"] for row in catalog()["methods"]] == list(METHODS)
+    assert all(row["options"] == list(METHODS[row["name"]].options()) for row in catalog()["methods"])
+
+
 def test_families_as_json(capsys):
     rows = json.loads(printed(capsys, "families", "--json"))["families"]
-    assert rows == family_rows()
+    assert rows == catalog()["families"]
     assert {row["model_type"] for row in rows if row["supported"]} == set(FAMILIES)
     assert {row["model_type"]: row["reason"] for row in rows if not row["supported"]} == REFUSED
     assert len(FAMILIES) >= 50
@@ -35,9 +41,9 @@ def test_families_one_line_each(capsys):
     assert next(line for line in lines if line.startswith("gpt_oss ")).split()[1] == "supported"
 
 
-def test_the_table_of_the_readme_is_the_printed_one(capsys):
+def test_the_table_of_the_page_is_the_printed_one(capsys):
     table = printed(capsys, "families", "--markdown").strip()
-    assert table in README.read_text()
+    assert table in PAGE.read_text()
     assert all(f"`{name}`" in table for name in (*FAMILIES, *REFUSED))
 
 

@@ -6,11 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from expert_condenser.checkpoint.load import base_model_path
-from expert_condenser.cli import eval as commands
+from expert_condenser.checkpoint import load as load_module
+from expert_condenser.checkpoint.load import base_model_path, load_tokenizer
 from expert_condenser.cli.main import main
-from expert_condenser.evaluation.backends.transformers_backend import Answer, Generation
-from expert_condenser.evaluation.backends.vllm_backend import VllmBackend
+from expert_condenser.evaluation.backends import local
+from expert_condenser.evaluation.backends.vllm import VllmBackend
+from expert_condenser.evaluation.generation import Answer, Generation
 
 
 @pytest.fixture
@@ -18,7 +19,7 @@ def no_model(monkeypatch):
     def load(*args, **kwargs):
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(commands, "load_model", load)
+    monkeypatch.setattr(local, "load_model", load)
 
 
 def eval_(*words):
@@ -31,6 +32,9 @@ def eval_(*words):
     [
         (["--tasks", "gsm8k,gsm9k"], "a task is one of gsm8k, svamp"),
         (["--tasks", "gsm8k", "--data", "missing.json"], "there is no file or directory"),
+        (["--tasks", "testbed:gcd,testbed:aiw", "--data", "."], "testbed:aiw are made on the spot, and read no data"),
+        (["--tasks", "testbed:gcd", "--split", "train"], "is held out as test and validation; got the split 'train'"),
+        (["--tasks", "gsm8k", "--split", "tset"], "a split is one of train, validation, test; got 'tset'"),
         (["--tasks", "testbed:gcd", "--limit", "0"], "--limit is 1 or more; got 0"),
         (["--tasks", "testbed:gcd", "--samples", "3"], "greedy decoding gives one answer"),
         (["--tasks", "testbed:gcd", "--chat_template", "missing.jinja"], "--chat_template is a Jinja file"),
@@ -55,7 +59,7 @@ def test_lm_eval_decodes_greedily(tmp_path, capsys):
 def test_a_file_where_a_folder_is_meant_and_the_reverse(tmp_path, capsys):
     (tmp_path / "file.jsonl").write_text("")
     assert eval_("--tasks", "testbed:gcd", "--out", tmp_path / "file.jsonl") == 2
-    assert "--out is a directory" in capsys.readouterr().err
+    assert "--output_dir is a directory" in capsys.readouterr().err
     assert eval_("--tasks", "gsm8k,svamp", "--data", tmp_path / "file.jsonl", "--out", tmp_path / "out") == 2
     assert "a data file is of one task" in capsys.readouterr().err
 
@@ -78,9 +82,9 @@ def test_malformed_data_is_named_by_its_line(tmp_path, capsys):
 
 @pytest.mark.usefixtures("no_model")
 def test_no_chat_template(tmp_path, capsys, monkeypatch):
-    tokenizer = commands.load_tokenizer(base_model_path())
+    tokenizer = load_tokenizer(base_model_path())
     tokenizer.chat_template = None
-    monkeypatch.setattr(commands, "load_tokenizer", lambda path: tokenizer)
+    monkeypatch.setattr(load_module, "load_tokenizer", lambda path: tokenizer)
     assert eval_("--tasks", "testbed:gcd", "--out", tmp_path / "out") == 2
     assert "chat template" in capsys.readouterr().err
 
@@ -131,8 +135,8 @@ class FakeVllm:
 
 def test_vllm_gets_tokens_and_a_seed_for_every_answer(monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", FakeVllm)
-    tokenizer = commands.load_tokenizer(base_model_path())
-    backend = VllmBackend("model", "float32", tokenizer)
+    tokenizer = load_tokenizer(base_model_path())
+    backend = VllmBackend("model", tokenizer)
     sampled = Generation(samples=2, temperature=0.5)
     found = [backend.generate(["<|user|>hi<|end|>"] * 2, 8, sampled, seed) for seed in (0, 1)]
     assert found[0] == [Answer("#### 3", 2, True)] * 2

@@ -1,6 +1,7 @@
 """`condenser score` writes what ESFT trains, and says no before it loads a model."""
 
 import json
+from contextlib import contextmanager
 
 import pytest
 
@@ -50,6 +51,21 @@ def test_a_run_with_the_file_trains_what_a_run_that_scores_itself_trains(base, t
     experts = sum(map(len, read(path)["experts"].values()))
     assert trainable[0]["routed experts"]["trainable"] == experts * each
     assert load_tokenizer(tmp_path / "file" / "model").chat_template
+
+
+def test_the_bar_counts_rows(base, monkeypatch, capsys):
+    moves = []
+
+    @contextmanager
+    def progress(label, total):
+        moves.append(total)
+        yield moves.append
+
+    monkeypatch.setattr("expert_condenser.cli.score.progress", progress)
+    assert score(base, "--limit", "10") == 0
+    total, *counts = moves
+    assert sum(counts) == total == 10
+    assert "chosen, best first" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from expert_condenser.cli.compare import run as compare
 from expert_condenser.cli.main import main
-from expert_condenser.comparison.compare import compare, compare_runs
+from expert_condenser.comparison.compare import compare_runs
 from expert_condenser.comparison.runs import read_design
 from expert_condenser.comparison.simulation import Study, simulate
 from expert_condenser.comparison.statistics import hierarchical_bootstrap
@@ -247,14 +248,14 @@ def test_terminal_and_file(study, tmp_path, capsys):
     assert printed.count("compared with sft") == 3
     assert "no difference found" in printed
     compare(words(study[0], "--out", str(tmp_path / "table.txt")))
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().out == f"result: {tmp_path / 'table.txt'}\n"
     assert (tmp_path / "table.txt").read_text() == printed
 
 
 @pytest.mark.parametrize("format", ["terminal", "markdown", "latex", "json"])
 def test_calibrate(capsys, monkeypatch, format):
     monkeypatch.setattr(
-        "expert_condenser.comparison.compare.calibration_table", lambda count, alpha: (["share", "x"], [["t_p", "5%"]])
+        "expert_condenser.cli.compare.calibration_table", lambda count, alpha: (["share", "x"], [["t_p", "5%"]])
     )
     compare(["--calibrate", "30", "--format", format])
     printed = capsys.readouterr().out

@@ -5,19 +5,19 @@ import json
 import numpy as np
 import pytest
 
-from expert_condenser.comparison.runs import _BOOKKEEPING, _BOOKKEEPING_PREFIXES, SEEDS, read_design, read_run
+from expert_condenser.comparison.arms import _BOOKKEEPING, _BOOKKEEPING_PREFIXES, SEEDS, read_run
+from expert_condenser.comparison.runs import read_design
 from expert_condenser.errors import ExpertCondenserError
-from expert_condenser.training.recipe import TrainingConfig
-from expert_condenser.training.record import _MAY_CHANGE
-from expert_condenser.training.settings import settings
+from expert_condenser.training.folder import _MAY_CHANGE
+from expert_condenser.training.recipe import Recipe
 
 CONFIG = {
-    "dataset": "rows.jsonl",
-    "dataset_split": "train",
+    "data": "rows.jsonl",
+    "split": "train",
     "limit": None,
     "data_format": "auto",
     "answer_style": "auto",
-    "model_name_or_path": "base",
+    "model": "base",
     "learning_rate": 1e-4,
     "num_condensers": "2",
 }
@@ -27,12 +27,19 @@ def write_run(folder, method="sft", seed=0, *, tasks=None, record=None, results=
     """A finished run; `tasks` are lists of 0 and 1, or entries of `results.json`."""
     folder.mkdir(parents=True)
     config = {**CONFIG, "method": method, "seed": seed, "output_dir": str(folder), **options}
-    head = {"method": method, "config": config, "versions": {}, "steps": 200, "tokens": 9000, "finished": True}
+    head = {
+        **{"format_version": 2, "method": method, "config": config, "versions": {}, "git_commit": None},
+        **{"steps": 200, "tokens": 9000, "finished": True},
+    }
     entries = {name: entry(value) for name, value in (tasks or {"gsm8k": [1, 0, 1, 0]}).items()}
     answers = {"model": "m", "prompts": "p1", "generation": {"samples": 1}, "tasks": entries}
     (folder / "run.json").write_text(json.dumps({**head, **(record or {})}))
     (folder / "results.json").write_text(json.dumps({**answers, **(results or {})}))
     return folder
+
+
+NEW = {"format_version": 2, "generation": {"backend": "transformers", "dtype": "float32"}}
+"""What results of today have, and those of before 0.2 had not."""
 
 
 def entry(value, **fields):
@@ -115,13 +122,13 @@ def test_what_is_computed_makes_an_arm(tmp_path, option):
 
 
 def test_ignored_options_exist_and_include_what_a_resume_may_change(tmp_path):
-    known = set(settings(TrainingConfig(dataset="x", output_dir=str(tmp_path), use_cpu=True, bf16=False)))
+    known = set(Recipe.of(data="x", output_dir=str(tmp_path), use_cpu=True, bf16=False).flat())
     ignored = SEEDS | _BOOKKEEPING
     assert ignored <= known
     assert all(any(name.startswith(prefix) for name in known) for prefix in _BOOKKEEPING_PREFIXES)
     assert {n for n in _MAY_CHANGE if n not in ignored and not n.startswith(_BOOKKEEPING_PREFIXES)} == set()
     kept = {name for name in known - ignored if not name.startswith(_BOOKKEEPING_PREFIXES)}
-    assert {"learning_rate", "num_condensers", "dataset", "dtype", "max_steps", "lora", "bias_step"} <= kept
+    assert {"learning_rate", "num_condensers", "data", "dtype", "max_steps", "lora", "bias_step", "model"} <= kept
 
 
 @pytest.mark.parametrize(
@@ -129,9 +136,9 @@ def test_ignored_options_exist_and_include_what_a_resume_may_change(tmp_path):
     [
         ("steps", {"record": {"steps": 100}}, "steps: 200 in sft; 100 in condenser"),
         ("tokens", {"record": {"tokens": 1}, "seed": 1}, "tokens: 9000 in sft; 9000 (seed 0), 1 (seed 1) in condenser"),
-        ("data", {"dataset": "other.jsonl"}, "data: dataset = rows.jsonl in sft; other.jsonl in condenser"),
+        ("data", {"data": "other.jsonl"}, "data: data = rows.jsonl in sft; other.jsonl in condenser"),
         ("data", {"limit": 50}, "data: limit = None in sft; 50 in condenser"),
-        ("base", {"model_name_or_path": "b"}, "base: base in sft; b in condenser"),
+        ("base", {"model": "b"}, "base: base in sft; b in condenser"),
         ("prompts", {"results": {"prompts": "p2"}}, "prompts: p1 in sft; p2 in condenser"),
         (
             "items",
@@ -201,8 +208,86 @@ def test_tasks_that_not_all_runs_have_are_left_out_or_refused(two):
     folders = two(tasks={"gsm8k": [1, 0, 1, 1], "boolq": [1, 0]})
     design = read_design(folders)
     assert design.tasks == ["gsm8k"]
-    assert design.notes == ["left out, since not every run has results on it: boolq"]
+    assert design.notes[0] == "left out, since not every run has results on it: boolq"
     assert "got boolq" in refusal(folders, tasks=["gsm8k", "boolq"])
+
+
+def evaluated(digits, prompts):
+    """A task's entry in the results of today."""
+    return entry(digits, prompts=prompts, questions="q")
+
+
+def test_runs_with_other_tasks_compare_on_those_they_share(tmp_path):
+    """The fingerprint of all prompts differs with the tasks; that of each task decides."""
+    few = {"gsm8k": evaluated([1, 0], "g")}
+    more = {**few, "boolq": evaluated([1, 0, 1], "b")}
+
+    def folders(name, changed):
+        return [
+            write_run(tmp_path / name / "sft", "sft", tasks=few, results={**NEW, "prompts": "p1"}),
+            write_run(tmp_path / name / "condenser", "condenser", tasks=changed, results={**NEW, "prompts": "p2"}),
+        ]
+
+    design = read_design(folders("same", more))
+    assert design.tasks == ["gsm8k"]
+    assert design.notes == ["left out, since not every run has results on it: boolq"]
+    other = {**more, "gsm8k": evaluated([1, 0], "another template")}
+    assert "prompts: gsm8k: g in sft; another template in condenser" in refusal(folders("other", other))
+
+
+def test_a_difference_in_a_task_that_is_not_compared_is_none(tmp_path):
+    tasks = [{"gsm8k": evaluated([1, 0], "g"), "boolq": evaluated([1, 0, 1], b)} for b in ("b", "other")]
+    folders = [
+        write_run(tmp_path / method, method, tasks=own, results={**NEW, "prompts": prompts})
+        for method, own, prompts in zip(("sft", "condenser"), tasks, ("p1", "p2"), strict=True)
+    ]
+    assert read_design(folders, tasks=["gsm8k"]).notes == []
+    assert "prompts: boolq: b in sft; other in condenser" in refusal(folders)
+
+
+def test_what_old_results_do_not_say_is_noted_and_what_both_say_decides(two, tmp_path):
+    """Old results beside new ones, on the same tasks: one fingerprint of all prompts, no dtype, no backend."""
+    tasks = {"gsm8k": evaluated([1, 0, 1, 0], "g") | {"items": "items-4"}}
+    folders = two(tasks=tasks, results=NEW)
+    assert read_design(folders).notes == [
+        f"{key} is unknown, and taken as equal, in results from before 0.2: sft" for key in ("dtype", "backend")
+    ]
+    bf16 = {**NEW, "generation": {**NEW["generation"], "dtype": "bfloat16"}}
+    folders[1] = write_run(tmp_path / "half", "sft", 1, tasks=tasks, results=bf16)
+    assert "dtype = unknown (seed 0), bfloat16 (seed 1) in sft; float32 in condenser" in refusal(folders)
+    folders[1] = write_run(tmp_path / "asked", "sft", 1, results={"prompts": "p2"})
+    assert "prompts: p1 (seed 0), p2 (seed 1) in sft; p1 in condenser" in refusal(folders)
+
+
+def test_old_results_on_other_tasks(two, tmp_path):
+    folders = two(tasks={"gsm8k": [1, 0, 1, 1], "boolq": [1, 0]}, results={"prompts": "p2"})
+    (note,) = [note for note in read_design(folders).notes if not note.startswith("left out")]
+    assert note.startswith("prompts are known of all tasks together only")
+    assert note.endswith("in results from before 0.2: sft, condenser")
+    hot = {"generation": {"samples": 2}}
+    folders[1] = write_run(tmp_path / "hot", "sft", 1, results=hot)
+    assert "prompts: samples = 1 (seed 0), 2 (seed 1) in sft; 1 in condenser" in refusal(folders)
+
+
+def test_runs_from_before_the_record_had_a_version(two, tmp_path):
+    """`run.json` of version 1 has the option names of then, and options of every method."""
+    folders = two()
+    old = {**CONFIG, "model_name_or_path": "base", "dataset": "rows.jsonl", "dataset_split": "train", "mixer": "eager"}
+    config = {name: value for name, value in old.items() if name not in ("model", "data", "split")}
+
+    def with_old(dataset):
+        record = {"format_version": 1, "config": {**config, "dataset": dataset, "method": "sft", "seed": 0}}
+        return [write_run(tmp_path / dataset, "sft", 0, record=record), *folders[2:3]]
+
+    design = read_design(with_old("rows.jsonl"))
+    assert (list(design.arms), design.notes) == (["sft", "condenser"], [])
+    assert "data: data = x.jsonl in sft; rows.jsonl in condenser" in refusal(with_old("x.jsonl"))
+
+
+def test_results_of_a_newer_format(tmp_path):
+    folder = write_run(tmp_path / "run", results={"format_version": 3})
+    with pytest.raises(ExpertCondenserError, match="has format_version 3, and this release reads up to 2"):
+        read_run(folder)
 
 
 def test_no_task_in_common(two):
@@ -233,10 +318,14 @@ def test_no_task_in_common(two):
             '{"finished": true, "method": "sft", "config": {"seed": true}}',
             "has 'seed', of type int; got True",
         ),
-        ("run.json", '{"finished": true, "method": "sft", "arm": 3}', "run.json has 'arm', of type str; got 3"),
+        (
+            "run.json",
+            '{"finished": true, "method": "sft", "config": {}, "arm": 3}',
+            "run.json has 'arm', of type str; got 3",
+        ),
         ("results.json", '{"tasks": {}, "prompts": "p", "generation": []}', "has 'generation', of type dict; got []"),
         ("run.json", '{"method": "sft", "config": {"seed": 1}}', "only finished runs are compared"),
-        ("run.json", '{"method": "sft", "finished": "yes"}', "only finished runs are compared"),
+        ("run.json", '{"method": "sft", "config": {}, "finished": "yes"}', "has 'finished', of type bool; got 'yes'"),
     ],
 )
 def test_damaged_files(tmp_path, name, text, words):

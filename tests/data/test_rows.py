@@ -1,5 +1,4 @@
 import json
-from pathlib import Path
 
 import pytest
 from datasets import Dataset
@@ -10,8 +9,11 @@ from expert_condenser.data.rows import build_dataset, load_rows
 from expert_condenser.data.tokens import length_report
 from expert_condenser.errors import DataError
 from expert_condenser.testbed.tokenizer import train_tokenizer
+from tests.samples import folders
 
-REAL = Path(__file__).parents[3] / "shared" / "data" / "train"
+ROOTS = dict(zip(("samples", "widened"), folders("train", "train"), strict=False))
+"""Files made for the tests, and the real ones in the same formats where they are at hand."""
+
 ALPACA = {"instruction": "What is 2 + 3?", "input": "", "output": "2 + 3 = 5.", "answer": "5.0"}
 GSM8K = {"question": "How many?", "answer": "Half is 48/2 = <<48/2=24>>24.\nSum <<a>>1,024.\n#### 1,024"}
 MAWPS = {"original_text": "How many?", "equation": "X=(5.0-3.0)", "ans": 2.0}
@@ -153,8 +155,8 @@ def test_parquet_gives_the_rows_that_json_gives(tmp_path, row):
 
 
 def test_a_directory_gives_the_files_of_one_split_each_in_its_own_format(tmp_path):
-    write(tmp_path / "b.json", [MAWPS])
-    write_lines(tmp_path / "a.jsonl", [GSM8K, GSM8K])
+    write(tmp_path / "b-train.json", [MAWPS])
+    write_lines(tmp_path / "a.training.jsonl", [GSM8K, GSM8K])
     write(tmp_path / "test-1.json", [{"prompt": "only", "completion": "test"}])
     write(tmp_path / "valid.json", [{"prompt": "only", "completion": "validation"}])
     (tmp_path / "README.md").write_text("not data")
@@ -178,7 +180,7 @@ def test_a_hub_name_and_its_configuration(monkeypatch):
     asked = []
     rows = Dataset.from_list([GSM8K])
     monkeypatch.setattr(
-        sources, "load_dataset", lambda name, config, split: asked.append((name, config, split)) or rows
+        sources, "load_dataset", lambda name, config, split, revision: asked.append((name, config, split)) or rows
     )
     assert load_rows("owner/name:main", "test")[0]["prompt"] == [user("How many?")]
     load_rows("name")
@@ -377,27 +379,34 @@ def test_length_report_counts_what_truncation_costs(tmp_path, tokenizer):
     assert length_report(dataset, tokenizer, 20) == {"rows": 4, "tokens": 56, "longest": 20, "truncated": 0, "lost": 0}
 
 
-@pytest.mark.parametrize(
-    ("name", "rows", "boxed"),
-    [
-        ("gsm8k.jsonl", 7473, 7473),
-        ("math_data.json", 3260, 3260),
-        ("mawps.json", 1898, 1898),
-        ("arc_easy.json", 2251, 0),
-        ("arc_challenge.json", 1119, 0),
-        ("openbookqa.json", 4957, 0),
-    ],
-)
-def test_real_training_files(name, rows, boxed, tokenizer):
-    if not (REAL / name).exists():
-        pytest.skip(f"{name} is not here")
-    dataset = build_dataset(str(REAL / name), tokenizer)
-    assert len(dataset) == rows
-    assert dataset.column_names == ["prompt", "completion"]
-    assert [turn["role"] for turn in dataset[0]["prompt"] + dataset[0]["completion"]] == ["user", "assistant"]
+SIZES = {  # rows, and those of them that end in a box
+    "samples": {
+        "gsm8k.jsonl": (4, 4),
+        "math_data.json": (3, 3),
+        "mawps.json": (3, 3),
+        "arc_easy.json": (3, 0),
+        "arc_challenge.json": (3, 0),
+        "openbookqa.json": (3, 0),
+    },
+    "widened": {
+        "gsm8k.jsonl": (7473, 7473),
+        "math_data.json": (3260, 3260),
+        "mawps.json": (1898, 1898),
+        "arc_easy.json": (2251, 0),
+        "arc_challenge.json": (1119, 0),
+        "openbookqa.json": (4957, 0),
+    },
+}
+
+
+@pytest.mark.parametrize(("root", "name"), [(root, name) for root in ROOTS for name in SIZES[root]])
+def test_training_files(root, name, tokenizer):
+    dataset = build_dataset(str(ROOTS[root] / name), tokenizer)
     answers = [completion[0]["content"] for completion in dataset["completion"]]
     matches = [
         answer.startswith("<think>") and "</think>\\boxed{" in answer and answer.endswith("}") for answer in answers
     ]
-    assert sum(matches) == boxed
+    assert (len(dataset), sum(matches)) == SIZES[root][name]
+    assert dataset.column_names == ["prompt", "completion"]
+    assert [turn["role"] for turn in dataset[0]["prompt"] + dataset[0]["completion"]] == ["user", "assistant"]
     assert not any("<<" in answer or "####" in answer for answer in answers)

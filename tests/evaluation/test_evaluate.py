@@ -1,14 +1,18 @@
 """The evaluation of a model: what is written, that a killed one goes on, and that re-scoring needs no model."""
 
+import copy
 import json
+from dataclasses import replace
 
 import pytest
 
-from expert_condenser.checkpoint.load import base_model_path, load_model, load_tokenizer
+from expert_condenser.checkpoint.load import base_model_path, load_tokenizer
 from expert_condenser.errors import DataError, EvaluationError
 from expert_condenser.evaluation.answers import VERBATIM
-from expert_condenser.evaluation.backends.transformers_backend import Answer, Generation, ModelBackend
-from expert_condenser.evaluation.evaluate import evaluate, plan, scored, settings_of
+from expert_condenser.evaluation.backends.base import Backend
+from expert_condenser.evaluation.backends.local import LocalBackend
+from expert_condenser.evaluation.evaluate import evaluate, plan, scored
+from expert_condenser.evaluation.generation import Answer, Generation
 from expert_condenser.evaluation.record import read_records
 from expert_condenser.evaluation.tasks import load
 from expert_condenser.evaluation.tasks.task import LoadedTask, Question
@@ -19,14 +23,19 @@ LENGTHS = {"sums": 4, "words": 8}
 class Counting:
     """A backend that answers with the last word of the prompt and remembers its calls; it may die in one."""
 
-    def __init__(self, dies_at=None):
-        self.calls, self.dies_at = [], dies_at
+    def __init__(self, dies_at=None, nll=None, **identity):
+        self.calls, self.dies_at, self.found = [], dies_at, nll
+        self.identity = {"model": "fake", "backend": "counting", "dtype": "float32", "weights": "w", **identity}
 
     def generate(self, prompts, max_new_tokens, generation, seed):
         if len(self.calls) == self.dies_at:
             raise KeyboardInterrupt
         self.calls.append((prompts, max_new_tokens, seed))
         return [Answer(f"#### {prompt.split('<|end|>')[0].split()[-1]}-{seed}", 3, True) for prompt in prompts]
+
+    def nll(self, prompts, references, batch_size):
+        self.references = references
+        return self.found
 
 
 @pytest.fixture(scope="module")
@@ -42,15 +51,14 @@ def task(name, count):
     return LoadedTask(name, questions, VERBATIM, LENGTHS[name])
 
 
-def run(backend, tokenizer, out, *, tasks=None, generation=None, model="fake", dtype="float32", **options):
+def run(backend, tokenizer, out, *, tasks=None, generation=None, **options):
     asked = tasks or [task("sums", 5), task("words", 3)]
-    how = generation or Generation(batch_size=2)
-    settings = settings_of(tokenizer, asked, how, model, dtype=dtype)
-    return evaluate(backend, tokenizer, asked, out, how, settings=settings, progress=False, **options)
+    return evaluate(backend, tokenizer, asked, out, generation or Generation(batch_size=2), **options)
 
 
 def test_what_is_written(tokenizer, tmp_path):
     backend = Counting()
+    assert isinstance(backend, Backend)
     results = run(backend, tokenizer, tmp_path)
     assert json.loads((tmp_path / "results.json").read_text()) == results
     assert [limit for _, limit, _ in backend.calls] == [4, 4, 4, 8, 8]
@@ -87,25 +95,24 @@ def test_a_killed_evaluation_goes_on_and_asks_nothing_twice(tokenizer, tmp_path)
         {"generation": Generation(batch_size=2, max_new_tokens=3)},
         {"tasks": [task("sums", 4), task("words", 3)]},
         {"tasks": [task("sums", 5)]},
-        {"dtype": "bfloat16"},
-        {"model": "other"},
+        {"backend": Counting(dtype="bfloat16")},
+        {"backend": Counting(weights="others")},
+        {"backend": Counting(backend="vllm")},
     ],
 )
 def test_another_evaluation_is_refused(tokenizer, tmp_path, change):
     run(Counting(), tokenizer, tmp_path)
+    asked = {"backend": Counting(), **change}
     with pytest.raises(EvaluationError, match="holds another evaluation"):
-        run(Counting(), tokenizer, tmp_path, **change)
+        run(asked.pop("backend"), tokenizer, tmp_path, **asked)
 
 
-def test_another_model_at_the_same_place_is_refused(tokenizer, tmp_path):
-    weights = tmp_path / "model" / "model.safetensors"
-    weights.parent.mkdir()
-    weights.write_bytes(b"old")
-    run(Counting(), tokenizer, tmp_path / "out", model=str(weights.parent))
-    run(Counting(), tokenizer, tmp_path / "out", model=str(weights.parent))
-    weights.write_bytes(b"new ones")
-    with pytest.raises(EvaluationError, match="weights: "):
-        run(Counting(), tokenizer, tmp_path / "out", model=str(weights.parent))
+def test_what_a_model_is_called_decides_nothing(tokenizer, tmp_path):
+    first = run(Counting(model="runs/a/model"), tokenizer, tmp_path)
+    again = Counting(model="/elsewhere/copy")
+    assert run(again, tokenizer, tmp_path, label="sft")["model"] == "sft"
+    assert again.calls == []
+    assert first["model"] == "runs/a/model"
 
 
 def test_a_settings_file_cut_short_is_named(tokenizer, tmp_path):
@@ -150,10 +157,31 @@ def test_records_are_scored_again_without_a_model(tokenizer, tmp_path):
         assert scored(task(record.task, 5), record) == record
 
 
+def test_the_nll_is_what_the_backend_says_of_the_references(tokenizer, tmp_path):
+    backend = Counting(nll=0.25)
+    results = run(backend, tokenizer, tmp_path / "nll", tasks=[task("sums", 5)])
+    assert results["tasks"]["sums"]["nll"] == 0.25
+    assert backend.references == [f"#### {i}" for i in range(5)]
+    bare = task("sums", 2)
+    without = LoadedTask("sums", [replace(question, reference="") for question in bare.questions], VERBATIM, 4)
+    assert run(Counting(nll=0.25), tokenizer, tmp_path / "bare", tasks=[without])["tasks"]["sums"]["nll"] is None
+    assert run(Counting(), tokenizer, tmp_path / "cannot", tasks=[bare])["tasks"]["sums"]["nll"] is None
+
+
+def test_a_template_that_fails_comes_before_the_backend_and_the_folder(tokenizer, tmp_path):
+    broken = copy.deepcopy(tokenizer)
+    broken.chat_template = "{{ raise_exception('no') }}"
+    backend = Counting()
+    with pytest.raises(EvaluationError, match="the chat template must render every question"):
+        run(backend, broken, tmp_path / "out")
+    assert backend.calls == []
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 def test_the_base_model_on_its_families(tokenizer, tmp_path):
-    model = load_model(base_model_path())
     tasks = [load("testbed:aiw", limit=10), load("testbed:worked_pairs", limit=10)]
-    results = run(ModelBackend(model, tokenizer), tokenizer, tmp_path, tasks=tasks, nll_model=model)["tasks"]
+    backend = LocalBackend(base_model_path(), tokenizer, device="cpu")
+    results = run(backend, tokenizer, tmp_path, tasks=tasks)["tasks"]
     assert results["testbed:aiw"]["accuracy"] >= 0.9 > 0.2 >= results["testbed:worked_pairs"]["accuracy"]
     assert results["testbed:aiw"]["nll"] < 0.1 < 1 < results["testbed:worked_pairs"]["nll"]

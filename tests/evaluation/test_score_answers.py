@@ -2,9 +2,9 @@ import json
 
 import pytest
 
+from expert_condenser.cli.score_answers import run as score_answers
 from expert_condenser.errors import DataError, EvaluationError
 from expert_condenser.evaluation.record import Record, append_records
-from expert_condenser.evaluation.score_answers import score_answers
 from tests.samples import folders
 
 PAIRS = [

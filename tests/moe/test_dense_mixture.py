@@ -7,6 +7,7 @@ import torch
 
 from expert_condenser import METHODS, MethodConfig, attach, detach, moe_layers
 from expert_condenser.errors import TrainingError
+from expert_condenser.moe.attachment import attachment_of
 from expert_condenser.testing import TINY_CONFIGS, tiny_batch, tiny_model
 
 TOP_K, ROWS, LENGTH = 3, 3, 7
@@ -237,7 +238,7 @@ def test_accumulated_gradients_are_the_sum(mixer, float64):
 def test_k_experts_per_token_are_counted(mixer, checkpointing):
     model, sft = mixed("olmoe", mixer), mixed("olmoe")
     for each in (model, sft):
-        moe_layers(each)[0].router.state.detailed = True
+        attachment_of(each).watch.detailed = True
         if checkpointing:
             each.gradient_checkpointing_enable({"use_reentrant": False})
         gradients(each)

@@ -9,8 +9,9 @@ from transformers import AutoModelForCausalLM
 from expert_condenser import RoutingConfig, attach, moe_layers, set_condensers
 from expert_condenser.errors import RoutingError
 from expert_condenser.functional.routing import choose_experts
+from expert_condenser.moe.attachment import attachment_of
 from expert_condenser.moe.own_types import selection_biases
-from expert_condenser.moe.router import ReplayingCheckpoint
+from expert_condenser.moe.replay import ReplayingCheckpoint
 from expert_condenser.testing import TINY_CONFIGS, tiny_batch, tiny_model
 
 every_family = pytest.mark.parametrize("name", TINY_CONFIGS)
@@ -62,7 +63,7 @@ def test_routing_and_counting_read_nothing_back_from_the_device(name, preset, de
     """The meta device has no values: whatever would wait for one (`item`, `tolist`, a mask as index) raises."""
     model = attached(name, preset=preset).to("meta")
     for layer in moe_layers(model):
-        state = layer.router.state
+        state = layer.router.attachment.watch
         state.counting, state.detailed, state.token_mask = True, detailed, torch.ones(33, device="meta")
         hidden = torch.randn(33, 32, device="meta", requires_grad=True)
         logits, weights, _ = layer.router(hidden)
@@ -228,8 +229,9 @@ def test_a_failed_forward_leaves_nothing_switched_on():
     model = attached()
     with pytest.raises(IndexError):
         model(input_ids=torch.full((1, 4), 9999))
-    state = moe_layers(model)[0].router.state
-    assert (state.counting, state.token_mask, state.replay) == (False, None, None)
+    attachment = attachment_of(model)
+    assert (attachment.watch.counting, attachment.watch.token_mask) == (False, None)
+    assert attachment.replay.recall(moe_layers(model)[0].router) is None
     moe_layers(model)[0].router(torch.randn(5, 32))
     assert counts_of(model).sum() == 0
 
@@ -358,7 +360,7 @@ def test_checkpointing_around_a_layer_or_the_whole_model_counts_once():
 @every_family
 def test_detailed_counters(name, recorded_routing):
     model = attached(name)
-    state = moe_layers(model)[0].router.state
+    state = attachment_of(model).watch
     batch = padded("right")
     real = batch["attention_mask"].bool().reshape(-1)
     model(**batch)

@@ -38,6 +38,16 @@ def test_another_raw_number_gives_another_table(copied):
     assert (copied / "ladder" / TABLES).read_text() != (ROOT / RESULTS / "ladder" / TABLES).read_text()
 
 
+@pytest.mark.parametrize(("place", "path"), [("/", "whole"), (RESULTS / "long_tail", ".")])
+def test_tables_from_anywhere(copied, monkeypatch, place, path):
+    """`long_tail` has a base beside its file, which its runs were given relative to where they ran."""
+    folder = (copied / "long_tail").resolve()
+    monkeypatch.chdir(place)
+    write_tables(folder if path == "whole" else Path(path))
+    for file in (TABLES, COMPARISON):
+        assert (folder / file).read_text() == (ROOT / RESULTS / "long_tail" / file).read_text()
+
+
 def test_there_is_something_to_compare():
     assert {"ladder", "ablations", "long_tail"} <= set(STUDIES)
 

@@ -1,14 +1,14 @@
 """A study file: what it means, and what is wrong with it, before anything runs."""
 
 import json
-import re
 from pathlib import Path
 
 import pytest
 import yaml
 
 from expert_condenser.errors import EvaluationError
-from expert_condenser.study.plan import best_options, is_done, read_study
+from expert_condenser.study.cells import recipe_of
+from expert_condenser.study.plan import best_options, read_study
 from expert_condenser.training.record import RunRecord
 
 STUDY = {
@@ -30,7 +30,7 @@ def finish(root, cell, accuracy=0.5, nll=1.0):
     """What a finished run leaves, without running it."""
     folder = root / cell.folder
     folder.mkdir(parents=True)
-    recipe = cell.config(root)
+    recipe = recipe_of(cell, root)
     RunRecord.begin(recipe.run.method, recipe.flat()).write(folder / "run.json")
     task = {"n": 4, "accuracy": accuracy, "nll": nll}
     results = {
@@ -46,7 +46,7 @@ def test_cells_go_seed_by_seed(tmp_path):
     assert [str(cell.folder) for cell in cells] == [
         "runs/sft/seed1", "runs/two/seed1", "runs/sft/seed2", "runs/two/seed2",
     ]  # fmt: skip
-    recipe = cells[3].config(tmp_path)
+    recipe = recipe_of(cells[3], tmp_path)
     assert (recipe.run.method, str(recipe.method.num_condensers)) == ("condenser", "2")
     assert (recipe.trainer.seed, recipe.data.data) == (2, "testbed:gcd")
     assert recipe.trainer.output_dir == str(tmp_path / cells[3].folder)
@@ -57,19 +57,19 @@ def test_the_grid_crosses_every_arm(tmp_path):
     labels = [cell.label for cell in study.cells() if cell.seed == 1]
     assert len(labels) == len(set(labels)) == 8
     assert labels[1] == "sft learning_rate=0.0001 limit=6"
-    assert {cell.config(tmp_path).trainer.learning_rate for cell in study.cells()} == {1e-4, 2e-4}
+    assert {recipe_of(cell, tmp_path).trainer.learning_rate for cell in study.cells()} == {1e-4, 2e-4}
 
 
 def test_options_of_an_arm_win_over_those_of_all(tmp_path):
     arms = {"one": {"method": "sft", "limit": 7}, "other": {"method": "sft"}}
     cells = read_study(write(tmp_path, arms=arms, options={**STUDY["options"], "limit": 5})).cells()
-    assert [cell.config(tmp_path).data.limit for cell in cells[:2]] == [7, 5]
+    assert [recipe_of(cell, tmp_path).data.limit for cell in cells[:2]] == [7, 5]
 
 
 def test_a_recipe_beside_the_file(tmp_path):
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**STUDY["options"], "limit": 9}))
     study = read_study(write(tmp_path, recipe="recipe.yaml", options={}))
-    assert study.cells()[0].config(tmp_path).data.limit == 9
+    assert recipe_of(study.cells()[0], tmp_path).data.limit == 9
 
 
 @pytest.mark.parametrize(
@@ -112,56 +112,13 @@ def test_a_file_that_is_none(tmp_path):
 def test_a_wrong_option_is_named_with_its_arm(tmp_path, options):
     cell = read_study(write(tmp_path, arms={"odd": options})).cells()[0]
     with pytest.raises(EvaluationError, match="arm 'odd': "):
-        cell.config(tmp_path)
-
-
-def test_done_is_what_has_results_of_the_same_recipe(tmp_path):
-    cell = read_study(write(tmp_path)).cells()[1]
-    assert not is_done(tmp_path, cell)
-    finish(tmp_path, cell)
-    assert is_done(tmp_path, cell)
-    changed = read_study(write(tmp_path, options={**STUDY["options"], "limit": 5})).cells()[1]
-    with pytest.raises(EvaluationError, match=r"results of another recipe.*limit: None there, 5 asked for"):
-        is_done(tmp_path, changed)
-
-
-@pytest.mark.parametrize(
-    ("evaluation", "message"),
-    [
-        ({"tasks": {"testbed:gcd": 3}}, "items: {'testbed:gcd': 4} there, {'testbed:gcd': 3} in the study"),
-        ({"tasks": {"testbed:gcd": 4, "testbed:aiw": 1}}, "tasks: "),
-        ({"tasks": {"testbed:gcd": 4}, "max_new_tokens": 9}, "max_new_tokens: None there, 9"),
-    ],
-)
-def test_results_of_another_evaluation_are_refused(tmp_path, evaluation, message):
-    finish(tmp_path, read_study(write(tmp_path)).cells()[0])
-    cell = read_study(write(tmp_path, evaluate=evaluation)).cells()[0]
-    with pytest.raises(EvaluationError, match=re.escape(message)):
-        is_done(tmp_path, cell)
-
-
-def test_other_questions_are_refused(tmp_path):
-    cell = read_study(write(tmp_path)).cells()[0]
-    finish(tmp_path, cell)
-    assert is_done(tmp_path, cell, {"testbed:gcd": "f"})
-    with pytest.raises(EvaluationError, match="questions: "):
-        is_done(tmp_path, cell, {"testbed:gcd": "other"})
+        recipe_of(cell, tmp_path)
 
 
 def test_an_option_may_name_the_seed(tmp_path):
     arms = {"random": {"method": "condenser", "condenser_rule": "random", "selection_seed": "{seed}"}}
-    configs = [cell.config(tmp_path) for cell in read_study(write(tmp_path, arms=arms)).cells()]
+    configs = [recipe_of(cell, tmp_path) for cell in read_study(write(tmp_path, arms=arms)).cells()]
     assert [config.method.selection_seed for config in configs] == [1, 2]
-
-
-def test_results_from_before_an_option_existed_count(tmp_path):
-    cell = read_study(write(tmp_path)).cells()[0]
-    finish(tmp_path, cell)
-    path = tmp_path / cell.folder / "run.json"
-    record = json.loads(path.read_text())
-    del record["config"]["router_learning_rate_factor"]
-    path.write_text(json.dumps(record))
-    assert is_done(tmp_path, cell)
 
 
 def test_the_best_options_of_another_study(tmp_path):
@@ -178,7 +135,7 @@ def test_the_best_options_of_another_study(tmp_path):
     with pytest.raises(EvaluationError, match="no arm 'three'"):
         read_study(write(tmp_path / "main", arms=arms, tuned_by="../sweep")).cells()
     cells = read_study(write(tmp_path / "main", arms=arms, tuned_by="../sweep", tuned_as={"three": "two"})).cells()
-    assert [cell.config(tmp_path).trainer.learning_rate for cell in cells[:3]] == [2e-4] * 3
+    assert [recipe_of(cell, tmp_path).trainer.learning_rate for cell in cells[:3]] == [2e-4] * 3
 
 
 @pytest.mark.parametrize(

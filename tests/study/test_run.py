@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from expert_condenser.cli.main import main
-from expert_condenser.errors import EvaluationError
+from expert_condenser.errors import EvaluationError, FailedRunError
 from expert_condenser.study.run import run_study
 from expert_condenser.study.tables import write_tables
 from tests.runs import GAMMA1, GAMMA2, make_base
@@ -74,6 +74,21 @@ def test_what_a_run_leaves(done):
 
 
 @pytest.mark.slow
+def test_an_equal_evaluation_by_hand_is_equal(base, done, tmp_path, capsys):
+    """Fingerprints, dtype, backend and weights are the same, whoever asks, whatever the model is called."""
+    words = ["--model", str(base / "model"), "--tasks", "testbed:gcd", "--limit", "3", "--max_new_tokens", "4"]
+    assert main(["eval", *words, "--device", "cpu", "--out", str(tmp_path)]) == 0
+    by_study, by_hand = (json.loads((folder / "results.json").read_text()) for folder in (done / "base", tmp_path))
+    assert by_study["tasks"]["testbed:gcd"] == by_hand["tasks"]["testbed:gcd"]
+    assert by_study["tasks"]["testbed:gcd"]["nll"] > 0
+    for key in ("weights", "generation", "format_version"):
+        assert by_study[key] == by_hand[key]
+    assert (by_study["model"], by_hand["model"]) == ("base", str(base / "model"))
+    trained = json.loads((done / "runs" / "sft" / "seed1" / "results.json").read_text())
+    assert trained["weights"] != by_hand["weights"]
+
+
+@pytest.mark.slow
 def test_what_is_done_is_skipped_and_what_is_missing_is_run(base, done):
     first, second = done / "runs" / "sft" / "seed1", done / "runs" / "ours" / "seed2"
     before, times = json.loads((second / "results.json").read_text()), (first / "results.json").stat().st_mtime_ns
@@ -103,7 +118,7 @@ def test_tables_are_made_of_the_raw_files(done):
 @pytest.mark.slow
 def test_a_failed_run_is_named_and_the_others_go_on(base, tmp_path):
     arms = {"bad": {"method": "sft", "learning_rate": 1e30}, "good": {"method": "sft"}}
-    with pytest.raises(EvaluationError, match=r"1 of 3 runs failed; see .*bad/seed1.log"):
+    with pytest.raises(FailedRunError, match=r"1 of 3 runs failed; see .*bad/seed1.log"):
         run_study(study_file(base, arms=arms, seeds=[1]), tmp_path / "out")
     assert "is not finite" in (tmp_path / "out" / "runs" / "bad" / "seed1.log").read_text()
     assert (tmp_path / "out" / "runs" / "good" / "seed1" / "results.json").exists()
@@ -114,7 +129,7 @@ def test_a_failed_run_is_named_and_the_others_go_on(base, tmp_path):
     [
         ({"seedz": 3}, "got the unknown seedz"),
         ({"evaluate": {"tasks": {"testbed:none": 3}}}, "a task is one of"),
-        ({"arms": {"odd": {"method": "sft", "bias_step": 0.5}}}, "arm 'odd': method 'sft' has no use for bias_step"),
+        ({"arms": {"odd": {"method": "sft", "bias_step": 0.5}}}, "arm 'odd': method 'sft' has no option 'bias_step'"),
         ({"evaluate": {"tasks": {"gsm8k": 3}, "data": "/nope"}}, "there is no file or directory /nope"),
         ({"evaluate": {"tasks": TASKS, "split": "tset"}}, "a split is one of"),
         ({"evaluate": {"tasks": TASKS, "batch_size": 0}}, "batch_size is 1 or more"),

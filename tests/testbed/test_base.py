@@ -7,8 +7,9 @@ import torch
 
 from expert_condenser import moe_layers
 from expert_condenser.checkpoint.load import base_model_path, load_model, load_tokenizer
-from expert_condenser.evaluation.backends.transformers_backend import Generation, ModelBackend
-from expert_condenser.evaluation.evaluate import evaluate, settings_of
+from expert_condenser.evaluation.backends.local import LocalBackend
+from expert_condenser.evaluation.evaluate import evaluate
+from expert_condenser.evaluation.generation import Generation
 from expert_condenser.evaluation.tasks import load
 from expert_condenser.testbed.pretrain import PretrainConfig, learning_rate, pretrain
 
@@ -45,8 +46,8 @@ def test_the_prompt_is_a_prefix_of_the_conversation(base):
 
 def test_it_learnt_what_it_was_pretrained_on(base, tmp_path):
     tasks = [load(name, limit=20) for name in ("testbed:word_problems", "testbed:aiw")]
-    settings = settings_of(base[1], tasks, Generation(), "base")
-    found = evaluate(ModelBackend(*base), base[1], tasks, tmp_path, Generation(), settings=settings, progress=False)
+    backend = LocalBackend(base_model_path(), base[1], model=base[0])
+    found = evaluate(backend, base[1], tasks, tmp_path, Generation())
     assert all(task["accuracy"] >= 0.9 for task in found["tasks"].values())
 
 
@@ -69,7 +70,9 @@ def test_pretraining_goes_on_where_it_was_killed(tmp_path):
         with pytest.raises(KeyboardInterrupt):
             pretrain(tmp_path / "killed", killed)
     assert not (tmp_path / "killed" / "base").exists()
-    pretrain(tmp_path / "killed", killed)
+    moves = []
+    pretrain(tmp_path / "killed", killed, moves.append)
+    assert moves == [2, 1], "two steps were done before, one now"
     whole, resumed = (load_model(tmp_path / name / "base").state_dict() for name in ("whole", "killed"))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     log = [json.loads(line)["step"] for line in (tmp_path / "killed" / "log.jsonl").read_text().splitlines()]

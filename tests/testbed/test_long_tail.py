@@ -44,7 +44,9 @@ def test_the_routing_loss_is_the_nll_of_the_right_group():
 @pytest.mark.slow
 def test_it_trains_and_its_experts_can_be_taken_out(tmp_path):
     recipe = LongTailConfig(steps=2, rows=2, row_length=64, log_every=1)
-    path = train_long_tail(tmp_path, recipe)
+    moves = []
+    path = train_long_tail(tmp_path, recipe, moves.append)
+    assert moves == [1, 1]
     log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in log] == [1, 2]
     assert load_model(path).config.output_router_logits is False

@@ -111,13 +111,17 @@ def test_trackers_get_at_most_twelve_scalars(tmp_path, monkeypatch):
     tracker = Tracker()
     trainer, *_ = bare_trainer(tmp_path / "bare", callbacks=[tracker])
     trainer.train()
-    assert set(tracker.logs[0]) == METRICS | {"num_tokens"}
+    own = {"expert_diversity", "usage_gini", "dead_experts", "bias_range", "route_churn", "condenser_gate_share"}
+    expected = {f"moe/{name}" if name in own else name for name in METRICS} | {"num_tokens"}
+    assert own < METRICS
+    assert set(tracker.logs[0]) == expected
+    assert trainer.state.log_history[0].keys() >= METRICS, "files have the plain names"
     monkeypatch.setattr(UsageRecorder, "on_log", lambda self, *args, **kwargs: tracker.on_log(*args, **kwargs))
     tracker.logs.clear()
     outcome = finetune(tmp_path / "trl")
     assert len(tracker.logs) == STEPS + 1
     for logs in tracker.logs[:-1]:
-        assert set(logs) == METRICS | {"num_tokens"}
+        assert set(logs) == expected
         assert len(logs) <= 12
         assert all(isinstance(value, int | float) for value in logs.values())
     assert outcome.log[0].keys() >= {"entropy", "mean_token_accuracy"}, "the log history keeps TRL's extras"

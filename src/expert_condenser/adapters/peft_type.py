@@ -14,9 +14,9 @@ from peft.tuners.lora import LoraModel
 from expert_condenser.errors import RoutingError
 from expert_condenser.functional.routing import RoutingConfig
 from expert_condenser.moe.attach import attach
+from expert_condenser.moe.attachment import find_attachment
 from expert_condenser.moe.layers import moe_layers
 from expert_condenser.moe.own_types import causal_lm, make_room
-from expert_condenser.moe.router import PolicyRouter
 
 OWN_TYPE = "LORA (the routing of this adapter needs: pip install expert-condenser)"
 """PEFT's `peft_type` of an adapter with router state: the message of its refusal where we are not imported."""
@@ -40,8 +40,8 @@ class CondenserLoraModel(LoraModel):
 
     def __init__(self, model: Any, config: Any, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         saved = config[adapter_name].condenser if isinstance(config, dict) else config.condenser
-        found = getattr(moe_layers(model)[0].router, "policy", None)
-        if isinstance(moe_layers(model)[0].router, PolicyRouter):
+        if (attached := find_attachment(model)) is not None:
+            found = attached.policy
             if found is None or asdict(found) != asdict(RoutingConfig(**saved["routing"])):
                 raise RoutingError(
                     f"the adapter was trained with the routing {saved['routing']}; the base has {found}. Load it onto "
@@ -62,6 +62,7 @@ class CondenserLoraModel(LoraModel):
 
     @classmethod
     def _get_adapter_state_dict(cls, model: Any, config: Any, **options: Any) -> Any:
+        """As PEFT's, with the router state; PEFT asks the tuner's class here for what it saves, and nowhere public."""
         routers = moe_layers(model)
         config.condenser["condensers_per_layer"] = [len(layer.router.condenser_ids) for layer in routers]
         own = super()._get_adapter_state_dict(model=model, config=config, **options)
@@ -69,7 +70,10 @@ class CondenserLoraModel(LoraModel):
 
 
 def register_adapter_type() -> None:
-    """Make PEFT know the own type (done when `expert_condenser` is imported)."""
+    """Make PEFT know the own type (done when this module is imported)."""
     PEFT_TYPE_TO_CONFIG_MAPPING[OWN_TYPE] = CondenserLoraConfig
     PEFT_TYPE_TO_TUNER_MAPPING[OWN_TYPE] = CondenserLoraModel
     PEFT_TYPE_TO_PREFIX_MAPPING[OWN_TYPE] = "lora_"
+
+
+register_adapter_type()

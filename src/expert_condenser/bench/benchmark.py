@@ -1,6 +1,7 @@
 """One benchmark: arms in turns on one workload, beside the machine's own rate; the result as JSON."""
 
 import statistics
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
@@ -15,13 +16,21 @@ from expert_condenser.errors import BenchmarkError
 ROOFLINES = {"roofline:dense": dense_products, "roofline:grouped": grouped_products}
 
 
-def benchmark(workload: str, names: list[str], setting: Setting, *, rounds: int, seconds: float) -> dict[str, Any]:
+def benchmark(
+    workload: str,
+    names: list[str],
+    setting: Setting,
+    *,
+    rounds: int,
+    seconds: float,
+    advance: Callable[[int], None] = lambda rounds: None,
+) -> dict[str, Any]:
     """The report of one run: per arm the figures, its ratio to the first arm, and its share of the roofline.
 
     `flops_per_s` counts what the sparse model needs (model FLOPs) for every arm alike: those of a layer's experts, or 6
     (training) or 2 (generation) per token and active parameter. `peak_mb` is memory above the weights that arms have
     in common (`weights_mb`).
-    Raises `BenchmarkError` where no arm fits into memory.
+    `advance` is called with 1 after every round. Raises `BenchmarkError` where no arm fits into memory.
     """
     arms = arms_of(names)
     skipped = {name: reason for name, arm in arms.items() if (reason := too_large(arm, setting)) is not None}
@@ -32,7 +41,8 @@ def benchmark(workload: str, names: list[str], setting: Setting, *, rounds: int,
     work: Any = WORKLOADS[workload]
     steps: dict[str, Any] = {name: work(arm, model, setting) for name, arm in arms.items()}
     rooflines = {name: make(setting.shape, setting.device, setting.dtype) for name, make in ROOFLINES.items()}
-    results = compare({**steps, **rooflines}, rounds=rounds, seconds=seconds, device=setting.device, warm=work.warm)
+    bounds: dict[str, Any] = {"rounds": rounds, "seconds": seconds, "warm": work.warm}
+    results = compare({**steps, **rooflines}, device=setting.device, advance=advance, **bounds)
     report = {
         "workload": workload,
         **describe(setting),

@@ -1,6 +1,7 @@
 """What a training step of each method costs beside plain fine-tuning: the figures of `condenser methods`."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,11 +18,15 @@ ARM_OF = {**{name: name for name in METHODS}, "densemixer": "densemixer_lean", P
 """Every method as it comes, and DenseMixer's plain implementation beside the lean one."""
 
 
-def measure_costs(rounds: int) -> dict[str, Any]:
-    """Seconds of a step and peak memory, weights included, of each method, and both relative to `sft`."""
+def measure_costs(rounds: int, advance: Callable[[int], None] = lambda rounds: None) -> dict[str, Any]:
+    """Seconds of a step and peak memory, weights included, of each method, and both relative to `sft`.
+
+    `advance` is called with 1 after every round. Raises `BenchmarkError` where the system does not tell the memory.
+    """
     shape = dataclasses.replace(SHAPES["small"], layers=2, tokens=1024)
     setting = Setting(shape, "cpu", torch.float32, NAME)
-    report = benchmark("train", list(dict.fromkeys(ARM_OF.values())), setting, rounds=rounds, seconds=float("inf"))
+    arms = list(dict.fromkeys(ARM_OF.values()))
+    report = benchmark("train", arms, setting, rounds=rounds, seconds=float("inf"), advance=advance)
     figures = {name: report["arms"][arm] for name, arm in ARM_OF.items()}
     if any(arm["peak_mb"] is None for arm in figures.values()):
         raise BenchmarkError(

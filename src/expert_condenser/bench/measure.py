@@ -41,11 +41,18 @@ class Measurement:
 
 
 def compare(
-    steps: Mapping[str, Step], *, rounds: int, seconds: float, device: str, warm: int = 1
+    steps: Mapping[str, Step],
+    *,
+    rounds: int,
+    seconds: float,
+    device: str,
+    warm: int = 1,
+    advance: Callable[[int], None] = lambda rounds: None,
 ) -> dict[str, Measurement]:
     """Time all steps in turns, every other round backwards, at most `rounds` times and about `seconds` long.
 
-    The first `warm` calls of each are not timed; their peak memory is measured. `rounds` is at least 2.
+    The first `warm` calls of each are not timed; their peak memory is measured. `rounds` is at least 2. `advance` is
+    called with 1 after every round, when nothing is timed.
     """
     start = time.perf_counter()
     results = {name: Measurement() for name in steps}
@@ -60,6 +67,7 @@ def compare(
             break
         for name in order[:: -1 if index % 2 else 1]:
             results[name].seconds.append(timed(steps[name], device))
+        advance(1)
     return results
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
@@ -30,18 +29,15 @@ def rows(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     return ["arm", *(title for title, _ in shown.values())], cells
 
 
-def print_report(report: dict[str, Any]) -> None:
-    """The report for a person."""
+def report_table(report: dict[str, Any]) -> tuple[Table, list[str]]:
+    """The report for a person, and what to know about it."""
     titles, cells = rows(report)
     table = Table(title=_title(report))
     for index, title in enumerate(titles):
         table.add_column(title, justify="right" if index else "left")
     for row in cells:
         table.add_row(*row)
-    console = Console(width=None if Console().is_terminal else 140)
-    console.print(table)
-    for line in _notes(report):
-        console.print(line)
+    return table, _notes(report)
 
 
 def markdown(content: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from expert_condenser.bench.arms import Arm, prepare
 from expert_condenser.bench.measure import synchronize
 from expert_condenser.bench.shapes import VOCABULARY, Shape, share_storage
 from expert_condenser.methods import Method
+from expert_condenser.moe.attachment import attachment_of
 from expert_condenser.moe.layers import moe_layers
 from expert_condenser.training.callback import MethodCallback
 
@@ -41,7 +42,7 @@ class LayerWork:
         prepare(arm, self.model, setting.experts)
         self.tokens, self.flops = setting.shape.tokens, setting.shape.expert_flops()
         layer = moe_layers(self.model)[0]
-        layer.router.state.counting = True
+        attachment_of(self.model).watch.counting = True
         self.block = self.model.get_submodule(layer.block)
         size = (1, setting.shape.tokens, setting.shape.hidden)
         generator = torch.Generator().manual_seed(1)

@@ -2,118 +2,154 @@
 
 import argparse
 import dataclasses
-import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from expert_condenser.bench.arms import ARMS, IMPLEMENTATIONS, arms_of
-from expert_condenser.bench.benchmark import benchmark
-from expert_condenser.bench.shapes import SHAPES, Shape
-from expert_condenser.bench.tables import markdown, print_report
-from expert_condenser.bench.workloads import WORKLOADS, Setting
-from expert_condenser.errors import BenchmarkError
-from expert_condenser.kernels.buffers import keep_freed_memory
-from expert_condenser.moe.experts import default_implementation
+from expert_condenser.bench.tables import markdown, report_table
+from expert_condenser.cli.catalog import catalog
+from expert_condenser.cli.console import progress, put_json
+from expert_condenser.cli.parsing import Parser, at_least, positive
+from expert_condenser.errors import BenchmarkError, DataError, UsageError
+from expert_condenser.files import read_json, write_json
 
 DEFAULT_ARMS = {
-    "layer": list(ARMS),
+    "layer": None,
     "train": ["sft", "condenser", "densemixer", "densemixer_lean", "esft_gate", "authors_double", "experts:grouped_mm"],
     "generate": ["sft", "condenser", "experts:eager", "experts:grouped_mm", "experts:ours"],
 }
+"""What each workload compares; None is every arm that has a name of its own."""
 SIZES = {
     "tokens": "T", "experts": "E", "top_k": "K", "hidden": "D", "intermediate": "I", "layers": "L"
 }  # fmt: skip
 DTYPES = ("float32", "bfloat16", "float16")
 
 
-def bench(arguments: list[str]) -> None:
+def run(words: list[str]) -> None:
     """Run one benchmark, or one per value of `--sweep`; or print reports as Markdown."""
-    if arguments[:1] == ["show"]:
-        for path in arguments[1:]:
-            print(markdown(read_report(Path(path))))
+    if words[:1] == ["show"] and not {"-h", "--help"} & set(words):
+        _show([Path(word) for word in words[1:]])
         return
-    options = _parser().parse_args(arguments)
+    options = _parser().read(words)
+    # Here and below, once the words are right: what computes takes seconds to import.
+    from expert_condenser.bench.arms import ARMS, arms_of
+
     shapes = _shapes(options)
-    names = options.arms.split(",") if options.arms else DEFAULT_ARMS[options.workload]
+    names = options.arms.split(",") if options.arms else DEFAULT_ARMS[options.workload] or list(ARMS)
     arms_of(names)
+    device = _device(options)
+    file = None if options.json in (None, "-") else Path(options.json)
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()  # an unwritable file is found before an hour is spent
+    reports: list[dict[str, Any]] = []
+    for shape in shapes:
+        reports.append({"shape_name": options.shape, **_measured(options, shape, names, device)})
+        if options.json != "-":
+            _print(reports[-1])
+        content = reports[0] if options.sweep is None else {"sweep": options.sweep, "reports": reports}
+        if file is not None:
+            write_json(file, content, indent=1)  # after every shape: a sweep that is stopped leaves what it has
+    if options.json is not None:
+        put_json(options.json, content, indent=1)
+
+
+def _print(report: dict[str, Any]) -> None:
+    from rich.console import Console
+
+    console = Console(width=None if Console().is_terminal else 140)
+    table, notes = report_table(report)
+    console.print(table, *notes, sep="\n")
+
+
+def _show(files: list[Path]) -> None:
+    if not files:
+        raise UsageError("bench show takes files that --json wrote, and got none; name them")
+    for file in files:
+        print(markdown(read_report(file)))
+
+
+def _device(options: argparse.Namespace) -> str:
+    """The device to measure on, with the process set up as the flags say."""
+    import torch
+
+    from expert_condenser.kernels.buffers import keep_freed_memory
+
     device = options.device or str(torch.accelerator.current_accelerator(check_available=True) or "cpu")
     if device != "cpu" and not torch.accelerator.is_available():
         raise BenchmarkError(
             f"--device names a device of this machine, which has a CPU only; got {device!r}. Leave --device out."
         )
-    if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.touch()
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     if options.keep_freed_memory and not keep_freed_memory():
         raise BenchmarkError(
-            "--keep-freed-memory is a setting of glibc, and this system has another library; leave it out"
+            "--keep_freed_memory is a setting of glibc, and this system has another library; leave it out"
         )
+    return device
+
+
+def _measured(options: argparse.Namespace, shape: Any, names: list[str], device: str) -> dict[str, Any]:
+    """The report of a benchmark on one `Shape`."""
+    import torch
+
+    from expert_condenser.bench.arms import IMPLEMENTATIONS
+    from expert_condenser.bench.benchmark import benchmark
+    from expert_condenser.bench.workloads import Setting
+    from expert_condenser.moe.experts import default_implementation
+
     experts = options.experts_implementation or default_implementation(device.partition(":")[0]) or "grouped_mm"
-    reports = []
-    for shape in shapes:
-        setting = Setting(shape, device, getattr(torch, options.dtype), IMPLEMENTATIONS[experts])
-        report = benchmark(options.workload, names, setting, rounds=options.rounds, seconds=options.seconds)
-        reports.append({"shape_name": options.shape, **report})
-        print_report(reports[-1])
-        if options.json is not None:
-            content = reports[0] if options.sweep is None else {"sweep": options.sweep, "reports": reports}
-            options.json.write_text(json.dumps(content, indent=1) + "\n")
+    setting = Setting(shape, device, getattr(torch, options.dtype), IMPLEMENTATIONS[experts])
+    length = {"rounds": options.rounds, "seconds": options.seconds}
+    with progress(f"{options.workload}: rounds", options.rounds) as advance:
+        return benchmark(options.workload, names, setting, **length, advance=advance)
 
 
 def read_report(path: Path) -> dict[str, Any]:
     """A file that `--json` wrote; raises `BenchmarkError` where it is none."""
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        content: dict[str, Any] = read_json(path)
         if not {"arms", "reports"} & content.keys():
             raise ValueError("it has neither arms nor reports")
-    except (OSError, ValueError, AttributeError) as error:
+    except (DataError, ValueError, AttributeError) as error:
         raise BenchmarkError(f"show prints files that --json wrote; {path}: {error}") from error
     return content
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="condenser bench", description="Arms side by side, in one process, in turns.")
+def _parser() -> Parser:
+    known = catalog()
+    parser = Parser("bench", "Arms side by side, in one process, in turns.")
     parser.add_argument(
-        "workload", choices=list(WORKLOADS), help="one MoE layer, a training step, generation; or show FILE ..."
+        "workload", choices=list(DEFAULT_ARMS), help="one MoE layer, a training step, generation; or show FILE ..."
     )
-    parser.add_argument("--shape", choices=list(SHAPES), default="small", help="the sizes of a model")
-    parser.add_argument("--arms", help="names with commas: " + ", ".join(ARMS) + "; a method; either with @experts")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the report")
-    parser.add_argument("--device", help="cpu, cuda, ...; default: the accelerator where there is one")
+    parser.add_argument("--shape", choices=known["shapes"], default="small", help="the sizes of a model")
+    parser.add_argument(
+        "--arms", help="names with commas: " + ", ".join(known["arms"]) + "; a method; either with @experts"
+    )
+    parser.shared("json", help="the report as JSON, to a file or else to stdout, in place of the table")
+    parser.shared("device")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of weights and activations")
     parser.add_argument(
-        "--experts-implementation", choices=list(IMPLEMENTATIONS), help="of the arms that name none; default: ours"
+        "--experts_implementation", choices=known["experts"], help="of the arms that name none; default: ours"
     )
-    parser.add_argument("--rounds", type=_two_or_more, default=7, help="timed calls of each arm, at most")
+    parser.add_argument(
+        "--rounds", type=partial(at_least, 2), default=7, help="timed calls of each arm, at most; two for a spread"
+    )
     parser.add_argument("--seconds", type=float, default=35.0, help="start no round after about this time")
-    parser.add_argument("--threads", type=_positive, help="CPU threads")
-    parser.add_argument("--keep-freed-memory", action="store_true", help="for all arms, as `condenser train` on a CPU")
+    parser.add_argument("--threads", type=positive, help="CPU threads")
+    parser.add_argument("--keep_freed_memory", action="store_true", help="for all arms, as `condenser train` on a CPU")
     parser.add_argument("--sweep", metavar="SIZE=A,B,...", help=f"one run per value of a size: {', '.join(SIZES)}")
     for name, letter in SIZES.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=_positive, help=f"{letter} in place of the shape's")
+        parser.add_argument(f"--{name}", type=positive, help=f"{letter} in place of the shape's")
     return parser
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"at least 1; got {value}")
-    return value
+def _shapes(options: argparse.Namespace) -> list[Any]:
+    """The `Shape` that is asked for, or one per value of `--sweep`."""
+    from expert_condenser.bench.shapes import SHAPES
 
-
-def _two_or_more(text: str) -> int:
-    if (value := int(text)) < 2:
-        raise argparse.ArgumentTypeError(f"at least 2, for a spread; got {value}")
-    return value
-
-
-def _shapes(options: argparse.Namespace) -> list[Shape]:
     changes = {name: getattr(options, name) for name in SIZES if getattr(options, name) is not None}
-    shape = replace(SHAPES[options.shape], changes)
+    shape = _changed(SHAPES[options.shape], changes)
     if options.sweep is None:
         shapes = [shape]
     else:
@@ -121,15 +157,15 @@ def _shapes(options: argparse.Namespace) -> list[Shape]:
         name = name.replace("-", "_")
         if name not in SIZES or not all(value.isdigit() and int(value) for value in values.split(",")):
             raise BenchmarkError(f"--sweep is SIZE=A,B,... with a size of {', '.join(SIZES)}; got {options.sweep!r}")
-        shapes = [replace(shape, {name: int(value)}) for value in values.split(",")]
+        shapes = [_changed(shape, {name: int(value)}) for value in values.split(",")]
     for one in shapes:
         if one.top_k > one.experts:
             raise BenchmarkError(
-                f"a token has at most as many experts as there are: K = {one.top_k}, E = {one.experts}; lower --top-k"
+                f"a token has at most as many experts as there are: K = {one.top_k}, E = {one.experts}; lower --top_k"
             )
     return shapes
 
 
-def replace(shape: Shape, changes: dict[str, Any]) -> Shape:
+def _changed(shape: Any, sizes: dict[str, Any]) -> Any:
     """A shape with other sizes."""
-    return dataclasses.replace(shape, **changes)
+    return dataclasses.replace(shape, **sizes)

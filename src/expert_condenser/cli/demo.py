@@ -1,98 +1,93 @@
-"""`condenser demo`: the embedded base model, fine-tuned with `sft` and with `condenser`, side by side."""
+"""`condenser demo`: the embedded base model, fine-tuned by three methods on equal terms, side by side.
+
+The three are plain SFT, ExpertCondenser, and its control: SFT in the same two phases, whose learning rate restarts
+as well. What the restart does is not the method's doing, which a table of two would suggest. The learning rate is the
+best one of a sweep for each of the three (results/study/sweep).
+"""
 
 import argparse
 import gc
-import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-import datasets
-import torch
-import transformers
 from rich.console import Console
 from rich.table import Table
 
-from expert_condenser.checkpoint.guard import clear
-from expert_condenser.checkpoint.load import base_model_path, load_model, load_tokenizer
+from expert_condenser.cli.console import quiet_libraries, say_result
+from expert_condenser.cli.parsing import Parser, positive
 from expert_condenser.data.procedural.families import HELD_OUT_ITEMS, PRETRAINED, items
-from expert_condenser.data.sources import TESTBED
 from expert_condenser.errors import TrainingError
-from expert_condenser.evaluation.backends.transformers_backend import Generation, ModelBackend
-from expert_condenser.evaluation.evaluate import evaluate, settings_of
-from expert_condenser.evaluation.tasks import load
-from expert_condenser.functional.concentration import gini
-from expert_condenser.moe.layers import moe_layers
-from expert_condenser.moe.own_types import condensers_of
-from expert_condenser.moe.usage import measure_usage
-from expert_condenser.report.figures import plot_usage
-from expert_condenser.testbed import finetune_recipe_path
-from expert_condenser.training.parse import parse_recipe
-from expert_condenser.training.recipe import Recipe
-from expert_condenser.training.run import train
+from expert_condenser.files import write_json
 
-METHODS_SHOWN = ("sft", "condenser")
-BIAS_STEP = "5e-3"
-"""gamma1 of the demo: over the 63 steps of phase 1 the bias moves by up to 0.3 logits, as in the paper's Qwen run."""
+BASE, CONTROL = "base", "sft in two phases"
+ARMS: dict[str, list[str]] = {
+    "sft": ["--method", "sft"],
+    CONTROL: [*("--method", "condenser", "--num_condensers", "0"), *("--bias_step", "0", "--bias_step_condense", "0")],
+    "condenser": ["--method", "condenser", "--bias_step", "5e-3", "--bias_step_condense", "2.5e-4"],
+}
+"""Name -> options. The gammas move the bias by up to 0.4 logits in phase 1, as in the paper's Qwen run."""
+ITEMS_BEFORE = 20
+"""Test items of each family that the base knew."""
 
 
-def demo(arguments: Sequence[str]) -> None:
-    """fine-tune the embedded model with sft and condenser, and compare: [--seeds N] [--output_dir demo]"""
-    options = _parse(arguments)
-    console = Console()
-    _quiet()
-    folder = Path(options.output_dir)
+def run(words: list[str]) -> None:
+    """Fine-tune, evaluate and compare; under five minutes on two CPU cores."""
+    options = _read(words)
+    # Here and below, once the words are right: what computes takes seconds to import.
+    from expert_condenser.checkpoint.load import base_model_path
+    from expert_condenser.cli.progress import TrainingProgress
+    from expert_condenser.kernels.buffers import keep_freed_memory
+    from expert_condenser.training.run import train
+
+    console = Console(stderr=True)
+    quiet_libraries()
+    keep_freed_memory()  # of this process alone
+    folder = options.output_dir
     _take_over(folder)
-    console.print(f"Everything is written to [bold]{folder}[/]. Evaluating the base model ...")
-    outcomes = {"base": [_measure(base_model_path(), folder / "base", options.items)]}
-    for method in METHODS_SHOWN:
-        outcomes[method] = []
-        for seed in range(options.seeds):
-            place = folder / f"{method}-seed{seed}"
-            start = time.time()
-            model = train(_recipe(method, seed, place))
-            seconds = time.time() - start
-            outcomes[method].append({**_measure(model, place, options.items), "seconds": seconds})
-    table = _table(outcomes, _task(), options.items)
-    console.print(table)
+    outcomes = {BASE: [_measure(base_model_path(), folder / BASE, options.limit)]}
+    total = options.seeds * len(ARMS)
+    for number, (name, seed) in enumerate(((n, s) for s in range(options.seeds) for n in ARMS), start=1):
+        console.print(f"run {number} of {total}: {name}, seed {seed + 1}")
+        place = folder / f"{name.replace(' ', '_')}-seed{seed + 1}"
+        start = time.time()
+        model = train(_recipe(name, seed, place), callbacks=[TrainingProgress()])
+        seconds = time.time() - start
+        outcomes.setdefault(name, []).append({**_measure(model, place, options.limit), "seconds": seconds})
+    table = _table(outcomes, options.limit)
+    Console().print(table)
     _write(outcomes, table, folder)
-    console.print(
-        f"Expert usage before and after: {folder / 'usage.png'}. Items and numbers: results.json beside each run."
-    )
+    say_result(folder / "table.txt")
 
 
-def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="condenser demo", description=demo.__doc__)
-    parser.add_argument("--seeds", type=int, default=1, help="runs per method, each with its own data order")
-    parser.add_argument("--items", type=int, default=100, help="test items per family, 400 at most")
-    parser.add_argument("--output_dir", default="demo")
-    options = parser.parse_args(list(arguments))
-    if options.seeds < 1 or not 1 <= options.items <= HELD_OUT_ITEMS:
-        raise TrainingError(
-            f"--seeds is 1 or more and --items 1 to {HELD_OUT_ITEMS}; got {options.seeds} and {options.items}"
-        )
+def _read(words: list[str]) -> argparse.Namespace:
+    parser = Parser("demo", "Fine-tune the embedded model by three methods, and compare.", {"items": "limit"})
+    parser.add_argument("--seeds", type=positive, default=1, help="runs per method, each with its own data order")
+    parser.shared("limit", type=positive, default=100, help=f"test items of the task, {HELD_OUT_ITEMS} at most")
+    parser.shared("output_dir", default=Path("demo"))
+    options = parser.read(words)
+    if options.limit > HELD_OUT_ITEMS:
+        raise TrainingError(f"--limit is 1 to {HELD_OUT_ITEMS}, the items of the test split; got {options.limit}")
     return options
-
-
-def _quiet() -> None:
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
-    datasets.disable_progress_bars()
 
 
 def _take_over(folder: Path) -> None:
     """The demo replaces its own earlier output, and nothing else."""
-    if folder.exists() and any(folder.iterdir()) and not (folder / "base" / "results.json").exists():
+    from expert_condenser.checkpoint.guard import clear
+
+    if folder.exists() and any(folder.iterdir()) and not (folder / BASE / "results.json").exists():
         raise TrainingError(f"the demo replaces only its own output, and {folder} holds something else; name another")
     clear(folder)
 
 
-def _recipe(method: str, seed: int, place: Path) -> Recipe:
-    words = ["--config", str(finetune_recipe_path()), "--method", method, "--seed", str(1234 + 10 * seed)]
-    bias = ["--bias_step", BIAS_STEP] if method != "sft" else []
-    return parse_recipe([*words, *bias, "--output_dir", str(place)])
+def _recipe(name: str, seed: int, place: Path) -> Any:
+    from expert_condenser.testbed import finetune_recipe_path
+    from expert_condenser.training.parse import parse_recipe
+
+    words = ["--config", str(finetune_recipe_path()), "--seed", str(seed + 1), "--output_dir", str(place)]
+    return parse_recipe([*words, *ARMS[name]])
 
 
 def _task() -> str:
@@ -100,67 +95,79 @@ def _task() -> str:
 
 
 def _measure(model_path: Path, place: Path, count: int) -> dict[str, Any]:
-    """Accuracy per family, and the usage of every expert on held-out items of the task."""
+    """Accuracy and nll per family, and the usage of every expert on held-out items of the task."""
+    from expert_condenser.checkpoint.load import load_model, load_tokenizer
+    from expert_condenser.data.sources import TESTBED
+    from expert_condenser.evaluation.backends.local import LocalBackend
+    from expert_condenser.evaluation.evaluate import evaluate
+    from expert_condenser.evaluation.generation import Generation
+    from expert_condenser.evaluation.tasks import load
+    from expert_condenser.moe.attachment import find_attachment
+    from expert_condenser.moe.own_types import condensers_of
+    from expert_condenser.moe.usage import measure_usage
+
     model, tokenizer = load_model(model_path), load_tokenizer(model_path)
-    tasks = [load(f"{TESTBED}{name}", limit=count) for name in (_task(), *(family.name for family in PRETRAINED))]
-    backend = ModelBackend(model, tokenizer)
-    results = evaluate(
-        backend,
-        tokenizer,
-        tasks,
-        place,
-        Generation(),
-        settings=settings_of(tokenizer, tasks, Generation(), place.name),
-        progress=False,
-    )
+    known = [load(f"{TESTBED}{family.name}", limit=min(count, ITEMS_BEFORE)) for family in PRETRAINED]
+    backend = LocalBackend(model_path, tokenizer, model=model)
+    tasks = [load(f"{TESTBED}{_task()}", limit=count), *known]
+    results = evaluate(backend, tokenizer, tasks, place, Generation(), label=place.name)
     texts = [f"{item.question}\n{item.answer}" for item in items(_task(), "validation", 200)]
     rows = [tokenizer(text)["input_ids"] for text in texts]
-    attached = hasattr(moe_layers(model)[0].router, "condenser_ids")
-    outcome = {
-        "accuracy": {name.removeprefix(TESTBED): task["accuracy"] for name, task in results["tasks"].items()},
-        "usage": measure_usage(model, tokenizer, rows).counts,
-        "condensers": condensers_of(model) if attached else {},
+    attachment = find_attachment(model)
+    scores = {
+        metric: {name.removeprefix(TESTBED): task[metric] for name, task in results["tasks"].items()}
+        for metric in ("accuracy", "nll")
     }
-    del model
+    outcome = {
+        **scores,
+        "usage": measure_usage(model, tokenizer, rows).counts,
+        "condensers": condensers_of(model) if attachment is not None else {},
+    }
+    del model, backend
     gc.collect()
     return outcome
 
 
-def _table(outcomes: Mapping[str, list[dict[str, Any]]], task: str, count: int) -> Table:
-    table = Table(title=f"Exact match on {count} test items per family")
-    for name in ("model", task, "learnt before", "forgotten", "usage Gini", "seconds"):
+def _table(outcomes: Mapping[str, list[dict[str, Any]]], count: int) -> Table:
+    """A row per model; nll in nats per token, the lower the better."""
+    from expert_condenser.functional.concentration import gini
+
+    task = _task()
+    table = Table(
+        title=f"{count} test items of the task, {min(count, ITEMS_BEFORE)} of each of {len(PRETRAINED)} others"
+    )
+    for name in ("model", f"{task}, %", "nll", "learnt before, %", "nll", "usage Gini", "seconds"):
         table.add_column(name, justify="left" if name == "model" else "right")
-    base = outcomes["base"][0]["accuracy"]
     for name, runs in outcomes.items():
-        others = [mean(v for k, v in run["accuracy"].items() if k != task) for run in runs]
-        lost = [mean(max(0.0, base[k] - v) for k, v in run["accuracy"].items() if k != task) for run in runs]
         table.add_row(
             name,
-            _number([run["accuracy"][task] for run in runs]),
-            _number(others),
-            "" if name == "base" else _number(lost),
-            _number([gini(run["usage"]).mean().item() for run in runs], scale=1),
-            "" if name == "base" else f"{mean(run['seconds'] for run in runs):.0f}",
+            _number([100 * run["accuracy"][task] for run in runs], 1),
+            _number([run["nll"][task] for run in runs], 3),
+            _number([100 * _others(run["accuracy"], task) for run in runs], 1),
+            _number([_others(run["nll"], task) for run in runs], 2),
+            _number([gini(run["usage"]).mean().item() for run in runs], 2),
+            "" if name == BASE else f"{mean(run['seconds'] for run in runs):.0f}",
         )
     return table
 
 
-def _number(values: Sequence[float], scale: float = 100.0) -> str:
+def _others(values: Mapping[str, float], task: str) -> float:
+    return mean(value for name, value in values.items() if name != task)
+
+
+def _number(values: Sequence[float], digits: int) -> str:
     """The mean, and over several seeds the standard deviation."""
-    digits = 1 if scale == 100.0 else 2
-    spread = f" ± {scale * stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{scale * mean(values):.{digits}f}{spread}"
+    spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{mean(values):.{digits}f}{spread}"
 
 
 def _write(outcomes: Mapping[str, list[dict[str, Any]]], table: Table, folder: Path) -> None:
     """`table.txt`, the numbers behind it in `summary.json`, and the picture of expert usage."""
+    from expert_condenser.report.figures import plot_usage
+
     with (folder / "table.txt").open("w") as file:
-        Console(file=file, width=100).print(table)
+        Console(file=file, width=120).print(table)
     summary = {name: [{**run, "usage": run["usage"].tolist()} for run in runs] for name, runs in outcomes.items()}
-    (folder / "summary.json").write_text(json.dumps(summary) + "\n")
-    _draw(outcomes, folder / "usage.png")
-
-
-def _draw(outcomes: Mapping[str, list[dict[str, Any]]], path: Path) -> None:
-    usage: dict[str, torch.Tensor] = {name: runs[0]["usage"] for name, runs in outcomes.items()}
-    plot_usage(usage, {name: runs[0]["condensers"] for name, runs in outcomes.items()}, path)
+    write_json(folder / "summary.json", summary, indent=None)
+    usage: dict[str, Any] = {name: runs[0]["usage"] for name, runs in outcomes.items()}
+    plot_usage(usage, {name: runs[0]["condensers"] for name, runs in outcomes.items()}, folder / "usage.png")

@@ -2,37 +2,33 @@
 
 import argparse
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
-from expert_condenser.checkpoint.load import load_model, load_tokenizer, resolve_model
+from expert_condenser.cli.console import progress, quiet_libraries, say_result
+from expert_condenser.cli.parsing import Parser
 from expert_condenser.errors import EvaluationError
-from expert_condenser.evaluation.backends.lm_eval_backend import check_harness, evaluate_harness
-from expert_condenser.evaluation.backends.transformers_backend import Generation, ModelBackend
-from expert_condenser.evaluation.backends.vllm_backend import VllmBackend
-from expert_condenser.evaluation.evaluate import evaluate, plan, settings_of, start_or_go_on
-from expert_condenser.evaluation.tasks import check_names, load
-from expert_condenser.kernels.buffers import keep_freed_memory
+from expert_condenser.evaluation.generation import Generation
 
 BACKENDS = ("transformers", "vllm", "lm_eval")
 DTYPES = ("float32", "bfloat16", "float16")
 
 
-def evaluate_command(arguments: list[str]) -> None:
+def run(words: list[str]) -> None:
     """Evaluate a model on tasks; an evaluation that was killed goes on where it was."""
-    options = _parse(arguments)
+    options = _read(words)
+    # Once the words are right: what computes takes seconds to import.
+    from expert_condenser.checkpoint.load import load_tokenizer, resolve_model
+    from expert_condenser.evaluation.evaluate import evaluate
+    from expert_condenser.evaluation.tasks import load_tasks
+
+    quiet_libraries()
+    _check_device(options.device)
     names = list(dict.fromkeys(options.tasks.split(",")))
-    check_names(names)
-    if len(names) > 1 and options.data is not None and options.data.is_file():
-        raise EvaluationError(
-            f"a data file is of one task; got {options.data} for {', '.join(names)}. Name a directory"
-        )
-    tasks = [load(name, options.data, options.limit, options.split) for name in names]
+    tasks = load_tasks(dict.fromkeys(names, options.limit), options.data, options.split)
     generation = Generation(
         batch_size=options.batch_size,
         max_new_tokens=options.max_new_tokens,
@@ -45,25 +41,32 @@ def evaluate_command(arguments: list[str]) -> None:
     tokenizer = load_tokenizer(path)
     if options.chat_template is not None:
         tokenizer.chat_template = options.chat_template.read_text()
-    plan(tasks, tokenizer, generation)  # the template must render every question
-    settings = settings_of(tokenizer, tasks, generation, path, backend=options.backend, dtype=options.dtype)
-    start_or_go_on(options.out, settings)
-    if options.backend == "lm_eval":
-        check_harness(tasks, generation)
+    backend = _backend(options, path, tokenizer, tasks, generation)
     start = time.perf_counter()
+    total = generation.samples * sum(len(task.questions) for task in tasks)
+    with progress("answers", total) as advance:
+        results = evaluate(backend, tokenizer, tasks, options.output_dir, generation, advance=advance)
+    Console().print(results_table(results, path))
+    Console(stderr=True).print(f"{time.perf_counter() - start:.0f} s with loading; every answer is kept")
+    say_result(options.output_dir / "results.json")
+
+
+def _backend(options: argparse.Namespace, path: str, tokenizer: Any, tasks: Any, generation: Generation) -> Any:
+    import torch
+
+    from expert_condenser.evaluation.backends.lm_eval import LmEvalBackend
+    from expert_condenser.evaluation.backends.local import LocalBackend
+    from expert_condenser.evaluation.backends.vllm import VllmBackend
+    from expert_condenser.kernels.buffers import keep_freed_memory
+
     if options.backend == "vllm":
-        vllm = VllmBackend(path, options.dtype, tokenizer)
-        results = evaluate(vllm, tokenizer, tasks, options.out, generation, settings=settings)
-    else:
-        model = _load(path, options.dtype, options.device)
-        if options.backend == "lm_eval":
-            results = evaluate_harness(model, tokenizer, tasks, options.out, generation, settings=settings)
-        else:
-            backend = ModelBackend(model, tokenizer)
-            results = evaluate(backend, tokenizer, tasks, options.out, generation, settings=settings, nll_model=model)
-    console = Console()
-    console.print(results_table(results, path))
-    console.print(f"{time.perf_counter() - start:.0f} s with loading; every answer is in {options.out}")
+        return VllmBackend(path, tokenizer, dtype=options.dtype)
+    if options.device == "cpu" or not torch.accelerator.is_available():
+        keep_freed_memory()  # of this process alone, which evaluates and ends
+    local = LocalBackend(path, tokenizer, dtype=options.dtype, device=options.device)
+    if options.backend == "lm_eval":
+        return LmEvalBackend(local, tasks, generation, options.output_dir / "lm_eval")
+    return local
 
 
 def results_table(results: dict[str, Any], title: str) -> Table:
@@ -88,47 +91,43 @@ def results_table(results: dict[str, Any], title: str) -> Table:
 def _check_device(name: str | None) -> None:
     if name is None or name == "cpu":
         return
+    import torch
+
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
         raise EvaluationError(f"--device names a device of this machine; got {name!r}. {error}") from error
 
 
-def _load(path: str, dtype: str, device: str | None) -> Any:
-    device = device or str(torch.accelerator.current_accelerator(check_available=True) or "cpu")
-    if device == "cpu":
-        keep_freed_memory()
-    return load_model(path, dtype).to(device)
-
-
-def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="condenser eval", description=evaluate_command.__doc__)
-    parser.add_argument("--model", required=True, help="a directory, a hub name, or 'testbed'")
+def _read(words: list[str]) -> argparse.Namespace:
+    parser = Parser("eval", "Evaluate a model on tasks; one that was killed goes on.", {"out": "output_dir"})
+    parser.shared("model", required=True)
     parser.add_argument("--tasks", required=True, help="names, with commas between them; a wrong one lists all")
-    parser.add_argument(
-        "--data", type=Path, help="a directory of data files, or the one file of one task; default: hub"
-    )
-    parser.add_argument("--split", default="test", help="split of hub data sets and of testbed families")
-    parser.add_argument("--limit", type=int, help="the first N items of each task")
-    parser.add_argument("--out", type=Path, required=True, help="where answers and results go, or go on")
+    parser.shared("data", type=Path, help="a directory of data files, or the one file of one task; default: hub")
+    parser.shared("split", default="test", help="split of hub data sets and of testbed families")
+    parser.shared("limit", help="the first N items of each task")
+    parser.shared("output_dir", required=True, help="where answers and results go, or go on")
     parser.add_argument("--backend", choices=BACKENDS, default="transformers")
     parser.add_argument("--batch_size", type=int, default=Generation.batch_size)
     parser.add_argument("--max_new_tokens", type=int, help="default: as many as the task needs")
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
-    parser.add_argument("--device", help="default: an accelerator where there is one")
+    parser.shared("device")
     parser.add_argument("--samples", type=int, default=1, help="answers to each question, for pass@k")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
     parser.add_argument("--top_p", type=float, default=1.0)
-    parser.add_argument("--seed", type=int, default=0, help="of sampling")
+    parser.shared("seed", default=0, help="of sampling")
     parser.add_argument("--chat_template", type=Path, help="a Jinja file, in place of the tokenizer's")
-    options = parser.parse_args(list(arguments))
+    options = parser.read(words)
+    _check(options)
+    return options
+
+
+def _check(options: argparse.Namespace) -> None:
     if options.limit is not None and options.limit < 1:
         raise EvaluationError(f"--limit is 1 or more; got {options.limit}")
-    if options.out.exists() and not options.out.is_dir():
-        raise EvaluationError(f"--out is a directory; got the file {options.out}")
+    if options.output_dir.exists() and not options.output_dir.is_dir():
+        raise EvaluationError(f"--output_dir is a directory; got the file {options.output_dir}")
     if options.device is not None and options.backend == "vllm":
         raise EvaluationError("vLLM chooses its devices itself: set CUDA_VISIBLE_DEVICES and leave --device out")
-    _check_device(options.device)
     if options.chat_template is not None and not options.chat_template.is_file():
         raise EvaluationError(f"--chat_template is a Jinja file; got {options.chat_template}")
-    return options

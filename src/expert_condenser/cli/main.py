@@ -1,119 +1,101 @@
-"""The command line: `condenser COMMAND --help`."""
+"""The command `condenser`: finds a command in its table, runs it, and says in one message what was wrong.
+
+Exit status: 0 done, 1 a run that began and failed, 2 a request that cannot be done as it stands, 130 interrupted.
+"""
 
 import sys
-import warnings
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
 
-from expert_condenser.errors import ExpertCondenserError
+from expert_condenser.cli.console import DEFAULT, shown_log, verbosity_of
+from expert_condenser.errors import ExpertCondenserError, FailedRunError
+from expert_condenser.names import unknown
 
-
-def _train(arguments: list[str]) -> None:
-    """fine-tune a model: --config recipe.yaml [--field value ...]"""
-    from expert_condenser.training.parse import parse_recipe
-    from expert_condenser.training.run import train
-
-    print(f"finished: {train(parse_recipe(arguments))}")
-
-
-def _demo(arguments: list[str]) -> None:
-    """fine-tune the embedded model with sft and condenser, and compare: [--seeds N]"""
-    from expert_condenser.cli.demo import demo
-
-    demo(arguments)
-
-
-def _testbed(arguments: list[str]) -> None:
-    """the embedded model: `pretrain --output_dir DIR` makes it again, `evaluate [--model DIR]` measures it"""
-    from expert_condenser.cli.testbed import testbed
-
-    testbed(arguments)
-
-
-def _score(arguments: list[str]) -> None:
-    """score the experts of a model on task data, for ESFT: --model_name_or_path M --dataset D [--output FILE]"""
-    from expert_condenser.cli.score import score
-
-    score(arguments)
-
-
-def _families(arguments: list[str]) -> None:
-    """the supported model families and their routing: [--json]"""
-    from expert_condenser.cli.catalog import families
-
-    families(arguments)
-
-
-def _methods(arguments: list[str]) -> None:
-    """the methods, what they train and what they cost: [--json]"""
-    from expert_condenser.cli.catalog import methods
-
-    methods(arguments)
-
-
-def _bench(arguments: list[str]) -> None:
-    """time and memory side by side: layer | train | generate [--shape S] [--arms A,B] [--json FILE]"""
-    from expert_condenser.cli.bench import bench
-
-    bench(arguments)
-
-
-def _eval(arguments: list[str]) -> None:
-    """answer and score tasks with a model: --model DIR --tasks a,b [--data DIR] [--limit N] --out DIR"""
-    from expert_condenser.cli.eval import evaluate_command
-
-    evaluate_command(arguments)
-
-
-def _score_answers(arguments: list[str]) -> None:
-    """score a file of answers without a model: --task T --file F [--json]"""
-    from expert_condenser.evaluation.score_answers import score_answers
-
-    score_answers(arguments)
-
-
-def _compare(arguments: list[str]) -> None:
-    """which method won, with paired statistics over seeds and items: RUN RUN ... [--baseline sft]"""
-    from expert_condenser.comparison.compare import compare
-
-    compare(arguments)
-
-
-def _study(arguments: list[str]) -> None:
-    """a grid of methods, seeds and options on one base: FILE.yaml --output_dir DIR"""
-    from expert_condenser.cli.study import study
-
-    study(arguments)
-
-
-COMMANDS: dict[str, Callable[[list[str]], None]] = {
-    "train": _train,
-    "score": _score,
-    "methods": _methods,
-    "families": _families,
-    "eval": _eval,
-    "score-answers": _score_answers,
-    "compare": _compare,
-    "bench": _bench,
-    "study": _study,
-    "demo": _demo,
-    "testbed": _testbed,
+COMMANDS = {
+    "train": "fine-tune a model: --config recipe.yaml [--name value ...]",
+    "score": "score the experts of a model on task data, for ESFT: --model M --data D [--out FILE]",
+    "methods": "the methods, what they train and what they cost: [--json [FILE]]",
+    "families": "the supported model families and their routing: [--json [FILE]]",
+    "eval": "answer and score tasks with a model: --model M --tasks a,b [--data DIR] --output_dir DIR",
+    "score-answers": "score a file of answers without a model: --task T --data FILE [--json [FILE]]",
+    "compare": "which method won, with paired statistics over seeds and items: RUN RUN ... [--baseline sft]",
+    "bench": "time and memory side by side: layer | train | generate [--shape S] [--arms A,B] [--json FILE]",
+    "study": "a grid of methods, seeds and options on one base: FILE.yaml --output_dir DIR; tables DIR; best DIR",
+    "demo": "fine-tune the embedded model by three methods, and compare: [--seeds N] [--output_dir DIR]",
+    "testbed": "the embedded model: pretrain | long_tail --output_dir DIR, evaluate [--model DIR]",
 }
+"""Name -> what `condenser --help` says of it. A command is `run` in the module of its name, imported when it runs."""
+_EXTRAS = {
+    "lm_eval": "eval",
+    "matplotlib": "plots",
+    "reasoning_gym": "testbed",
+    "scipy": "statistics",
+    "tensorboard": "trackers",
+}
+"""Package that is not in every installation -> the extra that brings it."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; a user's error is printed as one message and gives exit status 2."""
-    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*", category=FutureWarning)
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in ("-h", "--help") or words[0] not in COMMANDS:
-        rows = "\n".join(f"  {name:14} {command.__doc__}" for name, command in COMMANDS.items())
-        print(f"condenser COMMAND [options]\n\n{rows}", file=sys.stderr)
-        return 0 if words and words[0] in ("-h", "--help") else 2
-    try:
-        COMMANDS[words[0]](words[1:])
-    except ExpertCondenserError as error:
-        print(f"condenser {words[0]}: {error}", file=sys.stderr)
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    words = list(sys.argv[1:] if words is None else words)
+    if words[:1] in (["-h"], ["--help"]):
+        print(overview())
+        return 0
+    if words[:1] == ["--version"]:
+        print(_version())
+        return 0
+    if not words:
+        print(overview(), file=sys.stderr)
         return 2
+    name = words[0].replace("_", "-")
+    if name not in COMMANDS:
+        print(f"condenser: {unknown('command', words[0], COMMANDS)}", file=sys.stderr)
+        return 2
+    return _run(name, words[1:])
+
+
+def _run(name: str, words: list[str]) -> int:
+    level = DEFAULT
+    try:
+        level, words = verbosity_of(words)
+        with shown_log(level):
+            import_module(f"expert_condenser.cli.{name.replace('-', '_')}").run(words)
+    except SystemExit as done:
+        if done.code:
+            raise
+        return 0  # argparse, after it printed the help
+    except KeyboardInterrupt:
+        print(f"\ncondenser {name}: interrupted", file=sys.stderr)
+        return 130
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        print(f"condenser {name} needs {error.name}: pip install 'expert-condenser[{extra}]'", file=sys.stderr)
+        return 2
+    except ExpertCondenserError as error:
+        if level == "debug":
+            traceback.print_exc()
+        print(f"condenser {name}: {error}", file=sys.stderr)
+        return 1 if isinstance(error, FailedRunError) else 2
     return 0
+
+
+def overview() -> str:
+    """The commands, a line each."""
+    rows = "\n".join(f"  {name:14} {summary}" for name, summary in COMMANDS.items())
+    return (
+        f"condenser COMMAND [options]\n\n{rows}\n\n"
+        "condenser COMMAND --help has the options. Every command takes --verbosity error | warning | info | debug.\n"
+        "condenser --version"
+    )
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("expert-condenser")
 
 
 if __name__ == "__main__":

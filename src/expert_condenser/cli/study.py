@@ -1,29 +1,75 @@
-"""`condenser study FILE.yaml --output_dir DIR [--workers N]`, and `condenser study tables DIR`."""
+"""`condenser study FILE.yaml --output_dir DIR`, `condenser study tables DIR ...` and `condenser study best DIR`."""
 
-import argparse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from expert_condenser.study.run import run_study
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from expert_condenser.cli.console import say_result
+from expert_condenser.cli.parsing import Parser
+from expert_condenser.errors import UsageError
 from expert_condenser.study.tables import best_table, write_tables
 
+DESCRIPTION = (
+    "Run a study: a grid of methods, seeds and options on one base; what is done already is skipped. `condenser study "
+    "tables DIR ...` makes its tables again from the raw files, `condenser study best DIR` says which options of its "
+    "grid won."
+)
 
-def study(arguments: list[str]) -> None:
-    """Run a study: a grid of methods, seeds and options on one base; what is done already is skipped.
 
-    `condenser study tables DIR` makes its tables again from the raw files, `condenser study best DIR` says which
-    options of its grid won.
-    """
-    if arguments[:1] == ["tables"] and len(arguments) > 1:
-        for folder in arguments[1:]:
-            for path in write_tables(Path(folder)):
-                print(path)
+def run(words: list[str]) -> None:
+    """Run what is missing of a study, or make its tables."""
+    if words[:1] in (["tables"], ["best"]) and not {"-h", "--help"} & set(words):
+        _of_finished(words[0], [Path(word) for word in words[1:]])
         return
-    if arguments[:1] == ["best"] and len(arguments) == 2:
-        print(best_table(Path(arguments[1])))
-        return
-    parser = argparse.ArgumentParser(prog="condenser study", description=study.__doc__)
+    parser = Parser("study", DESCRIPTION)
     parser.add_argument("file", type=Path, help="the study's YAML file; or `tables DIR ...`, or `best DIR`")
-    parser.add_argument("--output_dir", type=Path, required=True, help="where its runs are, or go on")
+    parser.shared("output_dir", required=True, help="where its runs are, or go on")
     parser.add_argument("--workers", type=int, default=None, help="runs at a time: one per GPU, or one, by default")
-    options = parser.parse_args(arguments)
-    run_study(options.file, options.output_dir, options.workers)
+    options = parser.read(words)
+    from expert_condenser.study.run import run_study  # loads torch and TRL, which tables do not need
+
+    with _display() as show:
+        run_study(options.file, options.output_dir, options.workers, show)
+    say_result(options.output_dir)
+
+
+@contextmanager
+def _display() -> Iterator[Callable[[Any, Any], None]]:
+    """Where a study stands, on stderr: a table that is drawn anew, or where that is no terminal a line per run."""
+    console = Console(stderr=True)
+    with Live(console=console, auto_refresh=False, transient=False) as live:
+
+        def show(progress: Any, cell: Any) -> None:
+            if console.is_terminal:
+                live.update(_table(progress), refresh=True)
+            else:
+                state = "done" if cell.folder in progress.done else "FAILED"
+                console.print(f"{cell.folder}: {state}; {progress.summary()}")
+
+        yield show
+
+
+def _table(progress: Any) -> Table:
+    """A row per arm."""
+    table = Table(title=progress.summary())
+    for name in ("arm", "done", "failed", progress.cells[0].study.first_task):
+        table.add_column(name, justify="left" if name == "arm" else "right")
+    for row in progress.rows():
+        table.add_row(*row)
+    return table
+
+
+def _of_finished(word: str, folders: list[Path]) -> None:
+    if not folders or (word == "best" and len(folders) > 1):
+        raise UsageError(f"condenser study {word} takes {'one folder' if word == 'best' else 'folders'} of studies")
+    for folder in folders:
+        if word == "best":
+            print(best_table(folder))
+        else:
+            for path in write_tables(folder):
+                say_result(path)

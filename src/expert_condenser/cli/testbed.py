@@ -1,64 +1,99 @@
 """`condenser testbed pretrain`, `condenser testbed long_tail` and `condenser testbed evaluate`."""
 
-import argparse
-import json
 import tempfile
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from expert_condenser.checkpoint.load import base_model_path, load_model, load_tokenizer
+from expert_condenser.cli.console import progress, quiet_libraries, say_result
+from expert_condenser.cli.parsing import Parser, positive
 from expert_condenser.data.procedural.families import FAMILIES, HELD_OUT_ITEMS, PRETRAINED, TASKS, frequencies
-from expert_condenser.data.sources import TESTBED
-from expert_condenser.errors import TrainingError
-from expert_condenser.evaluation.backends.transformers_backend import Generation, ModelBackend
-from expert_condenser.evaluation.evaluate import evaluate, settings_of
-from expert_condenser.evaluation.tasks import load
-from expert_condenser.files import read_json
-from expert_condenser.testbed.long_tail import TAIL, LongTailConfig, dissociation, tail_usage, train_long_tail
-from expert_condenser.testbed.pretrain import PretrainConfig, pretrain
+from expert_condenser.errors import TrainingError, UsageError
+from expert_condenser.files import read_json, write_json
+from expert_condenser.names import unknown
+
+SUMMARY = """condenser testbed COMMAND [options]
+
+  pretrain   make the embedded base model again: about 90 CPU-minutes; a killed run goes on where it was
+  long_tail  the embedded base with experts that are rare: about 10 CPU-minutes
+  evaluate   exact match on the test split of every family"""
 
 
-def testbed(arguments: Sequence[str]) -> None:
+def run(words: list[str]) -> None:
     """Make the embedded base model again, or one with a long tail, or measure a model on the testbed's families."""
-    parser = argparse.ArgumentParser(prog="condenser testbed", description=testbed.__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    train = commands.add_parser("pretrain", help="about 90 CPU-minutes; a killed run goes on where it was")
-    train.add_argument("--output_dir", type=Path, required=True)
-    train.add_argument("--steps", type=int, default=PretrainConfig.steps)
-    tail = commands.add_parser("long_tail", help="the embedded base with experts that are rare: about 10 CPU-minutes")
-    tail.add_argument("--output_dir", type=Path, required=True)
-    tail.add_argument("--steps", type=int, default=LongTailConfig.steps)
-    tail.add_argument("--items", type=int, default=100, help="of every family, to show which experts hold it")
-    measure = commands.add_parser("evaluate", help="exact match on the test split of every family")
-    measure.add_argument("--model", type=Path, default=None, help="a model directory; the embedded base by default")
-    measure.add_argument("--items", type=int, default=HELD_OUT_ITEMS)
-    measure.add_argument("--out", type=Path, default=None, help="where results.json and every answer go")
-    options = parser.parse_args(list(arguments))
-    if options.command == "pretrain":
-        pretrain(options.output_dir, PretrainConfig(steps=options.steps))
-    elif options.command == "long_tail":
-        _long_tail(options.output_dir, LongTailConfig(steps=options.steps), options.items)
-    elif options.out is not None:
-        _evaluate(options.model or base_model_path(), options.items, options.out)
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            _evaluate(options.model or base_model_path(), options.items, Path(folder))
+    if words[:1] in (["-h"], ["--help"]):
+        print(SUMMARY)
+        return
+    name, rest = words[0].replace("-", "_") if words else "", words[1:]
+    if name not in _COMMANDS:
+        raise UsageError(unknown("testbed command", words[0] if words else "", _COMMANDS))
+    _COMMANDS[name](rest)
 
 
-def _long_tail(output_dir: Path, recipe: LongTailConfig, count: int) -> None:
-    """Train, then show that the tail's experts hold the tail's families: `dissociation.json`."""
+def _pretrain(words: list[str]) -> None:
+    parser = Parser("testbed pretrain", "Make the embedded base model again: about 90 CPU-minutes.")
+    parser.shared("output_dir", required=True)
+    parser.add_argument("--steps", type=positive, help="default: those of the embedded base")
+    options = parser.read(words)
+    from expert_condenser.testbed.pretrain import PretrainConfig, pretrain  # once the words are right: torch
+
+    quiet_libraries()
+    recipe = PretrainConfig(steps=options.steps or PretrainConfig.steps)
+    with progress("steps", recipe.steps) as advance:
+        pretrain(options.output_dir, recipe, advance)
+    say_result(options.output_dir / "base")
+
+
+def _make_long_tail(words: list[str]) -> None:
+    parser = Parser("testbed long_tail", "The embedded base with experts that are rare.", {"items": "limit"})
+    parser.shared("output_dir", required=True)
+    parser.add_argument("--steps", type=positive, help="default: enough that the tail's experts hold the tail")
+    parser.shared("limit", type=positive, default=100, help="items of every family, to show which experts hold it")
+    options = parser.read(words)
+    from expert_condenser.testbed.long_tail import LongTailConfig  # once the words are right: torch
+
+    quiet_libraries()
+    _long_tail(options.output_dir, LongTailConfig(steps=options.steps or LongTailConfig.steps), options.limit)
+
+
+def _measure(words: list[str]) -> None:
+    aliases = {"items": "limit", "out": "output_dir"}
+    parser = Parser("testbed evaluate", "Exact match on the test split of every family.", aliases)
+    parser.shared("model", default="testbed")
+    parser.shared("limit", type=positive, default=HELD_OUT_ITEMS, help="items of every family")
+    parser.shared("output_dir", help="where results.json and every answer go; by default they are not kept")
+    options = parser.read(words)
+    from expert_condenser.checkpoint.load import resolve_model  # once the words are right: transformers
+
+    quiet_libraries()
+    model = Path(resolve_model(options.model))
+    if options.output_dir is not None:
+        _evaluate(model, options.limit, options.output_dir)
+        say_result(options.output_dir / "results.json")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        _evaluate(model, options.limit, Path(folder))
+
+
+_COMMANDS = {"pretrain": _pretrain, "long_tail": _make_long_tail, "evaluate": _measure}
+
+
+def _long_tail(output_dir: Path, recipe: Any, count: int) -> None:
+    """Train by a `LongTailConfig`, then show that the tail's experts hold the tail's families: `dissociation.json`."""
+    from expert_condenser.testbed.long_tail import TAIL, dissociation, tail_usage, train_long_tail
+
     base, made = output_dir / "base", output_dir / "recipe.json"
     if not (base / "tokenizer_config.json").exists():  # what is written last
-        train_long_tail(output_dir, recipe)
+        with progress("steps", recipe.steps) as advance:
+            train_long_tail(output_dir, recipe, advance)
     elif read_json(made) != asdict(recipe):
         raise TrainingError(f"{output_dir} holds a base of another recipe ({made}); name another --output_dir")
     found = dissociation(base, [family.name for family in PRETRAINED], count)
     usage = tail_usage(base, recipe.tail_share)
-    (output_dir / "dissociation.json").write_text(json.dumps({**found, "usage of the tail": usage}, indent=1) + "\n")
+    write_json(output_dir / "dissociation.json", {**found, "usage of the tail": usage}, indent=1)
     table = Table(title=f"Accuracy with experts taken out, {count} validation items")
     for name in ("family", "in the tail", *found):
         table.add_column(name, justify="left" if name == "family" else "right")
@@ -66,15 +101,22 @@ def _long_tail(output_dir: Path, recipe: LongTailConfig, count: int) -> None:
         row = [f"{accuracies[name]:.0%}" for accuracies in found.values()]
         table.add_row(name, "yes" if name in TAIL else "", *row)
     Console().print(table)
+    say_result(output_dir)
 
 
 def _evaluate(path: Path, count: int, out: Path) -> None:
+    from expert_condenser.checkpoint.load import load_tokenizer
+    from expert_condenser.data.sources import TESTBED
+    from expert_condenser.evaluation.backends.local import LocalBackend
+    from expert_condenser.evaluation.evaluate import evaluate
+    from expert_condenser.evaluation.generation import Generation
+    from expert_condenser.evaluation.tasks import load
+
     tasks = [load(f"{TESTBED}{family.name}", limit=count) for family in FAMILIES + TASKS]
     tokenizer = load_tokenizer(path)
-    backend = ModelBackend(load_model(path), tokenizer)
-    results = evaluate(
-        backend, tokenizer, tasks, out, Generation(), settings=settings_of(tokenizer, tasks, Generation(), path.name)
-    )
+    backend = LocalBackend(path, tokenizer, device="cpu")
+    with progress("answers", sum(len(task.questions) for task in tasks)) as advance:
+        results = evaluate(backend, tokenizer, tasks, out, Generation(), label=path.name, advance=advance)
     table = Table(title=f"{path.name}: exact match on {count} test items")
     for name in ("family", "share of pretraining", "accuracy"):
         table.add_column(name, justify="left" if name == "family" else "right")

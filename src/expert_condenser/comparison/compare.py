@@ -1,17 +1,14 @@
-"""`condenser compare RUN ...`: which method won, against a baseline, with paired statistics over seeds and items."""
+"""Which method won, against a baseline, with paired statistics over seeds and items."""
 
-import argparse
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from expert_condenser.comparison.runs import KINDS, Arm, Design, read_design
-from expert_condenser.comparison.simulation import calibration_table
+from expert_condenser.comparison.runs import Arm, Design
 from expert_condenser.comparison.statistics import (
     POWER,
     RESAMPLES,
@@ -24,7 +21,6 @@ from expert_condenser.comparison.statistics import (
     t_test,
     wilcoxon_p,
 )
-from expert_condenser.comparison.tables import FORMATS, plain_table, render
 from expert_condenser.errors import EvaluationError
 
 AVERAGE = "average"
@@ -229,68 +225,3 @@ def _interval(low: Float[np.ndarray, ""], high: Float[np.ndarray, ""]) -> Interv
 
 def _known(value: float | Float[np.ndarray, ""]) -> float | None:
     return None if np.isnan(value) else float(value)
-
-
-def compare(arguments: Sequence[str]) -> None:
-    """Compare finished and evaluated runs, paired by seed and item; or check the statistics on simulated studies."""
-    options = _parser().parse_args(list(arguments))
-    if not 0 < options.alpha < 1 or options.resamples < 1:
-        raise EvaluationError(
-            f"--alpha is between 0 and 1 and --resamples at least 1; got {options.alpha} and {options.resamples}"
-        )
-    if options.out is not None and options.out.is_dir():
-        raise EvaluationError(f"--out is a file; got the directory {options.out}")
-    if options.out is not None and not options.out.parent.is_dir():
-        raise EvaluationError(f"--out is written into a directory that exists; there is no {options.out.parent}")
-    if options.calibrate is not None:
-        if options.calibrate < 1 or options.runs:
-            raise EvaluationError("--calibrate takes a number of studies, at least 1, and no runs")
-        title = f"{options.calibrate} simulated studies of each design, alpha = {options.alpha:g}"
-        text = plain_table(title, *calibration_table(options.calibrate, alpha=options.alpha), options.format)
-    else:
-        text = render(_report(options), options.format)
-    if options.out is None:
-        print(text)
-    else:
-        options.out.write_text(text + "\n")
-
-
-def _report(options: argparse.Namespace) -> dict[str, Any]:
-    groups = {}
-    for word in options.group:
-        name, _, tasks = word.partition("=")
-        if not name or not tasks or name in groups:
-            raise EvaluationError(f"--group is NAME=task,task,..., every name once; got {word!r}")
-        groups[name] = _words(tasks)
-    tasks = _words(options.tasks) if options.tasks is not None else None
-    design = read_design(options.runs, allow=_words(options.allow), tasks=tasks)
-    return compare_runs(
-        design,
-        baseline=options.baseline,
-        metric=options.metric,
-        groups=groups,
-        alpha=options.alpha,
-        resamples=options.resamples,
-    )
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="condenser compare", description=compare.__doc__)
-    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="directory with run.json and results.json")
-    parser.add_argument("--baseline", help=f"label of the arm to compare with; default: {BASELINE}, or the first arm")
-    parser.add_argument("--tasks", help="names with commas; default: all that every run has")
-    parser.add_argument("--group", action="append", default=[], metavar="NAME=A,B", help="a row for the mean of tasks")
-    parser.add_argument("--metric", choices=list(UNITS), default="accuracy")
-    parser.add_argument("--alpha", type=float, default=0.05, help="level of tests; intervals are of 1 - alpha")
-    parser.add_argument(
-        "--allow", default="", metavar="KIND,...", help=f"compare runs that differ in: {', '.join(KINDS)}"
-    )
-    parser.add_argument("--resamples", type=int, default=RESAMPLES, help="of the bootstrap")
-    parser.add_argument("--calibrate", type=int, metavar="N", help="no runs: error rates in N simulated studies")
-    parser.add_argument("--format", choices=list(FORMATS), default="terminal")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write there instead of printing")
-    return parser

@@ -2,13 +2,13 @@
 
 A source is a local .json, .jsonl or .parquet file, a directory of these, a data set on the hub (`name` or
 `name:config`), or a task of the testbed (`testbed:FAMILY` or `testbed:FAMILY:COUNT`). What exists locally is never
-looked up on the hub. In a directory, a file whose name begins with a split (`test.jsonl`,
-`validation-00000.parquet`) belongs to that split, and every other file to `train`.
+looked up on the hub. A directory is read at every level; `splits` says which of its files belong to which split.
 """
 
 import json
-import re
+import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,11 +16,11 @@ import datasets
 from datasets import Dataset, load_dataset
 
 from expert_condenser.data.procedural.families import FINETUNE_ITEMS, HELD_OUT_ITEMS, Split, items
+from expert_condenser.data.shards import in_order
+from expert_condenser.data.splits import SUFFIXES, by_split, is_data_file, is_special, known_split
 from expert_condenser.errors import DataError
 
 TESTBED = "testbed:"
-SUFFIXES = (".json", ".jsonl", ".parquet")
-SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "dev": "validation", "test": "test"}
 LOADING_ERRORS = (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError)
 
 
@@ -30,6 +30,31 @@ class Part(NamedTuple):
     name: str
     columns: list[str]
     rows: list[dict[str, Any]] | Dataset
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A file, or a data set that is no file, and how many rows it has."""
+
+    path: str
+    rows: int
+
+
+@dataclass(frozen=True)
+class DataFiles:
+    """What a source holds, by split: the files that are `read`, and the paths of those that are not, `unread`."""
+
+    read: dict[str, list[DataFile]]
+    unread: dict[str, list[str]]
+
+
+def files_of(source: str, split: str = "train") -> DataFiles:
+    """The files that `read_parts` reads, with their rows, and those that it leaves; raises `DataError`."""
+    read = [DataFile(part.name, len(part.rows)) for part in read_parts(source, split)]
+    path = Path(source).expanduser()
+    others = _by_split(path) if path.is_dir() and not source.startswith(TESTBED) else {}
+    wanted = known_split(split)
+    return DataFiles({wanted: read}, {name: list(map(str, files)) for name, files in others.items() if name != wanted})
 
 
 def read_parts(source: str, split: str) -> Iterator[Part]:
@@ -43,33 +68,68 @@ def read_parts(source: str, split: str) -> Iterator[Part]:
         if split != "train":
             raise DataError(f"a single file has no splits, but split={split!r} was asked of {path}; drop the split")
         yield read_file(path)
-    elif path.suffix in SUFFIXES or source.startswith((".", "/", "~")) or source.count("/") > 1:
+    elif path.suffix.lower() in SUFFIXES or source.startswith((".", "/", "~")) or source.count("/") > 1:
         raise DataError(f"the data must exist, but there is no file or directory {path}; correct the path")
     else:
-        yield _read_hub(source, split)
+        yield _read_source_on_hub(source, split)
+
+
+def find_files(directory: Path) -> dict[str, Path]:
+    """The data files at every level of a directory by their names from there (`data/train.json`), sorted.
+
+    Raises `DataError` where a folder cannot be read.
+    """
+    seen: set[str] = set()
+    found: list[Path] = []
+    for root, folders, files in os.walk(directory, onerror=_refuse, followlinks=True):
+        if (real := os.path.realpath(root)) in seen:  # a link leads to it a second time, from inside it maybe
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not is_special(name))
+        found += [Path(root, name) for name in files]
+    names = {path.relative_to(directory).as_posix(): path for path in sorted(found)}
+    return {name: path for name, path in names.items() if is_data_file(name)}
+
+
+def _refuse(error: OSError) -> None:
+    raise DataError(f"every folder of the data must be readable, but {error}; grant access, or move it") from error
+
+
+def _by_split(directory: Path) -> dict[str, list[Path]]:
+    files = find_files(directory)
+    try:
+        return {split: [files[name] for name in names] for split, names in by_split(files).items()}
+    except DataError as error:
+        raise DataError(f"{directory}: {error}") from error
 
 
 def _files_of_split(directory: Path, split: str) -> list[Path]:
-    files = sorted(path for path in directory.iterdir() if path.suffix in SUFFIXES)
-    wanted = SPLITS.get(split, split)
-    chosen = [path for path in files if SPLITS.get(re.split(r"[-_.]", path.name)[0], "train") == wanted]
+    splits = _by_split(directory)
+    chosen = splits.get(known_split(split))
     if not chosen:
-        found = ", ".join(path.name for path in files) or "none"
+        found = ", ".join(path.relative_to(directory).as_posix() for files in splits.values() for path in files)
         raise DataError(
             f"{directory} must hold {', '.join(SUFFIXES)} files of the split {split!r}, but it has none "
-            f"(such files in it: {found}); name a file instead, or another split"
+            f"(such files in it: {found or 'none'}); name a file instead, or another split{_arrow_hint(directory)}"
         )
-    return chosen
+    return in_order(chosen)
+
+
+def _arrow_hint(directory: Path) -> str:
+    saved = next(directory.rglob("*.arrow"), None)
+    return f"; {saved} is a file of save_to_disk: write the data set with to_json or to_parquet" if saved else ""
 
 
 def read_file(path: Path) -> Part:
     """The rows of one local file; raises `DataError` with path and line where it cannot be read."""
-    if path.suffix == ".parquet":
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
         try:
             return _part(str(path), Dataset.from_parquet(str(path)))
         except LOADING_ERRORS as error:
             raise DataError(f"{path} must be a parquet file, but it cannot be read: {error}") from error
-    if path.suffix not in SUFFIXES:
+    if suffix not in SUFFIXES:
         raise DataError(f"a data file must be one of {', '.join(SUFFIXES)}, but it is {path}; convert it")
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -94,15 +154,21 @@ def _read_testbed(source: str, split: str) -> Part:
     return _part(source, [{"prompt": item.question, "completion": item.answer} for item in made])
 
 
-def _read_hub(source: str, split: str) -> Part:
+def _read_source_on_hub(source: str, split: str) -> Part:
     name, _, config = source.partition(":")
     try:
-        return _part(source, load_dataset(name, config or None, split=split))
+        return read_hub(name, config or None, split)._replace(name=source)
+    except DataError as error:
+        raise DataError(f"{source!r} is no local file or directory, and {error}") from error
+
+
+def read_hub(name: str, config: str | None, split: str, revision: str | None = None) -> Part:
+    """A split of a data set on the hub; raises `DataError` where it cannot be loaded or is empty."""
+    try:
+        rows = load_dataset(name, config, split=split, revision=revision)
     except LOADING_ERRORS as error:
-        raise DataError(
-            f"{source!r} is no local file or directory, and the split {split!r} of a hub data set of this name "
-            f"cannot be loaded: {error}"
-        ) from error
+        raise DataError(f"the split {split!r} of the hub data set {name!r} cannot be loaded: {error}") from error
+    return _part(f"{name} ({split})", rows)
 
 
 def _part(name: str, rows: list[dict[str, Any]] | Dataset) -> Part:

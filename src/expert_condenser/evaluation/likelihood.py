@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerBase
 
 from expert_condenser.data.tokens import render, shared_length
-from expert_condenser.evaluation.backends.transformers_backend import Prompt, in_batches
+from expert_condenser.evaluation.prompts import Prompt, in_batches
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
-"""What an evaluation leaves behind: every answer in `items.jsonl`, and `results.json` computed from them alone."""
+"""`items.jsonl`: every answer of an evaluation, a line each, and the scores that are computed from them alone."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from math import comb
 from pathlib import Path
@@ -9,9 +9,9 @@ from statistics import mean
 from typing import Any
 
 from expert_condenser.errors import EvaluationError
-from expert_condenser.files import digest, write_json
+from expert_condenser.files import digest
 
-ITEMS, RESULTS, SETTINGS = "items.jsonl", "results.json", "eval.json"
+ITEMS = "items.jsonl"
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,3 @@ def summarize(records: Sequence[Record], samples: int) -> dict[str, Any]:
         "items": digest([[record.id, record.prompt, record.gold] for record in records[::samples]]),
         **(sampled if samples > 1 else {"correct_items": "".join(str(count) for count in counts)}),
     }
-
-
-def write_results(folder: Path, head: Mapping[str, Any], tasks: Mapping[str, Any]) -> dict[str, Any]:
-    """Write `results.json`, whole or not at all; returns its content."""
-    results = {**head, "tasks": dict(tasks)}
-    write_json(folder / RESULTS, results, indent=1)
-    return results

@@ -1,41 +1,13 @@
-"""`condenser score-answers`: read the answers out of texts that exist already, and compare them with the gold ones."""
+"""Read the answers out of texts that exist already, and compare them with the gold ones."""
 
-import argparse
-import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
-from rich.markup import escape
 
 from expert_condenser.data.formats import Row, text_of
 from expert_condenser.data.sources import read_file
 from expert_condenser.errors import DataError
 from expert_condenser.evaluation.answers import AnswerKind
-from expert_condenser.evaluation.tasks import TASKS, check_names
-
-SHOWN = 100
-
-
-def score_answers(arguments: Sequence[str]) -> None:
-    """Score a file of `output` and `answer` pairs, or an evaluation's `items.jsonl`, by the rules of a task."""
-    parser = argparse.ArgumentParser(prog="condenser score-answers", description=score_answers.__doc__)
-    parser.add_argument("--task", required=True, help="whose rules: gsm8k, boolq, testbed:FAMILY, …")
-    parser.add_argument("--file", type=Path, required=True, help=".json, .jsonl or .parquet")
-    parser.add_argument("--show-misses", action="store_true", help="also the rows without an extracted answer")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    options = parser.parse_args(list(arguments))
-    check_names([options.task])
-    scores, misses = score(options.task, options.file)
-    if options.json:
-        print(json.dumps({**scores, "misses": misses} if options.show_misses else scores))
-        return
-    console = Console()
-    shares = ", ".join(f"{scores[key]} {key} ({scores[key] / scores['n']:.1%})" for key in ("extracted", "correct"))
-    console.print(f"[bold]{options.task}[/]: {scores['n']} answers, {shares}")
-    for miss in misses if options.show_misses else []:
-        console.print(f"  row {miss['row']}: … {escape(miss['output'][-SHOWN:].strip()) or '(empty)'}")
+from expert_condenser.evaluation.tasks import TASKS
 
 
 def score(task: str, path: Path) -> tuple[dict[str, int], list[dict[str, Any]]]:

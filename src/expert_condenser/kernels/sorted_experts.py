@@ -272,6 +272,7 @@ def compute_dtype(weight: Tensor) -> torch.dtype:
 @cache
 def has_instructions(dtype: torch.dtype) -> bool:
     """Whether oneDNN multiplies matrices of bfloat16 or float16 natively on this CPU."""
+    # oneDNN's own answer; what is public, `torch.backends.cpu.get_cpu_capability`, tells AVX-512 from AVX2 and no more.
     name = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}[dtype]
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False

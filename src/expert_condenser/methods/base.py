@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from expert_condenser.errors import TrainingError
 from expert_condenser.functional.routing import RoutingConfig
 from expert_condenser.moe.attach import attach
+from expert_condenser.moe.attachment import attachment_of, find_attachment
 from expert_condenser.moe.layers import moe_layers
 from expert_condenser.moe.parameters import ROUTER_MODES, RouterMode, is_adapter, set_router_mode
-from expert_condenser.moe.router import PolicyRouter
 from expert_condenser.moe.usage import Usage
 
 
@@ -102,11 +102,10 @@ class Method(ABC):
         Attaches the policy, or the counting; a model that has it already (a resumed one) keeps its bias.
         Then sets what trains.
         """
-        self.layers = moe_layers(model)
-        if not isinstance(self.layers[0].router, PolicyRouter):
+        if find_attachment(model) is None:
             attach(model, self.routing)
-            self.layers = moe_layers(model)
-        found = self.layers[0].router.policy
+        self.layers = moe_layers(model)
+        found = attachment_of(model).policy
         if found != self.routing:
             raise TrainingError(
                 f"a model keeps the routing that it was trained with: {found}; asked for {self.routing}"

@@ -8,9 +8,10 @@ from torch import nn
 
 from expert_condenser.errors import RoutingError, UnsupportedModelError
 from expert_condenser.functional.routing import RoutingConfig, check_condensers
-from expert_condenser.moe.layers import MoELayer, family_name, moe_layers
+from expert_condenser.moe.attachment import attachment_of, find_attachment
+from expert_condenser.moe.layers import MoELayer, decoder_of, family_name, moe_layers
 from expert_condenser.moe.own_types import CondenserModel, adopt, causal_lm, install_policy, release
-from expert_condenser.moe.router import PolicyRouter, clear_policy
+from expert_condenser.moe.router import clear_policy
 
 
 def attach(model: nn.Module, config: RoutingConfig | None = None) -> nn.Module:
@@ -24,7 +25,7 @@ def attach(model: nn.Module, config: RoutingConfig | None = None) -> nn.Module:
     attached already or where R does not fit a layer.
     """
     layers = moe_layers(model)
-    if any(isinstance(layer.router, PolicyRouter) for layer in layers):
+    if find_attachment(model) is not None:
         raise RoutingError("a model is attached once; this one is already. Call detach(model) first.")
     if len({layer.num_experts for layer in layers}) > 1:
         raise UnsupportedModelError(
@@ -46,12 +47,10 @@ def attach(model: nn.Module, config: RoutingConfig | None = None) -> nn.Module:
 
 def detach(model: nn.Module) -> nn.Module:
     """Undo `attach`: the routers' classes, tensors and outputs are the stock ones again, bit for bit."""
-    layers = moe_layers(model)
-    if not isinstance(layers[0].router, PolicyRouter):
-        raise RoutingError("detach undoes attach; this model is not attached")
-    layers[0].router.state.remove()
-    for layer in layers:
-        clear_policy(layer.router)
+    attachment = attachment_of(model)
+    attachment.remove(decoder_of(model, moe_layers(model)))
+    for router in attachment.routers:
+        clear_policy(router)
     if isinstance(inner := causal_lm(model), CondenserModel):
         release(inner)
     return model
@@ -63,8 +62,9 @@ def set_condensers(model: nn.Module, condensers: Mapping[int, Sequence[int]]) ->
     Raises `RoutingError` on an unknown layer, an id out of range or given twice, a number that does not
     fit (`R < K` under the shared budget), or one that differs from the config's `num_condensers`.
     """
-    layers = moe_layers(model)
-    policy = _policy(layers)
+    layers, policy = moe_layers(model), attachment_of(model).policy
+    if policy is None:
+        raise RoutingError("condensers need a routing policy: call attach(model, RoutingConfig(...)) first")
     unknown = sorted(set(condensers) - set(range(len(layers))))
     if unknown:
         raise RoutingError(f"the model has MoE layers 0 to {len(layers) - 1}; got condensers for {unknown}")
@@ -104,13 +104,6 @@ def set_top_k(model: nn.Module, top_k: int) -> None:
 
 
 _TOP_K_FIELDS = ("num_experts_per_tok", "moe_topk", "moe_top_k", "top_k_experts")
-
-
-def _policy(layers: Sequence[MoELayer]) -> RoutingConfig:
-    policy = getattr(layers[0].router, "policy", None)
-    if policy is None:
-        raise RoutingError("condensers need a routing policy: call attach(model, RoutingConfig(...)) first")
-    return policy
 
 
 def _condensers_per_layer(config: RoutingConfig, num_layers: int) -> list[int]:

@@ -21,7 +21,7 @@ from expert_condenser.moe.slices import SlicedExperts
 NAME, RECOMPUTE = "sorted_mm", "sorted_mm_recompute"
 FEW_ROWS = 64
 """Rows per expert below which stock `grouped_mm` is faster where nothing is kept for a backward pass."""
-_STOCK_GATE = "_default_apply_gate"
+_STOCK_GATE = "_default_apply_gate"  # the function has no other mark that it is `act(gate) * up` and nothing more
 
 
 def sorted_mm_experts_forward(
@@ -39,6 +39,7 @@ def sorted_mm_experts_forward(
 def inner_products_of(experts: Any, hidden: Tensor, gradient: Tensor) -> Tensor | None:
     """`<E_i(x), g>` `(T, E)` of all experts of a module that runs `sorted_mm`; None where it does not."""
     config = getattr(experts, "config", None)
+    # Under this name a config keeps the implementation that it was given, and the experts' forward looks it up.
     ours = getattr(config, "_experts_implementation", None) in (NAME, RECOMPUTE)
     if not ours or not is_exact_for(experts, hidden):
         return None
@@ -64,6 +65,7 @@ def is_exact_for(experts: Any, hidden: Tensor) -> bool:
     """
     activation = getattr(experts, "act_fn", None)
     learns = isinstance(activation, nn.Module) and next(activation.parameters(), None) is not None
+    # What transformers' own implementations ask before they trust the ids; there is no public sign on the module.
     rest = experts._is_expert_parallel or experts.has_post_expert_norm or learns or torch.compiler.is_compiling()
     return hidden.device.type == "cpu" and not rest
 
@@ -95,13 +97,17 @@ def gate_of(module: Any) -> Gate:
     """The activation between the projections; the usual one, `silu(gate) * up`, has a derivative by hand."""
     if not module.has_gate:
         return Gate(module.act_fn)
-    stock = type(module)._apply_gate.__name__ == _STOCK_GATE
-    if stock and isinstance(module.act_fn, nn.SiLU | SiLUActivation):
+    # A family's own activation is a method of this name in the contract of `use_experts_implementation`.
+    activation = module._apply_gate
+    if activation.__name__ == _STOCK_GATE and isinstance(module.act_fn, nn.SiLU | SiLUActivation):
         return SwiGlu()
-    return Gate(module._apply_gate)
+    return Gate(activation)
 
 
 def register_implementation() -> None:
-    """Make transformers know both names (done when `expert_condenser` is imported)."""
+    """Make transformers know both names (done when this module is imported)."""
     ALL_EXPERTS_FUNCTIONS.register(NAME, sorted_mm_experts_forward)
     ALL_EXPERTS_FUNCTIONS.register(RECOMPUTE, partial(sorted_mm_experts_forward, recompute=True))
+
+
+register_implementation()

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import transformers  # by attribute, at call time: see `registration`
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from expert_condenser.errors import UnsupportedModelError
 from expert_condenser.functional.scoring import Scoring
@@ -76,7 +76,7 @@ def _refusal(model: nn.Module, layers: list[MoELayer]) -> str | None:
         return REFUSED[family]
     if not layers:
         return "has no MoE layer" if family in FAMILIES else "is not a family that is known here"
-    if family not in FAMILIES and isinstance(model, PreTrainedModel) and model.can_generate():
+    if family not in FAMILIES and isinstance(model, transformers.PreTrainedModel) and model.can_generate():
         # Saved, it would be of its stock type, which loads it without its bias and condensers.
         return "the language model inside is of a known family, the whole is not"
     return None

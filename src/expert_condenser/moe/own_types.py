@@ -1,8 +1,7 @@
 """Own model types: checkpoints that stock transformers refuses instead of routing without the bias.
 
-`OlmoeForCausalLM` with a policy becomes a `CondenserOlmoeForCausalLM` of type `condenser_olmoe`. The
-config types are registered with the Auto classes when `expert_condenser` is imported; a model class is
-made when the first config of its type is.
+`OlmoeForCausalLM` with a policy becomes a `CondenserOlmoeForCausalLM` of type `condenser_olmoe`. The types are
+registered with the Auto classes when this module is imported; the classes of a type are made when it is first used.
 """
 
 import copy
@@ -14,17 +13,16 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+import transformers  # by attribute, at call time: see `registration`
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
-from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING, AutoConfig
 
 from expert_condenser.errors import CheckpointError
 from expert_condenser.functional.routing import RoutingConfig
+from expert_condenser.moe.attachment import Attachment
 from expert_condenser.moe.families import FAMILIES
 from expert_condenser.moe.layers import MODEL_TYPE_PREFIX, decoder_of, family_name, moe_layers
-from expert_condenser.moe.router import ModelState, set_policy
+from expert_condenser.moe.router import set_policy
 
 GUARDED_FIELD = "hidden_size"
 NOTICE = "(the routing of this model needs: pip install expert-condenser)"
@@ -35,6 +33,7 @@ class CondenserModel:  # in front of a PreTrainedModel
 
     base_class: ClassVar[Any]
     config: Any
+    # `from_pretrained` casts every other tensor to its dtype; what is listed here it reads as float32.
     _keep_in_fp32_modules_strict: ClassVar[set[str]] = {"selection_bias"}
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
@@ -66,6 +65,7 @@ class CondenserModel:  # in front of a PreTrainedModel
 
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:
+        """As the family, for the same reason."""
         return bool(cls.base_class._can_set_attn_implementation())
 
 
@@ -108,9 +108,9 @@ class CondenserConfig:  # in front of a PreTrainedConfig
 def install_policy(model: nn.Module, policy: RoutingConfig | None) -> None:
     """Give every router of `model` the policy, and the hooks on its decoder."""
     layers = moe_layers(model)
-    state = ModelState(decoder_of(model, layers))
+    attachment = Attachment(decoder_of(model, layers), [layer.router for layer in layers], policy)
     for layer in layers:
-        set_policy(layer.router, layer.rule, state, policy)
+        set_policy(layer.router, layer.rule, attachment)
 
 
 def make_room(model: nn.Module, condensers_per_layer: Sequence[int]) -> None:
@@ -131,19 +131,42 @@ def own_config_class(model_type: str) -> Any:
 
     name = f"Condenser{base.__name__}"
     own = {"model_type": MODEL_TYPE_PREFIX + model_type, "base_class": base}
-    return type(name, (CondenserConfig, base), {**own, "__post_init__": post_init, "__module__": __name__})
+    made: Any = type(name, (CondenserConfig, base), {**own, "__post_init__": post_init, "__module__": __name__})
+    AutoConfig.register(made.model_type, made, exist_ok=True)
+    return made
+
+
+def _stand_in(model_type: str) -> Any:
+    """What `AutoConfig` has under our type until it is first used: called, or asked for what a config class has.
+
+    The class itself needs the family's module. Importing those of all families takes a second, and is not possible
+    while one of them is being imported.
+    """
+
+    class StandIn(type):
+        def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+            return own_config_class(model_type)(*args, **kwargs)
+
+        def __getattr__(cls, name: str) -> Any:
+            if name.startswith("__"):  # what Python itself asks every class for; no reason to import the family
+                raise AttributeError(name)
+            return getattr(own_config_class(model_type), name)
+
+    own = MODEL_TYPE_PREFIX + model_type
+    return StandIn(f"StandInFor{own}", (), {"model_type": own})
 
 
 def auto_class(config_class: Any) -> Any:
     """The Auto class that loads a type of model with its language head: of text, or of images and text."""
-    if config_class in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
-        return AutoModelForImageTextToText
-    return AutoModelForCausalLM
+    if config_class in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        return transformers.AutoModelForImageTextToText
+    return transformers.AutoModelForCausalLM
 
 
 def stock_class(model_type: str) -> Any:
     """The family's class with a language head, such as `OlmoeForCausalLM`."""
     config_class = CONFIG_MAPPING[model_type]
+    # The public constants, such as MODEL_FOR_CAUSAL_LM_MAPPING, would have to be known by name for each Auto class.
     return auto_class(config_class)._model_mapping[config_class]
 
 
@@ -151,22 +174,24 @@ def stock_class(model_type: str) -> Any:
 def own_model_class(model_type: str) -> Any:
     """The class of `condenser_<model_type>` with a language head, registered with its Auto class."""
     config_class, base = own_config_class(model_type), stock_class(model_type)
+    # The attribute of our class would hide the family's own list: a class of both keeps what either one names.
     in_float32 = CondenserModel._keep_in_fp32_modules_strict | set(base._keep_in_fp32_modules_strict or ())
     body = {
         "config_class": config_class,
         "__module__": __name__,
         "base_class": base,
-        "_keep_in_fp32_modules_strict": in_float32,
+        "_keep_in_fp32_modules_strict": in_float32,  # as above
     }
     model_class = type(f"Condenser{base.__name__}", (CondenserModel, base), body)
     auto_class(CONFIG_MAPPING[model_type]).register(config_class, model_class)
+    _convert_like(model_type, config_class.model_type)
     _convert_like(base.__name__, model_class.__name__)
     return model_class
 
 
 def causal_lm(model: nn.Module) -> Any:
     """The family's model with a language head in `model` (itself, or what PEFT or DDP wraps); None if there is none."""
-    found = (m for m in model.modules() if isinstance(m, PreTrainedModel) and family_name(m) in FAMILIES)
+    found = (m for m in model.modules() if isinstance(m, transformers.PreTrainedModel) and family_name(m) in FAMILIES)
     return next((m for m in found if isinstance(m, stock_class(family_name(m)))), None)
 
 
@@ -188,15 +213,21 @@ def release(model: Any) -> None:
 
 
 def register() -> None:
-    """Make the own config types known to transformers (done when `expert_condenser` is imported)."""
+    """Make the own config types known to transformers (done when this module is imported)."""
     for model_type in FAMILIES.keys() & CONFIG_MAPPING.keys():  # older releases of transformers have fewer
-        own = MODEL_TYPE_PREFIX + model_type
-        AutoConfig.register(own, own_config_class(model_type))
-        _convert_like(model_type, own)
+        AutoConfig.register(MODEL_TYPE_PREFIX + model_type, _stand_in(model_type), exist_ok=True)
 
 
 def _convert_like(stock: str, own: str) -> None:
     """Let keys of a checkpoint be renamed as those of a stock model type, or of a stock class."""
+    # Here, since it imports most of transformers, and this module is imported while that is half imported itself.
+    from transformers.conversion_mapping import (
+        get_checkpoint_conversion_mapping,
+        register_checkpoint_conversion_mapping,
+    )
+
+    # Without it the experts of a checkpoint under our type would be left at their initial values: the keys on disk are
+    # per expert. The mapping is looked up by the model's type, and by the name of its class where that has one.
     mapping = get_checkpoint_conversion_mapping(stock)
     if mapping is not None:
         register_checkpoint_conversion_mapping(own, mapping, overwrite=True)
@@ -210,3 +241,6 @@ def condensers_of(model: nn.Module) -> dict[int, list[int]]:
 def selection_biases(model: nn.Module) -> torch.Tensor:
     """The selection bias of every layer, `(L, E)` float32, on the CPU."""
     return torch.stack([layer.router.selection_bias.detach().cpu() for layer in moe_layers(model)])
+
+
+register()

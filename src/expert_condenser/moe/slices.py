@@ -44,7 +44,7 @@ class SlicedExperts(nn.Module):
     def read(self, name: str) -> tuple[Tensor, Tensor]:
         """A fused weight with the slices written into it, without gradient; and the slices, which have one."""
         slices = getattr(self, SLICES)[name]
-        fused: Any = self._parameters[name]
+        fused = fused_weight(self, name)
         with torch.no_grad():
             return WriteSlices.apply(slices, fused, self.trained_ids), slices  # type: ignore[no-untyped-call]
 
@@ -52,7 +52,14 @@ class SlicedExperts(nn.Module):
         """Write the slices into the fused weights, outside of a forward."""
         with torch.no_grad():
             for name, slices in getattr(self, SLICES).items():
-                self._parameters[name].data[self.trained_ids] = slices  # type: ignore[union-attr, index]
+                fused_weight(self, name).data[self.trained_ids] = slices  # type: ignore[index]
+
+
+def fused_weight(experts: Any, name: str) -> nn.Parameter:
+    """The frozen weight `(E, ...)` itself, whatever slices train beside it."""
+    # The name as an attribute is our property, which writes the slices in; `get_parameter` would read that one too.
+    weight: nn.Parameter = experts._parameters[name]
+    return weight
 
 
 def train_slices(layer: MoELayer, ids: Sequence[int]) -> None:
@@ -67,10 +74,10 @@ def train_slices(layer: MoELayer, ids: Sequence[int]) -> None:
     if not ids:
         return
     experts.__class__ = _sliced_class(experts.__class__, names)
-    first = experts._parameters[names[0]]
+    first = fused_weight(experts, names[0])
     trained = torch.tensor(sorted(ids), dtype=torch.int64, device=first.device)
     experts.register_buffer("trained_ids", trained, persistent=False)
-    slices = {name: nn.Parameter(experts._parameters[name].detach()[experts.trained_ids].clone()) for name in names}
+    slices = {name: nn.Parameter(fused_weight(experts, name).detach()[experts.trained_ids].clone()) for name in names}
     setattr(experts, SLICES, nn.ParameterDict(slices))
     experts.register_state_dict_pre_hook(lambda module, prefix, keep_vars: module.write_back())
     experts.register_state_dict_post_hook(_drop_slices)
@@ -116,7 +123,7 @@ def _sliced_class(experts_class: Any, names: tuple[str, ...]) -> Any:
     def reader(name: str) -> property:
         def read(self: Any) -> Tensor:
             slices = getattr(self, SLICES)[name]
-            return WriteSlices.apply(slices, self._parameters[name], self.trained_ids)  # type: ignore[no-untyped-call]
+            return WriteSlices.apply(slices, fused_weight(self, name), self.trained_ids)  # type: ignore[no-untyped-call]
 
         return property(read)
 
@@ -136,4 +143,4 @@ def _reread_slices(module: Any, keys: Any) -> None:
     keys.missing_keys[:] = [key for key in keys.missing_keys if f".{SLICES}." not in key]
     with torch.no_grad():
         for name, slices in getattr(module, SLICES).items():
-            slices.copy_(module._parameters[name][module.trained_ids])
+            slices.copy_(fused_weight(module, name)[module.trained_ids])

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from expert_condenser.functional.routing import count_usage
 from expert_condenser.moe.layers import decoder_of, moe_layers
@@ -21,9 +20,7 @@ class Usage(NamedTuple):
 
 
 @torch.no_grad()
-def measure_usage(
-    model: Any, tokenizer: PreTrainedTokenizerBase, rows: Sequence[list[int]], *, batch_size: int = 16
-) -> Usage:
+def measure_usage(model: Any, tokenizer: Any, rows: Sequence[list[int]], *, batch_size: int = 16) -> Usage:
     """Run the decoder on token ids in eval mode; counts are int64, gate weights are summed in float64."""
     layers = moe_layers(model)
     decoder = decoder_of(model, layers)

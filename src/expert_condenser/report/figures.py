@@ -3,11 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 from jaxtyping import Num
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from expert_condenser.functional.concentration import diversity
@@ -20,7 +17,8 @@ def plot_usage(
     names = list(usage)
     order = usage[names[0]].argsort(dim=-1, descending=True)
     height = 0.32 * order.shape[0] + 0.75
-    figure, axes = plt.subplots(len(names), 1, figsize=(9, height * len(names) + 0.7), squeeze=False, sharex=True)
+    figure = Figure(figsize=(9, height * len(names) + 0.7))  # no pyplot: that would choose a backend for the process
+    axes = figure.subplots(len(names), 1, squeeze=False, sharex=True)
     shares = {name: (table / table.sum(-1, keepdim=True)).gather(-1, order) for name, table in usage.items()}
     top = max(share.max().item() for share in shares.values())
     for axis, name in zip(axes[:, 0], names, strict=True):
@@ -36,4 +34,3 @@ def plot_usage(
     axes[-1, 0].set_xlabel(f"experts, in the order of their usage by {names[0]!r}")
     figure.colorbar(image, ax=axes[:, 0].tolist(), label="share of selections", fraction=0.03)
     figure.savefig(path, dpi=110, bbox_inches="tight")
-    plt.close(figure)

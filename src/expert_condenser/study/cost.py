@@ -49,4 +49,5 @@ def _grouped_flops(left: torch.Size, right: torch.Size, *rest: Any, **kwargs: An
     return 2 * left[0] * left[1] * right[-1]
 
 
+# The operator that `grouped_mm` experts run: without a formula of ours FlopCounterMode counts it as nothing.
 _GROUPED = {torch.ops.aten._grouped_mm: _grouped_flops} if hasattr(torch.ops.aten, "_grouped_mm") else {}

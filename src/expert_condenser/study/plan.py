@@ -21,7 +21,6 @@ in a text among the options is the run's seed.
 """
 
 import itertools
-import json
 import os.path
 import re
 from collections.abc import Mapping
@@ -31,13 +30,8 @@ from typing import Any
 
 import yaml
 
-from expert_condenser.errors import EvaluationError, ExpertCondenserError, TrainingError
-from expert_condenser.evaluation.record import RESULTS
-from expert_condenser.files import read_json
-from expert_condenser.training.folder import check_same_run
-from expert_condenser.training.parse import parse_recipe
-from expert_condenser.training.recipe import Recipe
-from expert_condenser.training.record import RUN, RunRecord
+from expert_condenser.errors import EvaluationError
+from expert_condenser.evaluation.results import RESULTS, Results
 
 _OWN = {"model", "model_name_or_path", "output_dir", "seed", "overwrite", "resume"}
 
@@ -131,18 +125,6 @@ class Cell:
         parts = [f"{name}={str(value).replace('/', '_')}" for name, value in self.point.items()]
         return Path("runs", self.arm, *parts, f"seed{self.seed}")
 
-    def config(self, root: Path) -> Recipe:
-        """The run's recipe, parsed as the command line parses it; raises `EvaluationError` with the arm's name."""
-        study = self.study
-        own = {"model": study.base, "seed": self.seed, "output_dir": str(root / self.folder)}
-        words = [] if study.recipe is None else ["--config", str(study.recipe)]
-        for name, value in {**study.options, **self.options, **own}.items():
-            words += _words(name, value)
-        try:
-            return parse_recipe(words)
-        except ExpertCondenserError as error:
-            raise EvaluationError(f"arm {self.label!r}: {error}") from error
-
 
 def read_study(path: Path) -> Study:
     """The study in a YAML file. Raises `EvaluationError` on a wrong key or a wrong kind of value."""
@@ -184,58 +166,16 @@ def best_options(folder: Path) -> dict[str, dict[str, Any]]:
 
 def _score(folder: Path, cells: list[Cell]) -> tuple[float, float]:
     """Mean accuracy, and minus the mean nll; where a task has no nll, it decides nothing."""
-    tasks = [task for cell in cells for task in read_json(folder / cell.folder / RESULTS)["tasks"].values()]
+    tasks = [task for cell in cells for task in Results.read(folder / cell.folder / RESULTS).tasks.values()]
     nlls = [task["nll"] for task in tasks]
     accuracy = sum(task["accuracy"] for task in tasks) / len(tasks)
     return accuracy, 0.0 if None in nlls else -sum(nlls) / len(nlls)
-
-
-def is_done(root: Path, cell: Cell, questions: Mapping[str, str] | None = None) -> bool:
-    """Whether the run has its results. Raises `EvaluationError` where they are of another recipe or evaluation.
-
-    `questions` are the fingerprints of the tasks' questions; without them, names and numbers of items are compared.
-    """
-    folder = root / cell.folder
-    if not (folder / RESULTS).exists():
-        return False
-    _check_evaluation(folder, cell.study.evaluate, questions)
-    if cell.seed is None:
-        return True
-    try:
-        check_same_run(RunRecord.read(folder / RUN), cell.config(root))
-    except TrainingError as error:
-        raise EvaluationError(f"{folder} holds the results of another recipe: {error}") from error
-    return True
-
-
-def _check_evaluation(folder: Path, wanted: Evaluation, questions: Mapping[str, str] | None) -> None:
-    results = read_json(folder / RESULTS)
-    there = {"tasks": list(results["tasks"]), "max_new_tokens": results["generation"]["max_new_tokens"]}
-    asked: dict[str, Any] = {"tasks": list(wanted.tasks), "max_new_tokens": wanted.max_new_tokens}
-    if questions is not None:
-        there, asked = {**there, "questions": results["questions"]}, {**asked, "questions": dict(questions)}
-    elif there == asked:
-        more = {name: task["n"] for name, task in results["tasks"].items() if task["n"] > wanted.tasks[name]}
-        there, asked = {**there, "items": more}, {**asked, "items": {name: wanted.tasks[name] for name in more}}
-    differing = [f"{key}: {there[key]} there, {asked[key]} in the study" for key in asked if there[key] != asked[key]]
-    if differing:
-        raise EvaluationError(
-            f"{folder} holds the results of another evaluation ({'; '.join(differing)}); name another --output_dir"
-        )
 
 
 def _of_seed(options: Mapping[str, Any], seed: int) -> dict[str, Any]:
     return {
         name: value.replace("{seed}", str(seed)) if isinstance(value, str) else value for name, value in options.items()
     }
-
-
-def _words(name: str, value: Any) -> list[str]:
-    if value is None:
-        return []
-    if isinstance(value, list):
-        return [f"--{name}", *map(str, value)]
-    return [f"--{name}", json.dumps(value) if isinstance(value, dict) else str(value)]
 
 
 def _keys_of(kind: Any, content: Any, where: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
 from statistics import mean
@@ -12,30 +12,27 @@ from typing import Any
 
 import torch
 import yaml
-from rich.console import Console
-from rich.live import Live
-from rich.table import Table
 
 from expert_condenser.checkpoint.load import load_tokenizer, resolve_model
-from expert_condenser.errors import EvaluationError
-from expert_condenser.evaluation.backends.transformers_backend import Generation, check_template
-from expert_condenser.evaluation.evaluate import fingerprints
-from expert_condenser.evaluation.record import RESULTS
-from expert_condenser.evaluation.tasks import check_names, load
-from expert_condenser.files import read_json
-from expert_condenser.study.plan import Cell, Study, is_done, read_study
+from expert_condenser.errors import EvaluationError, FailedRunError
+from expert_condenser.evaluation.generation import Generation
+from expert_condenser.evaluation.prompts import check_template
+from expert_condenser.evaluation.results import RESULTS, Results
+from expert_condenser.evaluation.settings import fingerprints
+from expert_condenser.evaluation.tasks import load_tasks
+from expert_condenser.study.cells import is_done_as_asked, recipe_of
+from expert_condenser.study.plan import Cell, Study, read_study
 from expert_condenser.study.worker import run_cell
 
-console = Console(stderr=True)
 _PRELOADED = ["expert_condenser.study.worker"]
 
 
 class Progress:
     """Where a study stands: which cells are done, run, failed; how long one takes."""
 
-    def __init__(self, root: Path, cells: Sequence[Cell], questions: Mapping[str, str]) -> None:
-        self.root, self.cells = root, cells
-        self.done = {cell.folder for cell in cells if is_done(root, cell, questions)}
+    def __init__(self, root: Path, cells: Sequence[Cell], questions: Mapping[str, str], workers: int) -> None:
+        self.root, self.cells, self.workers = root, cells, workers
+        self.done = {cell.folder for cell in cells if is_done_as_asked(root, cell, questions)}
         self.failed: dict[Path, Cell] = {}
         self.running: dict[Path, float] = {}
         self.seconds: list[float] = []
@@ -53,87 +50,82 @@ class Progress:
         else:
             self.failed[cell.folder] = cell
 
-    def left(self, workers: int) -> str:
+    def left(self) -> str:
         """Time left, from the mean of the cells so far."""
         if not self.seconds:
             return "unknown"
-        work = mean(self.seconds) * (len(self.waiting()) + 0.5 * len(self.running)) / workers
+        work = mean(self.seconds) * (len(self.waiting()) + 0.5 * len(self.running)) / self.workers
         return f"{work / 60:.0f} min"
 
-    def table(self, workers: int) -> Table:
-        """A row per arm: runs done, and the mean accuracy of the first task so far."""
-        first = self.cells[0].study.first_task
-        title = (
-            f"{len(self.done)} of {len(self.cells)} runs done, {len(self.running)} running, left: {self.left(workers)}"
-        )
-        table = Table(title=title)
-        for name in ("arm", "done", "failed", first):
-            table.add_column(name, justify="left" if name == "arm" else "right")
+    def summary(self) -> str:
+        """Where it stands, in a line."""
+        return f"{len(self.done)} of {len(self.cells)} runs done, {len(self.running)} running, left: {self.left()}"
+
+    def rows(self) -> list[list[str]]:
+        """Of every arm: its name, runs done, runs failed, and the mean accuracy of the first task so far."""
+        first, found = self.cells[0].study.first_task, []
         for label in dict.fromkeys(cell.label for cell in self.cells):
             own = [cell for cell in self.cells if cell.label == label]
             done = [cell for cell in own if cell.folder in self.done]
             scores = [accuracy(self.root / cell.folder, first) for cell in done]
             failed = sum(cell.folder in self.failed for cell in own)
-            row = f"{100 * mean(scores):.1f}" if scores else ""
-            table.add_row(label, f"{len(done)}/{len(own)}", str(failed or ""), row)
-        return table
+            mean_so_far = f"{100 * mean(scores):.1f}" if scores else ""
+            found.append([label, f"{len(done)}/{len(own)}", str(failed or ""), mean_so_far])
+        return found
 
 
 def accuracy(folder: Path, task: str) -> float:
     """A task's accuracy in a run's `results.json`."""
-    return read_json(folder / RESULTS)["tasks"][task]["accuracy"]
+    share: float = Results.read(folder / RESULTS).tasks[task]["accuracy"]
+    return share
 
 
-def run_study(path: Path, root: Path, workers: int | None = None) -> None:
-    """Run what is missing of a study. Raises `EvaluationError` on bad input, and at the end if a run failed."""
+def run_study(
+    path: Path,
+    root: Path,
+    workers: int | None = None,
+    show: Callable[[Progress, Cell], None] = lambda progress, cell: None,
+) -> None:
+    """Run what is missing of a study; `show` is called whenever a run has ended.
+
+    Raises `EvaluationError` on bad input, and at the end `FailedRunError` if a run failed.
+    """
     study = read_study(path)
     cells = [study.base_cell, *study.cells()]
     for cell in cells[1:]:
-        cell.config(root)
+        recipe_of(cell, root)
     questions = _questions(study)
     _claim(path, root)
-    progress = Progress(root, cells, questions)
     devices = _devices(workers)
+    progress = Progress(root, cells, questions, len(devices))
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED)
     threads = max(1, (os.cpu_count() or 1) // len(devices))
     running: dict[Any, tuple[Cell, Any, str | None]] = {}
     free = list(devices)
-    with Live(progress.table(len(devices)), console=console, auto_refresh=False, transient=False) as live:
-        while progress.waiting() or running:
-            while free and (queue := progress.waiting()):
-                cell, device = queue[0], free.pop(0)
-                process = context.Process(target=run_cell, args=(cell, root, device, threads))
-                process.start()
-                progress.running[cell.folder] = time.monotonic()
-                running[process.sentinel] = (cell, process, device)
-            for sentinel in wait(list(running)):
-                cell, process, device = running.pop(sentinel)
-                process.join()
-                free.append(device)
-                progress.finish(cell, process.exitcode == 0)
-                _say(live, progress, cell, len(devices))
+    while progress.waiting() or running:
+        while free and (queue := progress.waiting()):
+            cell, device = queue[0], free.pop(0)
+            process = context.Process(target=run_cell, args=(cell, root, device, threads))
+            process.start()
+            progress.running[cell.folder] = time.monotonic()
+            running[process.sentinel] = (cell, process, device)
+        for sentinel in wait(list(running)):
+            cell, process, device = running.pop(sentinel)
+            process.join()
+            free.append(device)
+            progress.finish(cell, process.exitcode == 0)
+            show(progress, cell)
     if progress.failed:
         logs = ", ".join(str((root / folder).with_suffix(".log")) for folder in progress.failed)
-        raise EvaluationError(f"{len(progress.failed)} of {len(cells)} runs failed; see {logs}, then run this again")
-
-
-def _say(live: Live, progress: Progress, cell: Cell, workers: int) -> None:
-    live.update(progress.table(workers), refresh=console.is_terminal)
-    if not console.is_terminal:
-        state = "done" if cell.folder in progress.done else "FAILED"
-        console.print(
-            f"{cell.folder}: {state}; {len(progress.done)} of {len(progress.cells)}, left: {progress.left(workers)}"
-        )
+        raise FailedRunError(f"{len(progress.failed)} of {len(cells)} runs failed; see {logs}, then run this again")
 
 
 def _questions(study: Study) -> dict[str, str]:
     """The fingerprints of what will be asked; raises before any run what would fail after the first one's training."""
     spec = study.evaluate
     Generation(batch_size=spec.batch_size, max_new_tokens=spec.max_new_tokens)
-    check_names(spec.tasks)
-    data = None if spec.data is None else Path(spec.data)
-    tasks = [load(task, data, count, spec.split) for task, count in spec.tasks.items()]
+    tasks = load_tasks(spec.tasks, None if spec.data is None else Path(spec.data), spec.split)
     if study.base.startswith((".", "/")) and not Path(study.base).is_dir():
         raise EvaluationError(f"the base model must exist, and there is no directory {study.base}; correct `base`")
     check_template(load_tokenizer(resolve_model(study.base)))

@@ -16,11 +16,11 @@ from expert_condenser.comparison.compare import compare_runs
 from expert_condenser.comparison.runs import Design, read_design
 from expert_condenser.comparison.tables import MISSING, plain_table, render
 from expert_condenser.errors import EvaluationError
-from expert_condenser.evaluation.record import RESULTS
-from expert_condenser.files import read_json
-from expert_condenser.study.plan import Cell, Study, best_options, is_done, read_study
+from expert_condenser.evaluation.results import RESULTS, Results
+from expert_condenser.study.done import is_done
+from expert_condenser.study.plan import Cell, Study, best_options, read_study
 from expert_condenser.study.plots import plot_arms
-from expert_condenser.training.record import RUN
+from expert_condenser.training.record import RUN, RunRecord
 
 TABLES, COMPARISON, PLOT = "tables.md", "comparison.json", "plot.png"
 BEFORE = "learnt before"
@@ -34,6 +34,8 @@ class Gathered:
     study: Study
     root: Path
     design: Design
+    planned: int
+    """Runs that the study has."""
     finished: int
     """Runs with results; those of seeds that are not whole are not compared."""
 
@@ -52,8 +54,9 @@ def write_tables(root: Path) -> list[Path]:
 def gather(root: Path) -> Gathered:
     """Read a study's runs, and those of other studies that stand beside them."""
     study = read_study(root / "study.yaml")
-    cells = [cell for cell in study.cells() if is_done(root, cell)]
-    seeds = [seed for seed in study.seeds if _labels(study.cells(), seed) == _labels(cells, seed)]
+    planned = study.cells()
+    cells = [cell for cell in planned if is_done(root, cell)]
+    seeds = [seed for seed in study.seeds if _labels(planned, seed) == _labels(cells, seed)]
     if not seeds:
         raise EvaluationError(f"tables need every arm of a seed, and {root} has no seed whose runs are all done")
     folders = [root / cell.folder for cell in cells if cell.seed in seeds]
@@ -65,7 +68,8 @@ def gather(root: Path) -> Gathered:
                     f"`beside` names arms of other studies, and {root / other} has no runs of {arm!r}"
                 )
             folders += found
-    return Gathered(study, root, read_design(folders, allow=("seeds",) if study.beside else ()), len(cells))
+    design = read_design(folders, allow=("seeds",) if study.beside else ())
+    return Gathered(study, root, design, len(planned), len(cells))
 
 
 def compare(gathered: Gathered) -> dict[str, Any]:
@@ -80,7 +84,7 @@ def compare(gathered: Gathered) -> dict[str, Any]:
 
 def base_scores(gathered: Gathered) -> dict[str, float]:
     """What the base model scores before any training, in points, on the first task and on `BEFORE`."""
-    tasks = read_json(gathered.root / gathered.study.base_cell.folder / RESULTS)["tasks"]
+    tasks = Results.read(gathered.root / gathered.study.base_cell.folder / RESULTS).tasks
     others = [tasks[name]["accuracy"] for name in gathered.study.other_tasks]
     return {
         gathered.study.first_task: 100 * tasks[gathered.study.first_task]["accuracy"],
@@ -90,9 +94,9 @@ def base_scores(gathered: Gathered) -> dict[str, float]:
 
 def markdown(gathered: Gathered, report: dict[str, Any]) -> str:
     """All tables of a study as one Markdown text."""
-    study, base = gathered.study, base_scores(gathered)
+    base = base_scores(gathered)
     head = (
-        f"{gathered.finished} of {len(study.cells())} runs are done; compared are {len(report['seeds'])} seeds "
+        f"{gathered.finished} of {gathered.planned} runs are done; compared are {len(report['seeds'])} seeds "
         f"({', '.join(map(str, report['seeds']))}). Base model: "
         + ", ".join(f"{name} {score:.1f}" for name, score in base.items())
         + "."
@@ -100,7 +104,7 @@ def markdown(gathered: Gathered, report: dict[str, Any]) -> str:
     summary = plain_table("Summary; mean ± standard deviation over seeds", *_summary(gathered, report), "markdown")
     details = render(report, "markdown")
     families = plain_table("Accuracy on every task, mean over seeds", *_per_task(gathered), "markdown")
-    return "\n\n".join([f"# {gathered.root.name}", head, summary, details, families]) + "\n"
+    return "\n\n".join([f"# {gathered.root.resolve().name}", head, summary, details, families]) + "\n"
 
 
 def _summary(gathered: Gathered, report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -112,7 +116,7 @@ def _summary(gathered: Gathered, report: dict[str, Any]) -> tuple[list[str], lis
     cells = []
     for label, arm in gathered.design.arms.items():
         runs = list(arm.runs.values())
-        costs = [read_json(run.folder / RUN)["cost"] for run in runs]
+        costs = [_cost(run.folder) for run in runs]
         row = [label, f"{runs[0].config['learning_rate']:g}", _spread(rows[study.first_task, label]["scores"])]
         if study.other_tasks:
             known = rows[BEFORE, label]["scores"]
@@ -127,12 +131,19 @@ def _summary(gathered: Gathered, report: dict[str, Any]) -> tuple[list[str], lis
 
 def _per_task(gathered: Gathered) -> tuple[list[str], list[list[str]]]:
     tasks = list(gathered.study.evaluate.tasks)
-    base = read_json(gathered.root / gathered.study.base_cell.folder / RESULTS)["tasks"]
+    base = Results.read(gathered.root / gathered.study.base_cell.folder / RESULTS).tasks
     rows = [["base", *(f"{100 * base[task]['accuracy']:.0f}" for task in tasks)]]
     for label, arm in gathered.design.arms.items():
         means = [mean(run.tasks[task].accuracy for run in arm.runs.values()) for task in tasks]
         rows.append([label, *(f"{100 * value:.0f}" for value in means)])
     return ["arm", *(task.partition(":")[2] or task for task in tasks)], rows
+
+
+def _cost(folder: Path) -> dict[str, Any]:
+    cost = RunRecord.read(folder / RUN).cost
+    if cost is None:
+        raise EvaluationError(f"a run of a study has its cost in {RUN}, and {folder} has none; run the study again")
+    return cost
 
 
 def _spread(scores: Sequence[float]) -> str:

@@ -13,12 +13,15 @@ import torch
 import transformers
 
 from expert_condenser.checkpoint.guard import newest_whole
-from expert_condenser.checkpoint.load import load_model, load_tokenizer, resolve_model
-from expert_condenser.evaluation.backends.transformers_backend import Generation, ModelBackend
-from expert_condenser.evaluation.evaluate import evaluate, settings_of
-from expert_condenser.evaluation.record import ITEMS, SETTINGS
-from expert_condenser.evaluation.tasks import load
+from expert_condenser.checkpoint.load import load_tokenizer, resolve_model
+from expert_condenser.evaluation.backends.local import LocalBackend
+from expert_condenser.evaluation.evaluate import evaluate
+from expert_condenser.evaluation.generation import Generation
+from expert_condenser.evaluation.record import ITEMS
+from expert_condenser.evaluation.settings import SETTINGS
+from expert_condenser.evaluation.tasks import load_tasks
 from expert_condenser.methods import METHODS
+from expert_condenser.study.cells import recipe_of
 from expert_condenser.study.cost import FlopCounter, peak_memory
 from expert_condenser.study.plan import Cell
 from expert_condenser.training.folder import annotate
@@ -57,7 +60,7 @@ def _run(cell: Cell, root: Path) -> None:
         if not cell.study.keep_models:
             keep_results(folder, ())
         return
-    config = cell.config(root)
+    config = recipe_of(cell, root)
     if not (folder / "model").exists() or RunRecord.read(folder / RUN).cost is None:  # the cost is noted last
         _train(cell, config)
     _evaluate(cell, folder, folder / "model")
@@ -68,15 +71,11 @@ def _run(cell: Cell, root: Path) -> None:
 def _evaluate(cell: Cell, folder: Path, path: Path) -> None:
     """The study's tasks on one model; `results.json` goes to `folder`."""
     spec = cell.study.evaluate
-    model, tokenizer = load_model(path), load_tokenizer(path)
-    if torch.cuda.is_available():
-        model.to("cuda")
-    data = None if spec.data is None else Path(spec.data)
-    tasks = [load(task, data, count, spec.split) for task, count in spec.tasks.items()]
+    tokenizer = load_tokenizer(path)
+    tasks = load_tasks(spec.tasks, None if spec.data is None else Path(spec.data), spec.split)
     generation = Generation(batch_size=spec.batch_size, max_new_tokens=spec.max_new_tokens)
-    backend = ModelBackend(model, tokenizer)
-    settings = settings_of(tokenizer, tasks, generation, cell.label)
-    evaluate(backend, tokenizer, tasks, folder, generation, settings=settings, nll_model=model, progress=False)
+    backend = LocalBackend(path, tokenizer, device="cuda" if torch.cuda.is_available() else "cpu")
+    evaluate(backend, tokenizer, tasks, folder, generation, label=cell.label)
 
 
 def _train(cell: Cell, config: Recipe) -> None:

@@ -9,7 +9,7 @@ the usage of experts has a long tail, and what the tail holds is known: it is th
 import json
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,8 +21,9 @@ from transformers import OlmoeForCausalLM, PreTrainedTokenizerFast
 from expert_condenser.checkpoint.load import base_model_path, load_model, load_tokenizer
 from expert_condenser.data.procedural.families import draw, frequencies
 from expert_condenser.data.sources import TESTBED
-from expert_condenser.evaluation.backends.transformers_backend import Generation, ModelBackend
-from expert_condenser.evaluation.evaluate import evaluate, settings_of
+from expert_condenser.evaluation.backends.local import LocalBackend
+from expert_condenser.evaluation.evaluate import evaluate
+from expert_condenser.evaluation.generation import Generation
 from expert_condenser.evaluation.tasks import load
 from expert_condenser.functional.routing import RoutingConfig
 from expert_condenser.moe.attach import attach
@@ -73,8 +74,13 @@ def routing_loss(logits: Sequence[Tensor], in_tail: Tensor) -> Tensor:
     return torch.stack(losses).mean()
 
 
-def train_long_tail(output_dir: Path, recipe: LongTailConfig) -> Path:
-    """Go on from the embedded base; writes `base/`, `recipe.json`, `log.jsonl`, and returns the model's directory."""
+def train_long_tail(
+    output_dir: Path, recipe: LongTailConfig, advance: Callable[[int], None] = lambda steps: None
+) -> Path:
+    """Go on from the embedded base; writes `base/`, `recipe.json`, `log.jsonl`, and returns the model's directory.
+
+    `advance` is called with 1 after every step.
+    """
     output_dir.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
     tokenizer = load_tokenizer(base_model_path())
@@ -100,6 +106,7 @@ def train_long_tail(output_dir: Path, recipe: LongTailConfig) -> Path:
             entry = {"step": step + 1, "nll": round(nll, 4), "routing_nll": round(routing, 4)}
             with (output_dir / "log.jsonl").open("a") as log:
                 log.write(json.dumps({**entry, "seconds": round(time.time() - start)}) + "\n")
+        advance(1)
     model.config.output_router_logits = False
     model.to(torch.bfloat16).save_pretrained(output_dir / "base")
     tokenizer.save_pretrained(output_dir / "base")
@@ -161,15 +168,7 @@ def _accuracy_without(path: Path, experts: list[int], names: Sequence[str], coun
     for layer in moe_layers(model):
         layer.router.selection_bias[experts] = _OUT
     tasks = [load(f"{TESTBED}{name}", limit=count, split="validation") for name in names]
+    backend = LocalBackend(f"{path.name} without experts {experts}", tokenizer, model=model)
     with TemporaryDirectory() as folder:
-        backend = ModelBackend(model, tokenizer)
-        results = evaluate(
-            backend,
-            tokenizer,
-            tasks,
-            Path(folder),
-            Generation(),
-            settings=settings_of(tokenizer, tasks, Generation(), path.name),
-            progress=False,
-        )
+        results = evaluate(backend, tokenizer, tasks, Path(folder), Generation())
     return {task.removeprefix(TESTBED): result["accuracy"] for task, result in results["tasks"].items()}

@@ -8,7 +8,7 @@ import json
 import math
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 from transformers import OlmoeConfig, OlmoeForCausalLM, PreTrainedTokenizerFast
 
 from expert_condenser.data.procedural.families import FAMILIES, draw, frequencies, items
+from expert_condenser.errors import FailedRunError
 from expert_condenser.moe.experts import NAME as SORTED
 from expert_condenser.testbed.tokenizer import VOCABULARY_SIZE, train_tokenizer
 
@@ -59,8 +60,12 @@ def base_config(tokenizer: PreTrainedTokenizerFast, recipe: PretrainConfig) -> O
     )
 
 
-def pretrain(output_dir: Path, recipe: PretrainConfig) -> None:
-    """Train from scratch, or go on from `output_dir`; writes the model, the tokenizer, `recipe.json`, `log.jsonl`."""
+def pretrain(output_dir: Path, recipe: PretrainConfig, advance: Callable[[int], None] = lambda steps: None) -> None:
+    """Train from scratch, or go on from `output_dir`; writes the model, the tokenizer, `recipe.json`, `log.jsonl`.
+
+    `advance` is called with the number of steps that are done since the last call. Raises `FailedRunError` when the
+    loss is not finite.
+    """
     output_dir.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
     tokenizer = _tokenizer(output_dir)
@@ -71,6 +76,7 @@ def pretrain(output_dir: Path, recipe: PretrainConfig) -> None:
     )
     start = _restore(output_dir, model, optimizer)
     (output_dir / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
+    advance(start)
     seconds = time.time()
     for step in range(start, recipe.steps):
         for group in optimizer.param_groups:
@@ -82,12 +88,13 @@ def pretrain(output_dir: Path, recipe: PretrainConfig) -> None:
         optimizer.step()
         optimizer.zero_grad()
         if not torch.isfinite(output.loss):
-            raise FloatingPointError(f"the loss is {output.loss.item()} at step {step}; the last checkpoint is kept")
+            raise FailedRunError(f"the loss is {output.loss.item()} at step {step}; the last checkpoint is kept")
         if (step + 1) % recipe.log_every == 0:
             _log(output_dir, step + 1, output, norm.item(), time.time() - seconds, recipe)
             seconds = time.time()
         if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == recipe.steps:
             _save(output_dir, model, optimizer, step + 1)
+        advance(1)
     model.config.output_router_logits = False
     model.to(torch.bfloat16).save_pretrained(output_dir / "base")
     tokenizer.save_pretrained(output_dir / "base")

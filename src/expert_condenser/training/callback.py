@@ -10,15 +10,17 @@ from safetensors.torch import load_file, save_file
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
-from expert_condenser.errors import TrainingError
+from expert_condenser.errors import FailedRunError, TrainingError
 from expert_condenser.methods.base import Method
+from expert_condenser.moe.attachment import find_attachment
 from expert_condenser.moe.layers import moe_layers
-from expert_condenser.moe.router import PolicyRouter
 from expert_condenser.training.auxiliary import check_auxiliary_coefficient, check_auxiliary_gradient
 from expert_condenser.training.usage import StepUsage, collect
 
 METHOD_STATE = "method_state.json"
 USAGE_HISTORY = "usage.safetensors"
+PREFIX = "moe/"
+"""In front of what the method and the experts add, for trackers, which group by it."""
 _NOT_FOR_TRACKERS = ("entropy", "mean_token_accuracy")
 """TRL's extras stay in the log history; trackers get twelve scalars, all of them read in practice."""
 
@@ -48,13 +50,13 @@ class MethodCallback(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Find the routers; on a resume, read what the checkpoint holds."""
         self.layers = moe_layers(model)
-        prepared = getattr(self.method, "layers", self.layers)
-        if any(
-            own.router is not layer.router for own, layer in zip(prepared, self.layers, strict=True)
-        ) or not isinstance(self.layers[0].router, PolicyRouter):
+        attachment = find_attachment(model)
+        prepared = [layer.router for layer in getattr(self.method, "layers", ())]
+        if attachment is None or any(own is not r for own, r in zip(prepared, attachment.routers, strict=True)):
             raise TrainingError(
                 "the callback acts on the model that method.prepare(model) was called on; got another one"
             )
+        self.attachment = attachment
         if getattr(args, "n_gpu", 0) > 1:
             raise TrainingError(
                 "nn.DataParallel runs copies of the routers, whose counts are lost; start one process per GPU with "
@@ -79,24 +81,22 @@ class MethodCallback(TrainerCallback):
         step = state.global_step + 1
         every = state.logging_steps or 1
         detailed = step % every == 0 or step == 1
-        self.layers[0].router.state.detailed = detailed
-        for layer in self.layers:
-            layer.router.counter.reset()
+        self.attachment.reset(detailed=detailed)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Stop before a gradient that is not finite reaches the weights: it shows in the routers of every layer."""
         gradients = [parameter.grad for parameter in self._watched if parameter.grad is not None]
         if not args.fp16 and gradients and not torch.stack([g.sum() for g in gradients]).sum().isfinite():
-            raise TrainingError(
+            raise FailedRunError(
                 f"a gradient is not finite at step {state.global_step + 1}; the last checkpoint is kept"
             )
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any) -> None:
         """Reduce the usage of the step and let the method act on it; a skipped step (fp16 overflow) counts nothing."""
-        self.last = collect(self.layers)
+        self.last = collect(self.attachment)
         if getattr(optimizer, "step_was_skipped", False):
             return
-        by_mass = getattr(self.layers[0].router.policy, "usage", "count") == "mass"
+        by_mass = getattr(self.attachment.policy, "usage", "count") == "mass"
         self.steps += 1
         self.method.step(self.last.mass if by_mass else self.last.counts)
         self._interval = self.last.counts if self._interval is None else self._interval + self.last.counts
@@ -107,18 +107,18 @@ class MethodCallback(TrainerCallback):
             logs["eval_nll"] = state.log_history[-1]["eval_nll"] = self._nll(logs, "eval_")
         if not logs or "loss" not in logs or self.last is None:
             return
-        metrics: dict[str, float] = {"nll": self._nll(logs), **self.last.metrics(self.layers), **self.method.metrics()}
+        of_experts = {**self.last.metrics(self.attachment), **self.method.metrics()}
         if self._interval is not None:
             self._history[state.global_step] = self._interval
             self._interval = None
-        metrics["num_tokens"] = self.tokens()
-        logs.update(metrics)
-        state.log_history[-1].update(metrics)
+        plain = {"nll": self._nll(logs), "num_tokens": self.tokens()}
+        state.log_history[-1].update({**plain, **of_experts})
+        logs.update({**plain, **{f"{PREFIX}{name}": value for name, value in of_experts.items()}})
         for name in _NOT_FOR_TRACKERS:
             logs.pop(name, None)
         for name in ("loss", "grad_norm"):
             if not math.isfinite(logs.get(name, 0.0)):
-                raise TrainingError(f"{name} is {logs[name]} at step {state.global_step}; the last checkpoint is kept")
+                raise FailedRunError(f"{name} is {logs[name]} at step {state.global_step}; the last checkpoint is kept")
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Close the last interval of the usage history, which may end between two logs."""
@@ -150,8 +150,9 @@ class MethodCallback(TrainerCallback):
 
     def tokens(self) -> int:
         """Real tokens of this training so far, also those before a resume."""
-        router = self.layers[0].router
-        extra = len(router.condenser_ids) if router.policy is not None and router.policy.budget == "additive" else 0
+        policy = self.attachment.policy
+        additive = policy is not None and policy.budget == "additive"
+        extra = len(self.attachment.routers[0].condenser_ids) if additive else 0
         selections = sum(int(counts[0].sum()) for counts in self._history.values())
         pending = 0 if self._interval is None else int(self._interval[0].sum())
         return (selections + pending) // (self.layers[0].top_k + extra)

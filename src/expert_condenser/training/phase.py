@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate.logging import get_logger
-from transformers import AutoConfig, TrainerCallback, TrainerState
+from transformers import AutoConfig, PrinterCallback, ProgressCallback, TrainerCallback, TrainerState
 from trl import SFTTrainer
 
 from expert_condenser.checkpoint.load import resolve_model
@@ -73,6 +73,8 @@ def make_trainer(
         callbacks=[*callbacks, RunRecorder(folder.path, method.phase)],
         router_learning_rate_factor=recipe.run.router_learning_rate_factor,
     )
+    for shown in (PrinterCallback, ProgressCallback):  # a library prints nothing; the command line has its own
+        trainer.remove_callback(shown)
     # The method's numbers are added to a log entry before the recorder and the trackers see it.
     trainer.callback_handler.callbacks.sort(key=lambda item: not isinstance(item, MethodCallback))
     return trainer

@@ -1,6 +1,5 @@
 """A recipe: what to train on what, by which method, with which adapter and which of TRL's options."""
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -11,7 +10,7 @@ from expert_condenser.errors import TrainingError
 from expert_condenser.functional.allocation import Allocation
 from expert_condenser.methods import METHODS, Method
 from expert_condenser.methods.base import Config
-from expert_condenser.names import nearest
+from expert_condenser.names import unknown
 from expert_condenser.training.sft_options import TrainerConfig
 
 DTYPES = ("float32", "bfloat16", "float16", "auto")
@@ -47,7 +46,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         """Raise `TrainingError` where an option has no meaning."""
         if self.method not in METHODS:
-            raise TrainingError(unknown_name("method", self.method, METHODS))
+            raise TrainingError(unknown("method", self.method, METHODS))
         if self.dtype not in DTYPES:
             raise TrainingError(f"dtype is one of {', '.join(DTYPES)}; got {self.dtype!r}")
         if self.device_map in ("auto", "balanced", "balanced_low_0", "sequential"):
@@ -105,9 +104,9 @@ class Recipe:
         RunConfig(method=name)
         parts = {"run": RunConfig, "data": DataConfig, "method": METHODS[name].Config, **_SHARED}
         taken = {part: {f.name for f in fields(kind) if f.init} & options.keys() for part, kind in parts.items()}
-        unknown = sorted(options.keys() - set().union(*taken.values()))
-        if unknown:
-            raise TrainingError(unknown_option(unknown[0], name))
+        strange = sorted(options.keys() - set().union(*taken.values()))
+        if strange:
+            raise TrainingError(unknown_option(strange[0], name))
         made = {part: kind(**{key: options[key] for key in taken[part]}) for part, kind in parts.items()}
         return cls(**made)
 
@@ -176,14 +175,6 @@ class Recipe:
         return replace(self, run=replace(self.run, resume=resume, overwrite=overwrite))
 
 
-def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
-    """What to say of a name that does not exist."""
-    names = list(known)
-    near = nearest(name, names)
-    guess = f"; did you mean {near!r}?" if near else f"; there are {', '.join(names)}" if len(names) < 20 else ""
-    return f"{name!r} is no {what}{guess}"
-
-
 _SHARED: dict[str, Any] = {"adapter": AdapterConfig, "trainer": TrainerConfig}
 
 
@@ -200,4 +191,4 @@ def unknown_option(name: str, method: str) -> str:
             f"method {method!r} has no option {name!r}: it is of {', '.join(owners)}; leave it out, or take another "
             "method"
         )
-    return unknown_name("option", name, [f.name for kind in option_kinds(method).values() for f in fields(kind)])
+    return unknown("option", name, [f.name for kind in option_kinds(method).values() for f in fields(kind)])

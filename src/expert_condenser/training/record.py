@@ -64,7 +64,8 @@ class RunRecord:
                 f"{path} has format_version {found!r}, and this release reads up to {FORMAT_VERSION}; update "
                 "expert-condenser"
             )
-        for key, kind in _NEEDED.items():
+        kinds = _NEEDED | {key: kind for key, kind in _OPTIONAL.items() if content.get(key) is not None}
+        for key, kind in kinds.items():
             if not isinstance(content.get(key), kind):
                 got = f"got {content[key]!r}" if key in content else "it is missing"
                 raise DataError(f"{path} has {key!r}, of type {kind.__name__}; {got}. Run it again.")
@@ -89,6 +90,7 @@ class RunRecord:
 
 
 _NEEDED = {"method": str, "config": dict}
+_OPTIONAL = {"finished": bool, "arm": str, "steps": int, "tokens": int, "cost": dict}
 _RENAMED = {"model_name_or_path": "model", "dataset": "data", "dataset_split": "split", "eval_dataset": "eval_data"}
 """Option names of version 1, and what they are called since."""
 _ROUTING = ("routing_preset", "budget", "bias_space", "bias_in_weights", "usage", "bias_center", "bias_clip")

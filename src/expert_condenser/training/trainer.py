@@ -9,7 +9,7 @@ from torch.utils.data import Sampler
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import SFTTrainer
 
-from expert_condenser.errors import TrainingError
+from expert_condenser.errors import FailedRunError, TrainingError
 from expert_condenser.moe.layers import moe_layers
 from expert_condenser.moe.parameters import parameter_groups
 
@@ -71,16 +71,17 @@ class StrictSFTTrainer(SFTTrainer):
         return optimizer
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """One micro-batch; raises `TrainingError` on NaN or infinity, before it reaches the weights."""
+        """One micro-batch; raises `FailedRunError` on NaN or infinity, before it reaches the weights."""
         loss: torch.Tensor = super().training_step(*args, **kwargs)
         if not torch.isfinite(loss):
-            raise TrainingError(
+            raise FailedRunError(
                 f"the loss is {loss.item()} at step {self.state.global_step + 1}; the run stops and keeps its last "
                 "checkpoint. Lower learning_rate or check the data, then --resume."
             )
         return loss
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
+        """As transformers', with an order by length that the seed decides; there is no public place to set one."""
         sampler: Sampler[int] | None = super()._get_train_sampler(train_dataset)
         if isinstance(sampler, LengthGroupedSampler):
             seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed

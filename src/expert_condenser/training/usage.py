@@ -9,7 +9,9 @@ from jaxtyping import Float, Int, Num
 from torch import Tensor
 
 from expert_condenser.functional.concentration import dead_share, diversity, gini
-from expert_condenser.moe.layers import MoELayer
+from expert_condenser.moe.attachment import Attachment
+from expert_condenser.moe.counting import Counter
+from expert_condenser.moe.router import PolicyRouter
 
 
 @dataclass(frozen=True)
@@ -23,43 +25,41 @@ class StepUsage:
     changed: Float[Tensor, " L"]
     """Share of the tokens whose experts the bias changed; NaN unless the step was detailed."""
 
-    def metrics(self, layers: Sequence[MoELayer]) -> dict[str, float]:
+    def metrics(self, attachment: Attachment) -> dict[str, float]:
         """Means over layers: expert diversity exp(H)/E, Gini, dead share; detailed, also the gate share and churn."""
         numbers = {
             "expert_diversity": diversity(self.counts).mean().item(),
             "usage_gini": gini(self.counts).mean().item(),
             "dead_experts": dead_share(self.counts).mean().item(),
         }
-        if not self.changed.isnan().any() and layers[0].router.policy is not None:
+        if not self.changed.isnan().any() and attachment.policy is not None:
             numbers["route_churn"] = self.changed.mean().item()
-            numbers["condenser_gate_share"] = self._condenser_gate_share(layers)
+            numbers["condenser_gate_share"] = self._condenser_gate_share(attachment.routers)
         return numbers
 
-    def _condenser_gate_share(self, layers: Sequence[MoELayer]) -> float:
+    def _condenser_gate_share(self, routers: Sequence[PolicyRouter]) -> float:
         shares = [
-            (mass[layer.router.condenser_ids.to(mass.device)].sum() / mass.sum()).item()
-            for mass, layer in zip(self.gate_mass, layers, strict=True)
+            (mass[router.condenser_ids.to(mass.device)].sum() / mass.sum()).item()
+            for mass, router in zip(self.gate_mass, routers, strict=True)
         ]
         return sum(shares) / len(shares)
 
 
-def collect(layers: Sequence[MoELayer]) -> StepUsage:
+def collect(attachment: Attachment) -> StepUsage:
     """Sum the counters over data-parallel processes with one all-reduce of a stacked matrix, then reset them.
 
     Counts travel as float64, which is exact below 2^53 tokens.
     """
-    device = layers[0].router.counter.counts.device
-    stacked = torch.stack([_row(layer).to(device) for layer in layers])
+    rows = [_row(router.counter) for router in attachment.routers]
+    stacked = torch.stack([row.to(rows[0].device) for row in rows])
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(stacked)
-    for layer in layers:
-        layer.router.counter.reset()
-    counts, mass, gate_mass, (changed, tokens) = _split(stacked.cpu(), layers[0].num_experts)
+    attachment.reset(detailed=attachment.watch.detailed)
+    counts, mass, gate_mass, (changed, tokens) = _split(stacked.cpu(), attachment.routers[0].num_experts)
     return StepUsage(counts.round().long(), mass, gate_mass, changed / tokens)
 
 
-def _row(layer: MoELayer) -> Num[Tensor, " columns"]:
-    counter = layer.router.counter
+def _row(counter: Counter) -> Num[Tensor, " columns"]:
     scalars = torch.stack([counter.changed.double(), counter.tokens.double()])
     return torch.cat([counter.counts.double(), counter.mass, counter.gate_mass, scalars])
 

@@ -1,15 +1,16 @@
 import json
 import re
-from pathlib import Path
 
 import pytest
 
 from expert_condenser.data.rows import load_rows
 from expert_condenser.errors import DataError
 from expert_condenser.evaluation.tasks import TASKS, load
+from tests.samples import folders
 
-SAMPLE = Path(__file__).parents[4] / "shared" / "data" / "eval_sample"
-real = pytest.mark.skipif(not SAMPLE.exists(), reason="the sample of the benchmarks is not here")
+ROOTS = dict(zip(("samples", "widened"), folders("eval_sample", "eval_sample"), strict=False))
+"""Files made for the tests, and the real ones in the same formats where they are at hand."""
+
 FILES = {
     "boolq": "boolq",
     "piqa": "piqa",
@@ -129,19 +130,21 @@ def test_bad_rows(tmp_path, name, row, message):
         one(tmp_path, name, row)
 
 
-@real
 @pytest.mark.parametrize("name", FILES)
-def test_prompts_and_references_are_those_of_training(name):
-    questions = load(name, SAMPLE).questions
-    trained = load_rows(str(SAMPLE / f"{FILES[name]}.json"))
+@pytest.mark.parametrize("root", ROOTS)
+def test_prompts_and_references_are_those_of_training(root, name):
+    sample = ROOTS[root]
+    questions = load(name, sample).questions
+    trained = load_rows(str(sample / f"{FILES[name]}.json"))
+    assert len(questions) == {"samples": 3, "widened": 120}[root]
     assert [question.prompt for question in questions] == list(trained["prompt"])
     assert [question.reference for question in questions] == [turns[0]["content"] for turns in trained["completion"]]
 
 
-@real
 @pytest.mark.parametrize("name", FILES)
-def test_original_rows_of_the_sample_are_worded_as_there(tmp_path, name):
-    rows = json.loads((SAMPLE / f"{FILES[name]}.json").read_text())
+@pytest.mark.parametrize("root", ROOTS)
+def test_original_rows_of_the_sample_are_worded_as_there(tmp_path, root, name):
+    rows = json.loads((ROOTS[root] / f"{FILES[name]}.json").read_text())
     (tmp_path / "rows.json").write_text(json.dumps([original(name, row) for row in rows]))
     questions = load(name, tmp_path / "rows.json").questions
     assert [question.prompt[0]["content"] for question in questions] == [row["instruction"] for row in rows]

@@ -5,10 +5,12 @@ import json
 import pytest
 from datasets import Dataset
 
+from expert_condenser.data import sources
 from expert_condenser.data.procedural.families import BY_NAME
+from expert_condenser.data.splits import SPLITS
 from expert_condenser.errors import DataError, EvaluationError
 from expert_condenser.evaluation.answers import NUMBER
-from expert_condenser.evaluation.tasks import TASKS, check_names, load, task
+from expert_condenser.evaluation.tasks import TASKS, check_names, load
 from expert_condenser.evaluation.tasks.task import Question
 
 ROW = {"instruction": "What is 2 + 3?", "input": "", "output": "2 + 3 = 5.", "answer": "5.0"}
@@ -27,12 +29,12 @@ def hub(monkeypatch):
         asked.append((name, config, split, revision))
         return Dataset.from_list([{"question": "2 + 3?", "answer": "2 + 3 = <<2+3=5>>5\n#### 5"}])
 
-    monkeypatch.setattr(task, "load_dataset", load_dataset)
+    monkeypatch.setattr(sources, "load_dataset", load_dataset)
     return asked
 
 
 def write(path, rows=(ROW,)):
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".parquet":
         Dataset.from_list(list(rows)).to_parquet(str(path))
     elif path.suffix == ".jsonl":
@@ -82,6 +84,12 @@ def test_the_limit_takes_the_first_questions(tmp_path, limit):
         ("gsm8k", "gsm8k/test.json"),
         ("gsm8k", "gsm8k/test.jsonl"),
         ("gsm8k", "gsm8k/test-00000-of-00001.parquet"),
+        ("gsm8k", "gsm8k-eval.json"),
+        ("gsm8k", "gsm8k/data/test-00000-of-00001.parquet"),
+        ("gsm8k", "gsm8k/main/test-00000-of-00001.parquet"),
+        ("gsm8k", "gsm8k/main/test.jsonl"),
+        ("gsm8k", "gsm8k/test/0000.parquet"),
+        ("boolq", "boolq/data/validation-00000-of-00001.parquet"),
         ("aqua", "AQuA.json"),
         ("aqua", "aqua_rat/test.json"),
         ("siqa", "social_i_qa.json"),
@@ -97,6 +105,33 @@ def test_files_that_a_directory_is_searched_for(tmp_path, name, file):
     write(tmp_path / "other.json", [{"no": "task"}])
     write(tmp_path / file, [ROW | {"answer": answers.get(name, "5")}])
     assert len(load(name, tmp_path).questions) == 1
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        *("gsm8k_latest.json", "gsm8k/train.json", "gsm8k/socratic/test.json", "my_gsm8k_test.json"),
+        *(".gsm8k.json", ".cache/gsm8k/test.json", "gsm8k/test/state.json"),
+    ],
+)
+def test_control_files_that_are_not_the_test_questions(tmp_path, file):
+    write(tmp_path / file)
+    with pytest.raises(DataError, match="must hold the test questions of gsm8k"):
+        load("gsm8k", tmp_path)
+
+
+def test_a_copy_of_the_hub_is_asked_for_the_split_that_has_answers(tmp_path):
+    for split, count in (("train", 1), ("validation", 2), ("test", 3)):
+        write(tmp_path / "boolq" / "data" / f"{split}-00000-of-00001.parquet", [ROW | {"answer": "true"}] * count)
+        write(tmp_path / "gsm8k" / "main" / f"{split}-00000-of-00001.parquet", [ROW] * count)
+    counts = [[len(load(name, tmp_path, split=split).questions) for split in SPLITS] for name in ("boolq", "gsm8k")]
+    assert counts == [[1, 2, 2], [1, 2, 3]]
+
+
+def test_a_shard_that_names_two_splits(tmp_path):
+    write(tmp_path / "gsm8k" / "test-train.parquet")
+    with pytest.raises(DataError, match=r"gsm8k/test-train\.parquet names test and train; rename it"):
+        load("gsm8k", tmp_path)
 
 
 def test_the_folder_of_a_task_may_be_named_itself(tmp_path):
@@ -194,7 +229,7 @@ def test_a_hub_that_fails_is_one_message(monkeypatch, name):
     def refuse(*arguments, **options):
         raise ConnectionError("no network")
 
-    monkeypatch.setattr(task, "load_dataset", refuse)
+    monkeypatch.setattr(sources, "load_dataset", refuse)
     with pytest.raises(DataError, match=rf"{name}: the split .* cannot be loaded: no network; download it"):
         load(name)
 

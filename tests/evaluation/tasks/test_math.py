@@ -1,15 +1,18 @@
 import json
 import re
-from pathlib import Path
 
 import pytest
 
 from expert_condenser.data.rows import load_rows
 from expert_condenser.errors import DataError
 from expert_condenser.evaluation.tasks import TASKS, load
+from tests.samples import folders
 
-SAMPLE = Path(__file__).parents[4] / "shared" / "data" / "eval_sample"
-real = pytest.mark.skipif(not SAMPLE.exists(), reason="the sample of the benchmarks is not here")
+ROOTS = dict(zip(("samples", "widened"), folders("eval_sample", "eval_sample"), strict=False))
+"""Files made for the tests, and the real ones in the same formats where they are at hand."""
+
+SIZES = {"samples": (3, 2), "widened": (100, 22)}
+"""The fewest questions of a set, and how many questions the two files of GSM8K share."""
 FILES = {
     "gsm8k": "gsm8k",
     "svamp": "SVAMP",
@@ -119,40 +122,42 @@ def test_bad_rows(tmp_path, name, row, message):
         one(tmp_path, name, row)
 
 
-@real
 @pytest.mark.parametrize("name", FILES)
-def test_prompts_and_references_are_those_of_training(name):
-    questions = load(name, SAMPLE).questions
-    trained = load_rows(str(SAMPLE / f"{FILES[name]}.json"))
+@pytest.mark.parametrize("root", ROOTS)
+def test_prompts_and_references_are_those_of_training(root, name):
+    sample = ROOTS[root]
+    questions = load(name, sample).questions
+    trained = load_rows(str(sample / f"{FILES[name]}.json"))
     assert [question.prompt for question in questions] == list(trained["prompt"])
     assert [question.reference for question in questions] == [turns[0]["content"] for turns in trained["completion"]]
-    assert len({question.prompt[0]["content"] for question in questions}) > 100
+    assert len({question.prompt[0]["content"] for question in questions}) >= SIZES[root][0]
 
 
-@real
-def test_gsm8k_in_its_own_format_is_that_of_training_too():
-    path = SAMPLE / "gsm8k_main.jsonl"
+@pytest.mark.parametrize("root", ROOTS)
+def test_gsm8k_in_its_own_format_is_that_of_training_too(root):
+    path = ROOTS[root] / "gsm8k_main.jsonl"
     questions, trained = load("gsm8k", path).questions, load_rows(str(path))
     assert [question.prompt for question in questions] == list(trained["prompt"])
     assert [question.reference for question in questions] == [turns[0]["content"] for turns in trained["completion"]]
-    adapted = {question.prompt[0]["content"]: question.gold for question in load("gsm8k", SAMPLE).questions}
+    adapted = {question.prompt[0]["content"]: question.gold for question in load("gsm8k", path.parent).questions}
     shared = [question for question in questions if question.prompt[0]["content"] in adapted]
-    assert len(shared) == 22
+    assert len(shared) == SIZES[root][1]
     number = TASKS["gsm8k"].answer
     assert all(number.equal(question.gold, adapted[question.prompt[0]["content"]]) for question in shared)
 
 
-@real
-def test_every_reference_of_gsm8k_is_right():
-    loaded = load("gsm8k", SAMPLE / "gsm8k_main.jsonl")
+@pytest.mark.parametrize("root", ROOTS)
+def test_every_reference_of_gsm8k_is_right(root):
+    loaded = load("gsm8k", ROOTS[root] / "gsm8k_main.jsonl")
+    assert len(loaded.questions) > SIZES[root][0]
     for question in loaded.questions:
         assert loaded.answer.extract(question.reference) == question.gold
 
 
-@real
 @pytest.mark.parametrize("name", ["aqua", "mathqa", "svamp"])
-def test_original_rows_of_the_sample_are_worded_as_there(tmp_path, name):
-    rows = json.loads((SAMPLE / f"{FILES[name]}.json").read_text())
+@pytest.mark.parametrize("root", ROOTS)
+def test_original_rows_of_the_sample_are_worded_as_there(tmp_path, root, name):
+    rows = json.loads((ROOTS[root] / f"{FILES[name]}.json").read_text())
     original = [ORIGINAL_ROW[name](row["instruction"], row["answer"]) for row in rows]
     (tmp_path / "rows.json").write_text(json.dumps(original))
     prompts = [question.prompt[0]["content"] for question in load(name, tmp_path / "rows.json").questions]

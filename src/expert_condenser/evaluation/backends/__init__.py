@@ -1,1 +1,1 @@
-"""What answers: a loaded model, vLLM, lm-eval."""
+"""What answers: a transformers model here, vLLM, lm-eval; `base` says what they have in common."""

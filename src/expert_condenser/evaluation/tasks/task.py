@@ -1,11 +1,10 @@
 """A task: where its questions are, how a row becomes a question, and how an answer is read.
 
 A task reads two kinds of rows. Rows in the LLM-Adapters format (`instruction`, `input`, `output`, `answer`) are asked
-as `training.formats.read_alpaca` renders them. Rows of the original data set are first worded like those, so that both
+as `data.formats.read_alpaca` renders them. Rows of the original data set are first worded like those, so that both
 give one prompt, and it is the prompt that training used.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -13,18 +12,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datasets import load_dataset
-
 from expert_condenser.data.formats import Example, Message, Row, read_alpaca, text_of
-from expert_condenser.data.sources import LOADING_ERRORS, Part, read_file
+from expert_condenser.data.shards import whole
+from expert_condenser.data.sources import Part, find_files, read_file, read_hub
+from expert_condenser.data.splits import KEYWORDS, SUFFIXES, split_in
 from expert_condenser.errors import DataError
 from expert_condenser.evaluation.answers import AnswerKind
 
-SPLITS = ("train", "validation", "test")
-ALIASES = {"train": ("train",), "validation": ("validation", "valid", "dev", "val"), "test": ("test",)}
-"""Names that a split has in file names."""
-SUFFIXES = (".json", ".jsonl", ".parquet")
-SHARD = re.compile(r"-(\d+)-of-(\d+)")
 CONVERTED = "refs/convert/parquet"
 """The hub's own copy of a data set that is published as a script, which `datasets` does not run."""
 
@@ -119,62 +113,58 @@ class Task:
             )
         wanted = self.hub.test if split == "test" else split
         try:
-            rows = load_dataset(self.hub.name, self.hub.config, split=wanted, revision=self.hub.revision)
-        except LOADING_ERRORS as error:
-            raise DataError(
-                f"{self.name}: the split {wanted!r} of the hub data set {self.hub.name!r} cannot be loaded: {error}; "
-                "download it, and name its file or directory"
-            ) from error
-        return Part(f"{self.hub.name} ({wanted})", rows.column_names, rows)
+            return read_hub(self.hub.name, self.hub.config, wanted, self.hub.revision)
+        except DataError as error:
+            raise DataError(f"{self.name}: {error}; download it, and name its file or directory") from error
 
     def _files(self, data: Path, split: str) -> list[Path]:
-        """The file of the task: `data` itself, or the best match in a directory, in either case of letters.
-
-        Several files are the shards of one set, `test-00000-of-00002.parquet` and so on, all of them, in order.
-        """
+        """The files of the task: `data` itself, or all shards of the best match in a directory."""
         if data.is_dir():
-            here: dict[str, Path] = {}
-            for path in sorted([*data.glob("*"), *data.glob("*/*")]):
-                key = path.relative_to(data).as_posix().lower()
-                here |= {key: path, f"{data.resolve().name.lower()}/{key}": path} if path.is_file() else {}
-            wanted = self._file_names(split)
-            matches = ([path for key, path in here.items() if fnmatch(key, name)] for name in wanted)
-            if found := next(filter(None, matches), None):
-                return _whole(found)
-            shown = ", ".join(name for name in wanted if name.endswith(SUFFIXES[0]))
-            raise DataError(
-                f"{data} must hold the {split} questions of {self.name}, but has none of: {shown} (nor these as "
-                f"{' or '.join(SUFFIXES[1:])}); rename the file, or name it"
-            )
+            return self._find(data, split)
         if not data.exists():
             raise DataError(f"the data must exist, but there is no file or directory {data}; correct the path")
         if split != "test":
             raise DataError(f"a single file has no splits, but split={split!r} was asked of {data}; drop the split")
         return [data]
 
-    def _file_names(self, split: str) -> list[str]:
-        """Patterns in lower case: `gsm8k.json`, `gsm8k_test.jsonl`, `gsm8k/test.json`, `gsm8k/test-00000….parquet`."""
+    def _find(self, directory: Path, split: str) -> list[Path]:
+        """The first of the patterns that has files, in either case of letters; the directory may be the task's own."""
+        files = find_files(directory)
+        own = directory.resolve().name
+        here = {key.lower(): name for name in files for key in (name, f"{own}/{name}")}
+        matches = ([name for key, name in here.items() if fnmatch(key, wanted)] for wanted in self._patterns(split))
+        found = next(filter(None, matches), None)
+        if found is None:
+            shown = ", ".join(f"{name}{SUFFIXES[0]}" for name in self._names(split, [split]))
+            raise DataError(
+                f"{directory} must hold the {split} questions of {self.name}, but has none of: {shown} (nor these as "
+                f"{' or '.join(SUFFIXES[1:])}); rename the file, or name it"
+            )
+        for name in found:
+            split_in(name)  # what a wildcard matches may name another split besides
+        return whole([files[name] for name in found])
+
+    def _patterns(self, split: str) -> list[str]:
+        """What is searched for, in lower case: the exact names, then the shards and folders of a copy of the hub's set.
+
+        Where the published test split has no answers, a copy is asked for the split that has: it comes first there.
+        """
         labelled = self.hub.test if self.hub and split == "test" else split
-        splits = [alias for each in dict.fromkeys((split, labelled)) for alias in ALIASES[each]]
-        stems = [stem.lower() for stem in self.files]
-        ends = [f"{mark}{each}" for mark in "_-/" for each in splits]
-        ends = ["", *ends] if split == "test" else ends
-        names = [f"{stem}{end}{suffix}" for stem in stems for end in ends for suffix in SUFFIXES]
-        return names + [f"{stem}/{each}-*.parquet" for stem in stems for each in reversed(splits)]
+        words = [word for each in dict.fromkeys((split, labelled)) for word in KEYWORDS[each]]
+        exact = [f"{name}{suffix}" for name in self._names(split, words) for suffix in SUFFIXES]
+        inner = ["/data", f"/{self.hub.config}".lower()] if self.hub and self.hub.config else ["/data"]
+        return exact + [
+            f"{stem.lower()}{folder}/{word}{rest}"
+            for stem in self.files
+            for folder in ("", *inner)
+            for word in reversed(words)
+            for rest in ("-*.parquet", *(f"{between}{suffix}" for between in ("", "/*") for suffix in SUFFIXES))
+        ]
 
-
-def _whole(files: list[Path]) -> list[Path]:
-    """The shards of a set in their order; raises `DataError` unless each of the `of-N` in their names is there once."""
-    numbered = {path: SHARD.search(path.stem) for path in files}
-    marks = [
-        (int(found[1]), int(found[2])) if found else (at, len(files)) for at, found in enumerate(numbered.values())
-    ]
-    if sorted(marks) != [(at, marks[0][1]) for at in range(marks[0][1])]:
-        raise DataError(
-            f"{files[0].parent} must hold each of {marks[0][1]} shards once, as their names say, but it has "
-            f"{', '.join(path.name for path in files)}; add those that are missing, or remove the others"
-        )
-    return [path for _, path in sorted(zip(marks, files, strict=True))]
+    def _names(self, split: str, words: Sequence[str]) -> list[str]:
+        """`gsm8k` (the test questions), `gsm8k_test`, `gsm8k-test`, `gsm8k/test` and so on, without a suffix."""
+        ends = [f"{mark}{word}" for mark in "_-/" for word in words]
+        return [f"{stem.lower()}{end}" for stem in self.files for end in (["", *ends] if split == "test" else ends)]
 
 
 def _read_files(files: list[Path]) -> Part:

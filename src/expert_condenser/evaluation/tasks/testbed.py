@@ -15,10 +15,13 @@ class FamilyTask(Task):
     """A family's held-out items, asked as training asks them."""
 
     def questions(self, data: Path | None, limit: int | None, split: str) -> list[Question]:
-        """The first `limit` items of `test` or `validation`, all by default; `data` is for other tasks.
+        """The first `limit` items of `test` or `validation`, all by default.
 
-        Raises `DataError` on another split, on more items than are held out, and without reasoning-gym.
+        Raises `DataError` on `data`, which it cannot use, on another split, on more items than are held out, and
+        without reasoning-gym.
         """
+        if data is not None:
+            raise DataError(f"{self.name} is made on the spot, and reads no data; got {data}. Leave it out")
         splits: dict[str, Split] = {"test": "test", "validation": "validation"}
         if split not in splits:
             raise DataError(f"{self.name} is held out as {' and '.join(splits)}; got the split {split!r}")

@@ -4,7 +4,11 @@ import torch
 from expert_condenser.checkpoint.load import base_model_path, load_model, load_tokenizer
 from expert_condenser.errors import EvaluationError
 from expert_condenser.evaluation.answers import final_answer
-from expert_condenser.evaluation.backends.transformers_backend import Generation, ModelBackend, in_batches, rendered
+from expert_condenser.evaluation.backends import local
+from expert_condenser.evaluation.backends.base import Backend
+from expert_condenser.evaluation.backends.local import LocalBackend
+from expert_condenser.evaluation.generation import Generation
+from expert_condenser.evaluation.prompts import in_batches, rendered
 
 QUESTIONS = [
     "Ada has 4 pens. Ben gives Ada 3 more. Then Ada loses 2 pens. How many pens does Ada have now?",
@@ -25,7 +29,8 @@ def turns(questions):
 
 def answers(base, questions, length=24, generation=None, seed=0):
     prompts = rendered(turns(questions), base[1])
-    return ModelBackend(*base).generate(prompts, length, generation or Generation(), seed)
+    backend = LocalBackend("base", base[1], model=base[0])
+    return backend.generate(prompts, length, generation or Generation(), seed)
 
 
 def one_by_one(model, tokenizer, question, length):
@@ -45,6 +50,18 @@ def test_batched_generation_equals_one_by_one(base):
     assert [answer.text for answer in answers(base, QUESTIONS)] == expected
     assert final_answer(expected[0]) == "5"
     assert [answer.text for answer in answers(base, QUESTIONS[::-1])] == expected[::-1]
+
+
+def test_weights_are_loaded_when_they_are_first_needed(base, monkeypatch):
+    loaded = []
+    monkeypatch.setattr(local, "load_model", lambda *asked: loaded.append(asked) or base[0])
+    backend = LocalBackend(base_model_path(), base[1], dtype="float32", device="cpu")
+    assert isinstance(backend, Backend)
+    assert (backend.identity["backend"], loaded) == ("transformers", [])
+    prompts = rendered(turns(QUESTIONS), base[1])
+    assert backend.generate(prompts, 3, Generation(), 0) == answers(base, QUESTIONS, length=3)
+    assert backend.nll(turns(QUESTIONS[:1]), ["5"], 1) > 0
+    assert loaded == [(base_model_path(), "float32")]
 
 
 def test_tokens_are_counted_and_the_cut_is_seen(base):

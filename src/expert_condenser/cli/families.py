@@ -1,0 +1,39 @@
+"""`condenser families`: which models there is routing for, a line each, as JSON or as a Markdown table."""
+
+from typing import Any
+
+from expert_condenser.cli.catalog import catalog
+from expert_condenser.cli.console import put_json
+from expert_condenser.cli.parsing import Parser
+
+
+def run(words: list[str]) -> None:
+    """Print every family with its routing, or the reason why it is refused."""
+    parser = Parser("families", "MoE families and their routing.")
+    parser.shared("json")
+    parser.add_argument("--markdown", action="store_true", help="print the table of docs/families.md")
+    options = parser.read(words)
+    rows = catalog()["families"]
+    if options.json is not None:
+        put_json(options.json, {"families": rows}, indent=1)
+    elif options.markdown:
+        print(markdown(rows))
+    else:
+        for row in rows:
+            mark = "supported" if row["supported"] else "refused"
+            print(f"{row['model_type']:<24} {mark:<10} {row['scoring'] or row['reason']}")
+        count = sum(row["supported"] for row in rows)
+        print(f"{count} supported, {len(rows) - count} refused")
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """The supported families by what their routers compute, and the refused ones, as a Markdown table."""
+    supported = [row for row in rows if row["supported"]]
+    by_scoring: dict[str, list[str]] = {}
+    for row in supported:
+        by_scoring.setdefault(row["scoring"], []).append(f"`{row['model_type']}`")
+    ordered = sorted(by_scoring.items(), key=lambda item: (-len(item[1]), item[0]))
+    lines = [f"| {scoring} | {', '.join(names)} |" for scoring, names in ordered]
+    refused = ", ".join(f"`{row['model_type']}`" for row in rows if not row["supported"])
+    head = [f"| the router's scores | {len(supported)} families |", "|---|---|"]
+    return "\n".join([*head, *lines, f"| *refused* | {refused} |"])

@@ -1,0 +1,22 @@
+"""What a backend is: an object that answers prompts and says what decides its answers."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from expert_condenser.evaluation.generation import Answer, Generation
+from expert_condenser.evaluation.prompts import Prompt
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """A loaded model here, vLLM, lm-eval. Weights are loaded when they are first needed, not before."""
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What decides the answers: `model`, `backend`, `dtype`, `weights`, as `identity_of` finds them."""
+
+    def generate(self, prompts: list[str], max_new_tokens: int, generation: Generation, seed: int) -> list[Answer]:
+        """One answer to every rendered prompt, in their order; `seed` decides all that is random."""
+
+    def nll(self, prompts: Sequence[Prompt], references: Sequence[str], batch_size: int) -> float | None:
+        """Mean nll in nats over all tokens of the reference answers; None from a backend that cannot tell."""

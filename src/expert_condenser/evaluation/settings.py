@@ -1,0 +1,90 @@
+"""What an evaluation is of: the terms that decide every answer, in `eval.json` before the first one is asked for."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from expert_condenser.errors import EvaluationError
+from expert_condenser.evaluation.backends.base import Backend
+from expert_condenser.evaluation.generation import Generation
+from expert_condenser.evaluation.record import ITEMS
+from expert_condenser.evaluation.results import FORMAT_VERSION, RESULTS
+from expert_condenser.evaluation.tasks.task import LoadedTask
+from expert_condenser.files import digest, read_json, write_json
+
+SETTINGS = "eval.json"
+logger = logging.getLogger(__name__)
+
+
+def settings_of(
+    backend: Backend,
+    tokenizer: PreTrainedTokenizerBase,
+    tasks: Sequence[LoadedTask],
+    generation: Generation,
+    label: str | None = None,
+) -> dict[str, Any]:
+    """The terms of an evaluation, whoever starts it: the model's identity, decoding, and fingerprints per task.
+
+    `label` is what the results call the model, by default its name; neither decides anything.
+    """
+    identity = dict(backend.identity)
+    name, weights = identity.pop("model"), identity.pop("weights")
+    decoding = {key: value for key, value in asdict(generation).items() if key != "batch_size"}
+    limits = {task.name: generation.max_new_tokens or task.max_new_tokens for task in tasks}
+    own = {key: value for key, value in decoding.items() if key != "max_new_tokens"}
+    questions = fingerprints(tasks)
+    return {
+        "format_version": FORMAT_VERSION,
+        "model": label or name,
+        "weights": weights,
+        "prompts": digest([tokenizer.chat_template, decoding, limits]),
+        "generation": {**asdict(generation), **identity},
+        "tasks": {
+            name: {"prompts": digest([tokenizer.chat_template, own, limit]), "questions": questions[name]}
+            for name, limit in limits.items()
+        },
+    }
+
+
+def fingerprints(tasks: Sequence[LoadedTask]) -> dict[str, str]:
+    """Of the questions of every task, with their gold and reference answers."""
+    return {task.name: digest([asdict(question) for question in task.questions]) for task in tasks}
+
+
+def start_or_go_on(out: Path, settings: dict[str, Any]) -> None:
+    """Write `eval.json`, or check that it says the same; raises `EvaluationError` where it does not.
+
+    An `eval.json` from before there was a `format_version` goes on where all that it does say is the same.
+    """
+    path = out / SETTINGS
+    if not path.exists():
+        if (out / ITEMS).exists() or (out / RESULTS).exists():
+            raise EvaluationError(f"{out} holds answers without {SETTINGS}, which says to what; name another folder")
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(path, settings)
+        return
+    found, asked = _terms(read_json(path)), _terms(settings)
+    if "weights" not in found:
+        logger.warning(f"{path} was written before 0.2: whether its answers are of the same weights is not known")
+        asked = {key: value for key, value in {**asked, "model": settings["model"]}.items() if key in found}
+    differing = [key for key in {**found, **asked} if found.get(key) != asked.get(key)]
+    if differing:
+        rows = "; ".join(f"{key}: {found.get(key)!r} there, {asked.get(key)!r} asked for" for key in differing)
+        raise EvaluationError(f"{out} holds another evaluation ({rows}); name another folder, or delete this one")
+
+
+def _terms(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides the answers, flat. Version 1 has no fingerprint of the weights that says anything of a copy.
+
+    Its `model` is a path where `condenser eval` wrote it, which noted the backend as well, and else a label.
+    """
+    own = {"prompts": settings.get("prompts"), **settings.get("generation", {})}
+    if settings.get("format_version", 1) == 1:
+        named = {"model": settings.get("model")} if "backend" in own else {}
+        return {**own, **named, "questions": settings.get("questions")}
+    questions = {name: task["questions"] for name, task in settings["tasks"].items()}
+    return {**own, "weights": settings["weights"], "questions": questions}

@@ -1,0 +1,129 @@
+"""What the routers of a model are watched for: who was chosen, once per real token, in training forwards alone."""
+
+import inspect
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from expert_condenser.errors import RoutingError
+from expert_condenser.functional.routing import RoutingConfig, choose_experts, count_usage, mass_usage
+
+
+class Counter:
+    """Running sums of one layer since the last `reset`, over the real tokens of training forwards.
+
+    `counts` (E,) int64, or `mass` (E,) float64. While the watch is detailed, also `gate_mass` (E,) float64, the
+    sum of the gate weights, and `changed` / `tokens`: on how many tokens the bias changed the experts.
+    """
+
+    counts: Int[Tensor, " E"]
+
+    def __init__(self, num_experts: int) -> None:
+        self.num_experts = num_experts
+        self.reset(torch.device("cpu"))
+
+    def reset(self, device: torch.device | None = None) -> None:
+        """Start again from zero, where the sums are or on `device`: no copy between devices in the forward."""
+        device = self.counts.device if device is None else device
+        self.counts = torch.zeros(self.num_experts, dtype=torch.int64, device=device)
+        self.mass = torch.zeros(self.num_experts, dtype=torch.float64, device=device)
+        self.gate_mass = torch.zeros(self.num_experts, dtype=torch.float64, device=device)
+        self.changed = torch.zeros((), dtype=torch.int64, device=device)
+        self.tokens = torch.zeros((), dtype=torch.int64, device=device)
+
+    def move(self, device: torch.device) -> None:
+        """Go to the device that the router computes on."""
+        if self.counts.device != device:
+            for name in ("counts", "mass", "gate_mass", "changed", "tokens"):
+                setattr(self, name, getattr(self, name).to(device))
+
+
+class Watch:
+    """Is this forward counted, in detail, and which of its tokens are real.
+
+    It opens before the forward of the decoder and closes after it. The backward pass, where checkpointing
+    recomputes layers, lies outside, so a recomputed layer is never counted.
+    """
+
+    def __init__(self) -> None:
+        self.counting = False
+        self.detailed = False
+        self.token_mask: Tensor | None = None
+
+    def open(self, decoder: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Before the decoder's forward; one that is recomputed within a backward pass is not counted."""
+        # The only sign of a running backward pass, which -1 says there is none: the public flag, `is_grad_enabled`, is
+        # on while reentrant checkpointing recomputes.
+        recomputed = torch._C._current_graph_task_id() != -1
+        self.counting = decoder.training and torch.is_grad_enabled() and not recomputed
+        self.token_mask = token_mask(decoder, args, kwargs) if self.counting else None
+
+    def close(self) -> None:
+        """After it, also after a failed one."""
+        self.counting = False
+        self.token_mask = None
+
+
+def token_mask(decoder: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """The attention mask of a forward as one flag per token, `(B * S,)`; None where every token is real.
+
+    Raises `RoutingError` on a mask from which padding cannot be read.
+    """
+    arguments = inspect.signature(decoder.forward).bind_partial(*args, **kwargs).arguments
+    arguments = {**arguments.get("kwargs", {}), **arguments}
+    mask = arguments.get("attention_mask")
+    if mask is None:
+        return None
+    if not isinstance(mask, Tensor) or mask.dim() != 2:
+        shape = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+        raise RoutingError(
+            f"usage is counted on tokens whose attention_mask (batch, sequence) is not 0; got a mask of {shape}. "
+            "Pass a 2-D mask, or position_ids without a mask for packed sequences."
+        )
+    inputs = arguments.get("input_ids")
+    inputs = arguments["inputs_embeds"] if inputs is None else inputs
+    return mask[:, -inputs.shape[1] :].reshape(-1)
+
+
+def count_choice(
+    router: Any,
+    watch: Watch,
+    logits: Float[Tensor, "T E"],
+    weights: Float[Tensor, "T S"],
+    indices: Int[Tensor, "T S"],
+    correction: Float[Tensor, " E"] | None,
+) -> None:
+    """Add one forward's choice to the router's counter."""
+    counter, mask, policy = router.counter, watch.token_mask, router.policy
+    counter.move(indices.device)
+    counter.counts = counter.counts + count_usage(indices, router.num_experts, mask)
+    if policy is not None and policy.usage == "mass":
+        weighed = logits + router.selection_bias if policy.bias_in_weights else logits
+        counter.mass = counter.mass + mass_usage(weighed, mask, router.scoring)
+    if watch.detailed:
+        real = torch.ones(len(indices), dtype=torch.bool, device=indices.device) if mask is None else mask != 0
+        gate = torch.zeros(router.num_experts, dtype=torch.float64, device=indices.device)
+        gate.index_add_(0, indices.reshape(-1), weights.double().where(real[:, None], 0.0).reshape(-1))
+        counter.gate_mass = counter.gate_mass + gate
+        counter.tokens = counter.tokens + real.sum()
+        if policy is not None:
+            differs = _differs_without_bias(router, policy, logits, indices, correction)
+            counter.changed = counter.changed + (differs & real).sum()
+
+
+def _differs_without_bias(
+    router: Any, policy: RoutingConfig, logits: Tensor, indices: Tensor, correction: Tensor | None
+) -> Tensor:
+    """On which tokens `(T,)` the experts would be others if the bias were zero."""
+    unbiased = choose_experts(
+        logits,
+        torch.zeros_like(router.selection_bias),
+        router.condenser_ids,
+        top_k=router.top_k,
+        scoring=router.scoring,
+        config=policy,
+        correction=correction,
+    )
+    return (indices.sort(dim=-1).values != unbiased.sort(dim=-1).values).any(dim=-1)

@@ -1,0 +1,131 @@
+"""The files of a directory: at every level, in the order of their shards, and none of another split."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from datasets import Dataset, DatasetDict
+
+from expert_condenser.data import sources
+from expert_condenser.data.rows import load_rows
+from expert_condenser.data.sources import DataFile, DataFiles, files_of, find_files
+from expert_condenser.errors import DataError
+
+OTHERS = ["val.jsonl", "eval.jsonl", "gsm8k_test.jsonl", "testing.jsonl", "Test.jsonl", "test/part.json"]
+
+
+def write(path, *texts):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [{"prompt": text, "completion": "so"} for text in texts]
+    if path.suffix == ".parquet":
+        Dataset.from_list(rows).to_parquet(str(path))
+    else:
+        path.write_text(json.dumps(rows))
+
+
+def asked(directory, split="train"):
+    return [prompt[0]["content"] for prompt in load_rows(str(directory), split)["prompt"]]
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_rows_of_another_split_are_not_trained_on(tmp_path, other):
+    write(tmp_path / "train.jsonl", "a", "b")
+    write(tmp_path / other, "held out")
+    assert asked(tmp_path) == ["a", "b"]
+    assert asked(tmp_path, "validation" if other == "val.jsonl" else "test") == ["held out"]
+
+
+@pytest.mark.parametrize("other", ["latest.jsonl", "more/rows.json"])
+def test_control_a_file_that_names_no_split_is_an_error_beside_one_that_does(tmp_path, other):
+    write(tmp_path / other, "b")
+    assert asked(tmp_path) == ["b"]
+    write(tmp_path / "train.jsonl", "a")
+    with pytest.raises(DataError, match=rf"{tmp_path.name}: every file must name its split .*: {other}; rename"):
+        load_rows(str(tmp_path))
+
+
+@pytest.mark.parametrize("other", [".train.jsonl", ".cache/train.jsonl", "__old__/train.json", "state.json"])
+def test_hidden_files_and_metadata_are_not_read(tmp_path, other):
+    write(tmp_path / "rows.json", "a")
+    write(tmp_path / other, "not data")
+    assert asked(tmp_path) == ["a"]
+
+
+def test_a_folder_of_save_to_disk_is_named(tmp_path):
+    rows = Dataset.from_list([{"prompt": "a", "completion": "b"}])
+    DatasetDict({"train": rows, "test": rows}).save_to_disk(tmp_path)
+    with pytest.raises(DataError, match=r"none \(such files in it: none\); .*\.arrow is a file of save_to_disk: write"):
+        load_rows(str(tmp_path))
+
+
+def test_every_level_is_searched(tmp_path):
+    for name in ("data/train-b.parquet", "data/more/train-c.json", "data/test-0.parquet", "train-z.json"):
+        write(tmp_path / name, name)
+    assert list(find_files(tmp_path)) == [
+        "data/more/train-c.json",
+        "data/test-0.parquet",
+        "data/train-b.parquet",
+        "train-z.json",
+    ]
+    assert asked(tmp_path) == ["data/more/train-c.json", "data/train-b.parquet", "train-z.json"]
+    assert asked(tmp_path, "test") == ["data/test-0.parquet"]
+
+
+def test_links_are_followed_once(tmp_path):
+    write(tmp_path / "set" / "train" / "a.json", "a")
+    write(tmp_path / "elsewhere" / "b.json", "b")
+    (tmp_path / "set" / "train" / "back").symlink_to(tmp_path / "set")
+    (tmp_path / "set" / "train" / "more").symlink_to(tmp_path / "elsewhere")
+    assert asked(tmp_path / "set") == ["a", "b"]
+
+
+def test_a_folder_that_cannot_be_read_is_an_error(tmp_path, monkeypatch):
+    write(tmp_path / "train" / "a.json", "a")
+    write(tmp_path / "locked" / "train.json", "b")
+    assert asked(tmp_path) == ["b", "a"]
+    scandir = os.scandir
+
+    def deny(path):
+        if Path(path).name == "locked":
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", deny)
+    with pytest.raises(DataError, match=r"every folder of the data must be readable, but .* denied: .*locked"):
+        find_files(tmp_path)
+
+
+def test_shards_are_read_in_the_order_of_their_numbers(tmp_path):
+    for number in range(11):
+        write(tmp_path / "data" / f"train-{number}-of-11.json", str(number))
+    assert asked(tmp_path) == [str(number) for number in range(11)]
+
+
+def test_a_missing_shard_is_an_error_in_training_too(tmp_path):
+    write(tmp_path / "train-00000-of-00002.json", "a")
+    with pytest.raises(
+        DataError, match="must hold each of 2 shards once, as their names say, but it has train-00000-of"
+    ):
+        load_rows(str(tmp_path))
+    write(tmp_path / "train-00001-of-00002.json", "b")
+    write(tmp_path / "test-00000-of-00002.json", "held out")  # of the other split: not read, so not in the way
+    assert asked(tmp_path) == ["a", "b"]
+
+
+def test_the_files_that_are_read_and_those_that_are_not(tmp_path):
+    for number, name in enumerate(["train-a.json", "train-b.parquet", "dev.json", "test.json"], start=1):
+        write(tmp_path / name, *"x" * number)
+    test, dev = str(tmp_path / "test.json"), str(tmp_path / "dev.json")
+    train = [DataFile(str(tmp_path / "train-a.json"), 1), DataFile(str(tmp_path / "train-b.parquet"), 2)]
+    assert files_of(str(tmp_path)) == DataFiles({"train": train}, {"validation": [dev], "test": [test]})
+    other = files_of(str(tmp_path), "dev")
+    assert other.read == {"validation": [DataFile(dev, 3)]}
+    assert other.unread == {"train": [file.path for file in train], "test": [test]}
+    assert files_of(test) == DataFiles({"train": [DataFile(test, 4)]}, {})
+
+
+def test_the_rows_of_what_is_no_file(monkeypatch):
+    monkeypatch.setattr(sources, "load_dataset", lambda *names, **options: Dataset.from_list([{"text": "a"}]))
+    assert files_of("owner/name:main", "test") == DataFiles({"test": [DataFile("owner/name:main", 1)]}, {})
+    assert files_of("testbed:gcd:3") == DataFiles({"train": [DataFile("testbed:gcd:3", 3)]}, {})

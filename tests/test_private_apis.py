@@ -1,0 +1,346 @@
+"""One test per private API of torch, transformers and PEFT that we use: it fails when a release changes it."""
+
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+import torch
+import transformers
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from peft.tuners.lora import LoraModel
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForCausalLM, OlmoeConfig, OlmoeForCausalLM
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
+from transformers.integrations.moe import batched_mm_experts_forward
+from transformers.trainer_pt_utils import LengthGroupedSampler
+
+import expert_condenser
+from expert_condenser import RoutingConfig, attach, moe_layers
+from expert_condenser.kernels.sorted_experts import has_instructions
+from expert_condenser.moe.own_types import own_model_class
+from expert_condenser.study.cost import _GROUPED
+from expert_condenser.testing import tiny_batch, tiny_config, tiny_model
+from tests.private_uses import private_uses, unexplained
+
+SOURCE = Path(expert_condenser.__file__).parent
+FILES = {str(path.relative_to(SOURCE)): path.read_text() for path in sorted(SOURCE.rglob("*.py"))}
+USES = {
+    "_apply": (nn.Module, "moe/router.py"),
+    "_apply_gate": (type(moe_layers(tiny_model())[0].experts), "moe/experts.py"),
+    "_can_set_attn_implementation": (transformers.PreTrainedModel, "moe/own_types.py"),
+    "_can_set_experts_implementation": (transformers.PreTrainedModel, "moe/own_types.py"),
+    "_current_graph_task_id": (torch._C, "moe/counting.py"),
+    "_default_apply_gate": (transformers.integrations.moe, "moe/experts.py"),
+    "_experts_implementation": (transformers.PreTrainedConfig, "moe/experts.py"),
+    "_get_adapter_state_dict": (LoraModel, "adapters/peft_type.py"),
+    "_get_train_sampler": (transformers.Trainer, "training/trainer.py"),
+    "_gradient_checkpointing_func": (None, "moe/replay.py"),
+    "_grouped_mm": (torch.ops.aten, "study/cost.py"),
+    "_is_expert_parallel": (None, "moe/experts.py"),
+    "_is_mkldnn_bf16_supported": (torch.ops.mkldnn, "kernels/sorted_experts.py"),
+    "_is_mkldnn_fp16_supported": (torch.ops.mkldnn, "kernels/sorted_experts.py"),
+    "_keep_in_fp32_modules_strict": (transformers.PreTrainedModel, "moe/own_types.py"),
+    "_model_mapping": (AutoModelForCausalLM, "moe/own_types.py"),
+    "_parameters": (None, "moe/slices.py"),
+}
+"""Name -> what has it (None: instances alone, each looked at in its test), and the file that uses it."""
+
+
+# --- the table is complete ---
+
+
+def test_the_table_has_every_use():
+    found = {(name, file) for file, source in FILES.items() for name in private_uses(source)}
+    assert found == {(name, file) for name, (_, file) in USES.items()}
+
+
+@pytest.mark.parametrize("name", USES)
+def test_every_row_has_a_test(name):
+    assert callable(globals().get(f"test{name}")), f"a private API needs a test: test{name}"
+
+
+@pytest.mark.parametrize("name", [name for name, (owner, _) in USES.items() if owner is not None])
+def test_every_private_name_is_there(name):
+    owner, file = USES[name]
+    assert hasattr(owner, name), f"{owner} has no {name} any more, which {file} uses"
+    assert not hasattr(owner, f"{name}_of_no_release"), "an owner that says yes to every name tells nothing"
+
+
+@pytest.mark.parametrize("file", sorted({file for _, file in USES.values()}))
+def test_every_use_says_why(file):
+    assert unexplained(FILES[file]) == []
+
+
+# --- torch ---
+
+
+def test_apply():
+    """Every cast and move of a module goes through the `_apply` of each module inside, an overridden one too."""
+    called = []
+
+    class Recorder(nn.Linear):
+        def _apply(self, fn, recurse=True):
+            called.append(fn)
+            return super()._apply(fn, recurse)
+
+    outer = nn.Sequential(Recorder(2, 3))
+    ways = (outer.half, outer.bfloat16, outer.double, lambda: outer.to(torch.float32), lambda: outer.to("meta"))
+    for number, way in enumerate(ways, start=1):
+        way()
+        assert len(called) == number, "_apply"
+    outer.train(), outer.requires_grad_(False)
+    assert len(called) == len(ways), "and nothing else does"
+
+
+def test_parameters():
+    """It gives the registered parameter where a property of the class has its name; the public ways do not."""
+
+    class Shadowed(nn.Module):
+        weight = property(lambda self: torch.zeros(1))
+
+    module = Shadowed()
+    registered = module._parameters["weight"] = nn.Parameter(torch.ones(2))
+    assert module._parameters["weight"] is registered
+    assert dict(module.named_parameters())["weight"] is registered, "it is where modules look for parameters"
+    assert module.weight is not registered
+    with pytest.raises(AttributeError):
+        module.get_parameter("weight")
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_current_graph_task_id(reentrant):
+    """It is -1 in a forward and not while a backward recomputes one; `is_grad_enabled` does not tell."""
+    seen = []
+
+    def layer(x):
+        seen.append((torch._C._current_graph_task_id() != -1, torch.is_grad_enabled()))
+        return x * x
+
+    x = torch.ones(2, requires_grad=True)
+    layer(x)
+    checkpoint(layer, x, use_reentrant=reentrant).sum().backward()
+    assert [recomputed for recomputed, _ in seen] == [False, False, True], "_current_graph_task_id"
+    assert seen[0][1], "the flag is on in a plain forward"
+    assert seen[2][1], "and in the recomputation"
+
+
+def test_is_mkldnn_bf16_supported():
+    """It answers without arguments, and `has_instructions` gives its answer."""
+    answer = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    assert answer in (False, True), "_is_mkldnn_bf16_supported"
+    assert has_instructions(torch.bfloat16) == (answer and torch.backends.mkldnn.is_available())
+
+
+def test_is_mkldnn_fp16_supported():
+    """As the one for bfloat16."""
+    answer = torch.ops.mkldnn._is_mkldnn_fp16_supported()
+    assert answer in (False, True), "_is_mkldnn_fp16_supported"
+    assert has_instructions(torch.float16) == (answer and torch.backends.mkldnn.is_available())
+
+
+def test_grouped_mm():
+    """transformers' `grouped_mm` runs this operator, whose operations torch counts with our formula alone."""
+    model = tiny_model()
+    model.set_experts_implementation("grouped_mm")
+    layer = moe_layers(model)[0]
+    experts, hidden = layer.experts, torch.randn(6, model.config.hidden_size)
+    chosen = torch.arange(6 * 2).reshape(6, 2) % layer.num_experts
+    assert counted(_GROUPED, experts, hidden, chosen) == sum(
+        2 * chosen.numel() * weight[0].numel() for weight in experts.parameters()
+    ), "_grouped_mm"
+    assert counted({}, experts, hidden, chosen) == 0
+
+
+def counted(formulas, experts, hidden, chosen):
+    with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
+        experts(hidden, chosen, torch.ones(chosen.shape))
+    return counter.get_total_flops()
+
+
+# --- transformers: experts ---
+
+
+def test_experts_implementation():
+    """The experts look up in their config, under this name, which implementation runs."""
+    model = tiny_model()
+    experts = moe_layers(model)[0].experts
+    for name in ("eager", "sorted_mm"):
+        model.set_experts_implementation(name)
+        assert experts.config._experts_implementation == name, "_experts_implementation"
+    experts.config._experts_implementation = "of_no_release"
+    with pytest.raises(KeyError, match="of_no_release"):
+        model(input_ids=tiny_batch())
+
+
+def test_is_expert_parallel():
+    """It is False on new experts; where it is True, ids beyond the last expert are another rank's."""
+    layer = moe_layers(tiny_model())[0]
+    experts, hidden = layer.experts, torch.randn(3, tiny_config("olmoe").hidden_size)
+    beyond, weights = torch.full((3, 1), layer.num_experts), torch.zeros(3, 1)
+    assert vars(experts)["_is_expert_parallel"] is False
+    with pytest.raises(IndexError):
+        batched_mm_experts_forward(experts, hidden, beyond, weights)
+    experts._is_expert_parallel = True
+    assert torch.equal(batched_mm_experts_forward(experts, hidden, beyond, weights), torch.zeros_like(hidden))
+
+
+def test_apply_gate():
+    """Every experts class has it, as a method of what the first product gives; a family's own one is another."""
+    for family, own in (("olmoe", False), ("gpt_oss", True)):
+        experts = moe_layers(tiny_model(family))[0].experts
+        assert (experts._apply_gate.__name__ != "_default_apply_gate") == own, "_apply_gate"
+        assert experts._apply_gate(torch.randn(5, 8)).shape == (5, 4)
+
+
+def test_default_apply_gate():
+    """Under this name it is `act(gate) * up`, of the two halves."""
+    experts, x = moe_layers(tiny_model())[0].experts, torch.randn(5, 8)
+    assert experts._apply_gate.__func__ is transformers.integrations.moe._default_apply_gate
+    assert torch.equal(experts._apply_gate(x), nn.functional.silu(x[:, :4]) * x[:, 4:]), "_default_apply_gate"
+
+
+@pytest.mark.parametrize("answer", [False, True])
+def test_can_set_experts_implementation(answer, monkeypatch):
+    """transformers asks the class before it sets an implementation; ours answers as the family's does."""
+    model, before = own_model(), "eager"
+    model.set_experts_implementation(before)
+    monkeypatch.setattr(OlmoeForCausalLM, "_can_set_experts_implementation", classmethod(lambda cls: answer))
+    model.set_experts_implementation("sorted_mm")
+    found = model.config._experts_implementation
+    assert found == ("sorted_mm" if answer else before), "_can_set_experts_implementation"
+
+
+@pytest.mark.parametrize("answer", [False, True])
+def test_can_set_attn_implementation(answer, monkeypatch):
+    """As the one for the experts."""
+    model, before = own_model(), "eager"
+    model.set_attn_implementation(before)
+    monkeypatch.setattr(OlmoeForCausalLM, "_can_set_attn_implementation", classmethod(lambda cls: answer))
+    assert model._can_set_attn_implementation() is answer, "_can_set_attn_implementation"
+    model.set_attn_implementation("sdpa")
+    assert model.config._attn_implementation == ("sdpa" if answer else before), "_can_set_attn_implementation"
+
+
+def own_model():
+    return attach(tiny_model(), RoutingConfig())
+
+
+# --- transformers: models, checkpoints, training ---
+
+
+def test_gradient_checkpointing_func():
+    """Every layer calls the function of this name with its forward, in training."""
+    model = tiny_model().train()
+    layers = model.model.layers
+    assert not any(hasattr(layer, "_gradient_checkpointing_func") for layer in layers)
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    called = []
+    for index, layer in enumerate(layers):
+        assert hasattr(layer, "_gradient_checkpointing_func"), "_gradient_checkpointing_func"
+        layer._gradient_checkpointing_func = lambda function, *args, i=index: (called.append(i), function(*args))[1]
+    model(input_ids=tiny_batch())
+    assert called == [*range(len(layers))], "_gradient_checkpointing_func"
+    model.eval()(input_ids=tiny_batch())
+    assert called == [*range(len(layers))], "in training alone"
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_keep_in_fp32_modules_strict(listed, tmp_path, monkeypatch):
+    """What it lists is float32 in a model that is loaded as bfloat16."""
+    OlmoeForCausalLM(tiny_config("olmoe")).save_pretrained(tmp_path)
+    names = {"norm"} if listed else None
+    monkeypatch.setattr(OlmoeForCausalLM, "_keep_in_fp32_modules_strict", names)
+    loaded = OlmoeForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    wanted = torch.float32 if listed else torch.bfloat16
+    assert loaded.model.norm.weight.dtype == wanted, "_keep_in_fp32_modules_strict"
+    assert loaded.lm_head.weight.dtype == torch.bfloat16
+    assert "selection_bias" in own_model_class("olmoe")._keep_in_fp32_modules_strict
+
+
+def test_model_mapping():
+    """An Auto class maps the class of a config to that of the model, also those that are registered later."""
+
+    class NewConfig(OlmoeConfig):
+        model_type = "of_no_release"
+
+    class NewModel(OlmoeForCausalLM):
+        config_class = NewConfig
+
+    mapping = AutoModelForCausalLM._model_mapping
+    assert mapping[OlmoeConfig] is OlmoeForCausalLM, "_model_mapping"
+    assert NewConfig not in mapping
+    AutoModelForCausalLM.register(NewConfig, NewModel)
+    try:
+        assert mapping[NewConfig] is NewModel
+    finally:
+        del mapping._extra_content[NewConfig]
+
+
+def test_register_checkpoint_conversion_mapping(tmp_path):
+    """Public, but what we assume is not written down: a type without the mapping gets none of the saved experts."""
+    stock = get_checkpoint_conversion_mapping("olmoe")
+    own = get_checkpoint_conversion_mapping(own_model_class("olmoe").config_class.model_type)
+    assert [type(rule) for rule in own] == [type(rule) for rule in stock] != []
+    with pytest.raises(ValueError, match="already exists"):
+        register_checkpoint_conversion_mapping("condenser_olmoe", stock)
+
+    class NewConfig(OlmoeConfig):
+        model_type = "new_olmoe"
+
+    class NewModel(OlmoeForCausalLM):
+        config_class: ClassVar = NewConfig
+
+    model = tiny_model()
+    model.save_pretrained(tmp_path)
+    experts = moe_layers(model)[0].experts
+
+    def loads():
+        content = {**model.config.to_dict(), "model_type": "new_olmoe"}
+        loaded = NewModel.from_pretrained(tmp_path, config=NewConfig(**content))
+        return torch.equal(loaded.model.layers[0].mlp.experts.down_proj, experts.down_proj)
+
+    assert not loads()
+    register_checkpoint_conversion_mapping("new_olmoe", stock)
+    assert loads(), "register_checkpoint_conversion_mapping"
+
+
+@pytest.mark.parametrize("strategy", ["random", "group_by_length"])
+def test_get_train_sampler(strategy, tmp_path):
+    """The data loader of training is made with what it returns; grouped by length that is a LengthGroupedSampler."""
+
+    class Recorder(transformers.Trainer):
+        made: ClassVar = []
+
+        def _get_train_sampler(self, train_dataset=None):
+            self.made.append(super()._get_train_sampler(train_dataset))
+            return self.made[-1]
+
+    rows = [{"input_ids": [1] * length} for length in (3, 5, 2, 4)]
+    arguments = transformers.TrainingArguments(tmp_path, train_sampling_strategy=strategy, report_to=[], use_cpu=True)
+    trainer = Recorder(tiny_model(), arguments, train_dataset=rows, data_collator=list)
+    loader = trainer.get_train_dataloader()
+    assert len(trainer.made) == 1, "_get_train_sampler"
+    assert isinstance(trainer.made[0], LengthGroupedSampler) == (strategy == "group_by_length")
+    assert len(next(iter(loader))) == len(rows)
+
+
+# --- PEFT ---
+
+
+def test_get_adapter_state_dict(monkeypatch):
+    """PEFT asks the tuner's class for what an adapter saves: by keywords, with the whole state dict among them."""
+    adapted = get_peft_model(tiny_model(), LoraConfig(target_modules=["q_proj"]))
+    stock = get_peft_model_state_dict(adapted)
+    asked = []
+
+    def answer(cls, **options):
+        asked.append(options)
+        return {"base_model.model.extra": torch.ones(1)}
+
+    monkeypatch.setattr(LoraModel, "_get_adapter_state_dict", classmethod(answer))
+    assert set(get_peft_model_state_dict(adapted)) == {"base_model.model.extra"}, "_get_adapter_state_dict"
+    assert asked[0].keys() >= {"model", "config", "adapter_name", "state_dict"}
+    assert asked[0]["state_dict"].keys() == adapted.state_dict().keys()
+    assert "base_model.model.extra" not in stock != {}
