@@ -89,7 +89,8 @@ def test_freed_memory_is_kept_with_fewer_page_faults():
             return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
         first = faults()
         assert keep_freed_memory()
-        faults()
+        for _ in range(5):  # an aligned block does not fit into its own gap: a few are laid before they are found again
+            faults()
         print(first, faults())
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

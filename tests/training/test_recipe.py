@@ -102,7 +102,7 @@ def test_an_unknown_key_is_named_with_the_nearest_one(tmp_path, wrong, right):
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
-        ("use_peft", "set lora: attention"),
+        ("use_peft", "set lora to attention"),
         ("lora_target_modules", "set lora"),
         ("resume_from_checkpoint", "resume: true"),
     ],
