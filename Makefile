@@ -17,7 +17,7 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/condenser demo --output_dir demo
 
-# Every promise once, in minutes. Which tests are slow says tests/conftest.py.
+# Every promise once, in minutes. Which tests are slow says tests/slow.py.
 test: $(READY)
 	$(PYTEST) -m 'not slow'
 

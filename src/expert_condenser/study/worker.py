@@ -20,6 +20,7 @@ from expert_condenser.evaluation.generation import Generation
 from expert_condenser.evaluation.record import ITEMS
 from expert_condenser.evaluation.settings import SETTINGS
 from expert_condenser.evaluation.tasks import load_tasks
+from expert_condenser.kernels.buffers import keep_freed_memory
 from expert_condenser.methods import METHODS
 from expert_condenser.study.cells import recipe_of
 from expert_condenser.study.cost import FlopCounter, peak_memory
@@ -38,6 +39,8 @@ def run_cell(cell: Cell, root: Path, device: str | None, threads: int) -> None:
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
     torch.set_num_threads(threads)
+    if not torch.accelerator.is_available():
+        keep_freed_memory()  # of this process alone, which runs one cell and ends
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()
