@@ -1,6 +1,7 @@
 """Helpers that several test files share."""
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -51,6 +52,10 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if _name(item) in slow:
             item.add_marker("slow")
+
+
+def pytest_collection_finish():
+    gc.freeze()  # what imports left need not be walked at every collection: the trainer asks for full ones
 
 
 def _name(item):

@@ -27,7 +27,7 @@ SLOW = (
     Slow(
         "training/test_methods.py",
         "test_a_method_trains_resumes_and_reloads",
-        r"\[olmoe-|\[gpt_oss-condenser",
+        r"\[olmoe-",
         "115 s: four families, nine methods; fast is each method on one family",
     ),
     Slow(
@@ -89,6 +89,12 @@ SLOW = (
         r".*\[",
         r"\b(olmoe|deepseek_v3|gpt_oss)\b",
         "15 s: every family, the same three",
+    ),
+    Slow(
+        "test_registration.py",
+        "test_(a_saved_model_loads|an_adapter_loads|our_experts_implementation|a_config_type_can_be_used)",
+        r"a_saved_model_loads\[code[01]\]|\[code0\]|for_model",
+        "170 s: orders of imports, a process for each; fast are ours first, and for a model also transformers first",
     ),
 )
 
