@@ -23,6 +23,8 @@ _QUIET = {
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
 }
 """Read by other libraries when they are imported; what the user has set stays."""
+_BLAS_THREADS = "OPENBLAS_NUM_THREADS"
+"""Of numpy, whose matrices are small here: a second thread spins for longer than it computes. torch has its own."""
 
 
 def verbosity_of(words: list[str]) -> tuple[str, list[str]]:
@@ -52,6 +54,7 @@ def shown_log(level: str) -> Iterator[None]:
     own.handlers = [handler]
     own.setLevel(LEVELS[level])
     own.propagate = False  # what else listens, at the root, would print it twice
+    os.environ.setdefault(_BLAS_THREADS, "1")
     if level != "debug":
         for name, value in _QUIET.items():
             os.environ.setdefault(name, value)
