@@ -41,9 +41,10 @@ from tests.runs import (
     make_base,
     read,
 )
+from tests.samples import SAMPLES
 
 ROOT = Path(__file__).parents[2]
-GSM8K = ROOT.parent / "shared" / "data" / "train" / "gsm8k.jsonl"
+GSM8K = SAMPLES / "train" / "gsm8k.jsonl"
 
 
 @pytest.fixture(scope="module")
@@ -411,7 +412,6 @@ def test_a_loss_that_is_not_finite_stops_the_run_at_its_last_checkpoint(base, fi
     assert_identical(folder, finished)
 
 
-@pytest.mark.skipif(not GSM8K.exists(), reason="the data is not here")
 def test_the_command_trains_on_gsm8k(base, tmp_path, monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # the argument parser passes 10 for 10.0
     arguments = {
