@@ -18,7 +18,9 @@ def run(words: list[str]) -> None:
     import torch
 
     from expert_condenser.checkpoint.load import load_model, load_tokenizer, resolve_model
-    from expert_condenser.data.rows import build_dataset
+    from expert_condenser.data.examples import Reading, build_examples
+    from expert_condenser.data.mixture import sources_of
+    from expert_condenser.data.stops import stops_of_model
     from expert_condenser.methods.esft import EsftConfig, EsftGate, EsftToken
     from expert_condenser.moe.layers import decoder_depth, decoder_of, moe_layers
     from expert_condenser.training.calibrate import usage_on_rows
@@ -29,7 +31,9 @@ def run(words: list[str]) -> None:
     method = kind(EsftConfig(**fields, score_rows=options.limit))
     path = resolve_model(options.model)
     tokenizer = load_tokenizer(path)
-    dataset = build_dataset(options.data, tokenizer, split=options.split, data_format=options.data_format)
+    reading = Reading(split=options.split, data_format=options.data_format)
+    stops = stops_of_model(path, tokenizer)
+    dataset = build_examples(sources_of(options.data), tokenizer, stops, reading).dataset
     model = load_model(path, options.dtype).to(torch.accelerator.current_accelerator(check_available=True) or "cpu")
     layers = moe_layers(model)
     with progress("rows", min(options.limit, len(dataset))) as advance:

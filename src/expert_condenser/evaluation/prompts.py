@@ -1,13 +1,13 @@
 """Questions as a model reads them: rendered by the chat template that training used, in batches of similar length."""
 
+import datetime
 from collections.abc import Sequence
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from expert_condenser.data.formats import Message
-from expert_condenser.data.tokens import render
-from expert_condenser.errors import EvaluationError
+from expert_condenser.data.conversation import Message
+from expert_condenser.data.rendering import Renderer
+from expert_condenser.errors import DataError, EvaluationError
 
 Prompt = Sequence[Message]
 """The turns of a conversation up to the one that is asked for."""
@@ -22,13 +22,16 @@ def check_template(tokenizer: PreTrainedTokenizerBase) -> None:
         )
 
 
-def rendered(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """The prompts as text, with the opening of the assistant's turn. Raises as `check_template`."""
+def rendered(
+    prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase, date: datetime.date | None = None
+) -> list[str]:
+    """The prompts as text, with the opening of the assistant's turn, as on `date` (today); raises `EvaluationError`."""
     check_template(tokenizer)
     try:
-        return [render(list(prompt), tokenizer, tokenize=False, add_generation_prompt=True) for prompt in prompts]
-    except TemplateError as error:
-        raise EvaluationError(f"the chat template must render every question, but it fails: {error}") from error
+        renderer = Renderer(tokenizer, date)
+        return [renderer.text(prompt, opening=True) for prompt in prompts]
+    except DataError as error:
+        raise EvaluationError(f"a question cannot be asked: {error}") from error
 
 
 def in_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from expert_condenser.data.formats import Row, text_of
-from expert_condenser.data.sources import read_file
+from expert_condenser.data.readers import read_file
 from expert_condenser.errors import DataError
 from expert_condenser.evaluation.answers import AnswerKind
 from expert_condenser.evaluation.tasks import TASKS

@@ -86,6 +86,8 @@ def phase_arguments(recipe: Recipe, method: Method) -> TrainerConfig:
     args.output_dir = str(Path(recipe.trainer.output_dir) / method.phase)
     args.chat_template_path = None
     args.seed = recipe.trainer.seed + recipe.phases.index(method.phase)
+    args.completion_only_loss, args.assistant_only_loss = None, False
+    args.max_length = recipe.max_length
     args.router_aux_loss_coef = method.router_aux_loss_coef
     for name, value in recipe.phase_length().items():
         setattr(args, name, value)

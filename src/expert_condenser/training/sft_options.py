@@ -20,7 +20,7 @@ _BEST = (
     "result would be a mixture of two models; evaluate the checkpoints and name the best one"
 )
 _NO_SCRIPT = "it is read by example scripts, not by a trainer"
-_PAIRS = "rows are pairs of prompt and completion here, whatever their columns were called"
+_PAIRS = "rows are conversations here, whatever their columns were called"
 
 REFUSED: Mapping[str, str] = {
     **dict.fromkeys(("load_best_model_at_end", "metric_for_best_model", "greater_is_better"), _BEST),
@@ -38,7 +38,6 @@ REFUSED: Mapping[str, str] = {
     **dict.fromkeys(("do_train", "do_eval", "do_predict"), _NO_SCRIPT),
     "dataset_text_field": _PAIRS,
     "dataset_kwargs": "the rows are prepared by the run, and TRL prepares them in its own way",
-    "assistant_only_loss": "the loss is on the answer already, which is the assistant's last turn",
     "restore_callback_states_from_checkpoint": "the run restores the method's state itself",
 }
 """Fields of `SFTConfig` that a recipe cannot set, and why; a value other than TRL's default is an error."""
@@ -50,6 +49,9 @@ SET_BY_RUN: Mapping[str, str] = {
     "max_steps": "an equal share of the whole for every phase",
     "chat_template_path": "the tokenizer has the template already",
     "router_aux_loss_coef": "the method's",
+    "completion_only_loss": "the labels are made already; false is loss_on: everything",
+    "assistant_only_loss": "the labels are made already, by loss_on",
+    "max_length": "none where padding_free has no padding to cut: the rows are cut already",
 }
 """Fields that differ between a recipe and the arguments of a phase, and what the run sets."""
 
