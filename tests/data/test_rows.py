@@ -311,7 +311,8 @@ def test_an_empty_completion_names_its_row(tmp_path):
 
 def test_unknown_columns_list_what_was_found_and_every_format(tmp_path):
     path = write(tmp_path / "rows.json", [{"text": "a", "label": 1}])
-    known = "messages needs messages; sharegpt needs conversations; prompt_completion needs prompt, completion; alpaca needs instruction, output; "
+    known = "messages needs messages; sharegpt needs conversations; prompt_completion needs prompt, completion; "
+    known += "alpaca needs instruction, output; "
     known += "gsm8k needs question, answer; mawps needs original_text, equation, ans"
     with pytest.raises(DataError, match=rf"rows\.json: the columns text, label do not fit any known format; .*{known}"):
         load_rows(path)

@@ -23,11 +23,10 @@ class Source:
 
     def __post_init__(self) -> None:
         """Raise `DataError` where a value has no meaning."""
-        if not isinstance(self.path, str) or not self.path:
+        if not self.path:
             raise DataError(f"a source of a mixture needs a 'path', but it has {self.path!r}")
-        is_number = isinstance(self.weight, int | float) and not isinstance(self.weight, bool)
-        if self.weight is not None and not (is_number and 0 < self.weight < float("inf")):
-            raise DataError(f"the weight of {self.path} must be above 0, but it is {self.weight!r}; or leave it out")
+        if self.weight is not None and not 0 < self.weight < float("inf"):
+            raise DataError(f"the weight of {self.path} must be above 0, but it is {self.weight}; or leave it out")
 
 
 def sources_of(value: Any) -> tuple[Source, ...]:
@@ -48,13 +47,22 @@ def sources_of(value: Any) -> tuple[Source, ...]:
     return sources
 
 
+_KINDS: Mapping[Any, str] = {int | float: "a number", str: "a text"}
+
+
 def _source(value: Any) -> Source:
     if isinstance(value, str):
         return Source(value)
     known = [f.name for f in fields(Source)]
     if not isinstance(value, Mapping) or not set(value) <= set(known):
         raise DataError(f"a source of a mixture has {', '.join(known)}, but it is {str(value)[:80]!r}")
-    return Source(**{"path": "", **value})
+    found: dict[str, Any] = {"path": "", **value}
+    for name in known:
+        kind = int | float if name == "weight" else str
+        if isinstance(found.get(name), bool) or not isinstance(found.get(name), kind | None):
+            raise DataError(f"the {name} of a source must be {_KINDS[kind]}, but it is {found[name]!r}; correct it")
+    weight = found.get("weight")
+    return Source(**{**found, "weight": None if weight is None else float(weight)})
 
 
 def counts_of(sizes: Sequence[int], weights: Sequence[float | None], limit: int | None = None) -> list[int]:

@@ -39,6 +39,7 @@ def read_row(row: Row, chosen: RowFormat, style: str, ignore: Collection[str] = 
             "a row needs a turn of the assistant that is trained, but the weight of each is 0; drop the row"
         )
     _check_turns(turns, trained)
+    _check_unicode(turns)
     return Conversation(tuple(turns), tuple(trained), _tools(row.get("tools")), _options(row), origin)
 
 
@@ -61,6 +62,17 @@ def _check_turns(turns: list[Message], trained: list[bool]) -> None:
         turn = turns[at]
         if not turn["content"].strip() and not turn.get("tool_calls"):
             raise DataError("the completion must not be empty, but it is; drop the row")
+
+
+def _check_unicode(turns: list[Message]) -> None:
+    """JSON can write half of a surrogate pair, which is no text that a tokenizer takes."""
+    for turn in turns:
+        try:
+            json.dumps(turn, ensure_ascii=False, default=str).encode()
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"a turn must be Unicode text, but it has {turn['content'][:60]!r} ({error.reason})"
+            ) from error
 
 
 def _with_thoughts(turns: list[Message], thoughts: str, names: list[str]) -> list[Message]:
