@@ -12,6 +12,7 @@ from typing import Any, cast, get_args
 import torch
 from torch import Tensor, nn
 
+from expert_condenser.adapters.expert_parts import with_adapter
 from expert_condenser.errors import DataError, RoutingError, TrainingError
 from expert_condenser.files import read_json
 from expert_condenser.functional.allocation import Allocation
@@ -128,11 +129,15 @@ class Condenser(BiasOnly):
             rule=rule,
             bias=selection_biases(model),
             usage=self.usage,
-            norms=torch.stack([expert_norms(layer).cpu() for layer in moe_layers(model)]) if "norm" in rule else None,
+            norms=self._norms(model) if "norm" in rule else None,
             seed=self.config.selection_seed,
             explicit=self._explicit() if rule == "explicit" else None,
             num_experts=self.layers[0].num_experts,
         )
+
+    def _norms(self, model: nn.Module) -> Tensor:
+        """Of every expert's weights as they act, `(L, E)`: with an adapter, base and adapter together."""
+        return torch.stack([expert_norms(with_adapter(layer)).cpu() for layer in moe_layers(model)])
 
     def artifacts(self, model: nn.Module) -> dict[str, Any]:
         """`condensers.json`: who was chosen, by which rule, from which numbers."""

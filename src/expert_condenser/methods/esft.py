@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Num
 from torch import Tensor, nn
 
-from expert_condenser.adapters.lora import keep_adapters_of
+from expert_condenser.adapters.expert_parts import keep_adapters_of
 from expert_condenser.errors import DataError, TrainingError
 from expert_condenser.files import read_json, write_json
 from expert_condenser.methods.base import Method, RouterConfig
