@@ -34,7 +34,7 @@ def train_phase(
     method, model, checkpoint = prepared.method, prepared.model, prepared.checkpoint
     if checkpoint is None:
         _begin(folder, method, model)
-    callback = MethodCallback(method)
+    callback = MethodCallback(method, loaded_from=checkpoint)
     trainer = make_trainer(folder, rows, method, model, [callback, *callbacks])
     phases = folder.recipe.phases
     logger.info(f"{method.name}: {method.phase} ({phases.index(method.phase) + 1} of {len(phases)})")
