@@ -78,6 +78,17 @@ def _unknown(arms: Mapping[str, Arm], seeds: Sequence[int], tasks: Sequence[str]
         )
 
 
+def data_orders(arms: Mapping[str, Arm], seeds: Sequence[int]) -> Iterator[str]:
+    """A note on the seeds at which arms saw their rows in different orders, so that less pairs them."""
+    order = Term("steps", "data_seed = ", _data_seed)  # compared as steps are, seed by seed
+    apart = [seed for seed in seeds if _differs(order, arms, [seed])]
+    found: dict[str, list[str]] = {}
+    _note(found, order, arms, apart or seeds)
+    for texts in found.values():
+        names = ", ".join(map(str, apart))
+        yield f"paired by seed, but the runs of seed {names} saw their rows in different orders: {'; '.join(texts)}"
+
+
 def _say_per_task(runs: Sequence[Run], tasks: Sequence[str]) -> bool:
     return all(run.tasks[task].prompts is not None for run in runs for task in tasks)
 
@@ -126,6 +137,12 @@ def seeds_of(arms: Mapping[str, Arm]) -> str:
 
 def _option(name: str) -> Callable[[Run], Any]:
     return lambda run: run.config.get(name)
+
+
+def _data_seed(run: Run) -> Any:
+    """What decides the order of a run's rows: `data_seed`, or where it is not set, the seed."""
+    found = run.config.get("data_seed")
+    return run.seed if found is None else found
 
 
 def _generation(key: str) -> Callable[[Run], Any]:

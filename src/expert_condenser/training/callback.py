@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
 from expert_condenser.errors import FailedRunError, TrainingError
+from expert_condenser.files import read_json
 from expert_condenser.methods.base import Method
 from expert_condenser.moe.attachment import find_attachment
 from expert_condenser.moe.layers import moe_layers
@@ -172,7 +173,9 @@ class MethodCallback(TrainerCallback):
             raise TrainingError(
                 f"a resume needs {METHOD_STATE} in the checkpoint; {folder} has none: it is not of such a run"
             )
-        content = json.loads(path.read_text())
+        content = read_json(path)
+        if not isinstance(content, dict) or "interval" not in content:
+            raise TrainingError(f"{path} is a method's state as a checkpoint has it; this one is damaged: take another")
         interval = content.pop("interval")
         self._interval = None if interval is None else torch.tensor(interval)
         self.method.load_state_dict(content)
