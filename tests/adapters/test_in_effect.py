@@ -73,6 +73,20 @@ def test_a_disabled_adapter_leaves_the_base_to_the_bit_and_comes_back(model, bas
     assert torch.equal(logits_of(model), own), "after a failed forward too"
 
 
+def test_a_failing_hook_of_somebody_else_does_not_switch_the_routing_off(model):
+    def fail(*call):
+        raise ValueError("fails")
+
+    own, policy = logits_of(model), attachment_of(model).policy
+    decoder = model.get_base_model().model
+    handle = decoder.register_forward_pre_hook(fail, prepend=True)
+    with pytest.raises(ValueError, match="fails"):
+        logits_of(model)
+    handle.remove()
+    assert attachment_of(model).policy == policy
+    assert torch.equal(logits_of(model), own)
+
+
 def test_control_the_bias_and_the_condensers_alone_change_the_logits(saved, base):
     model = load(saved / "adapter")
     for name, parameter in model.named_parameters():

@@ -19,20 +19,21 @@ class RoutingInEffect:
     def __init__(self, model: nn.Module, name: str) -> None:
         decoder = decoder_of(model, moe_layers(model))
         self.name, self.attachment = name, attachment_of(model)
-        self._policy: RoutingConfig | None = None
+        self._suspended: RoutingConfig | None = None
+        """The policy, during a forward without the adapter."""
         self._handles = [
             decoder.register_forward_pre_hook(self._enter, prepend=True),
             decoder.register_forward_hook(self._leave, always_call=True),
         ]
 
     def _enter(self, decoder: nn.Module, args: Any) -> None:
-        self._policy = self.attachment.policy
         layer = next((module for module in decoder.modules() if isinstance(module, LoraLayer)), None)
-        if layer is not None and not self._is_active(layer):
-            self.attachment.policy = None
+        if layer is not None and not self._is_active(layer) and self.attachment.policy is not None:
+            self._suspended, self.attachment.policy = self.attachment.policy, None
 
     def _leave(self, decoder: nn.Module, args: Any, output: Any) -> None:
-        self.attachment.policy = self._policy
+        if self._suspended is not None:
+            self.attachment.policy, self._suspended = self._suspended, None
 
     def _is_active(self, layer: Any) -> bool:
         """Whether an adapted layer computes with the adapter; one that is disabled takes a merged adapter out again."""

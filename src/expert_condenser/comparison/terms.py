@@ -80,13 +80,14 @@ def _unknown(arms: Mapping[str, Arm], seeds: Sequence[int], tasks: Sequence[str]
 
 def data_orders(arms: Mapping[str, Arm], seeds: Sequence[int]) -> Iterator[str]:
     """A note on the seeds at which arms saw their rows in different orders, so that less pairs them."""
-    order = Term("steps", "data_seed = ", _data_seed)  # compared as steps are, seed by seed
-    apart = [seed for seed in seeds if _differs(order, arms, [seed])]
-    found: dict[str, list[str]] = {}
-    _note(found, order, arms, apart or seeds)
-    for texts in found.values():
+    apart = [seed for seed in seeds if len({_data_seed(arm.runs[seed]) for arm in arms.values()}) > 1]
+    if apart:
+        found = (f"{_show({s: _data_seed(arm.runs[s]) for s in apart})} in {label}" for label, arm in arms.items())
         names = ", ".join(map(str, apart))
-        yield f"paired by seed, but the runs of seed {names} saw their rows in different orders: {'; '.join(texts)}"
+        yield (
+            f"paired by seed, but the runs of seed {names} saw their rows in different orders: data_seed = "
+            f"{'; '.join(found)}"
+        )
 
 
 def _say_per_task(runs: Sequence[Run], tasks: Sequence[str]) -> bool:

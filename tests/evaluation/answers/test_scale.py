@@ -30,6 +30,8 @@ JOINED = [
     ("1.5\\text{ million dollars}", "1500000\\text{ dollars}"),
     ("between 1 million and 2 million", "between 1000000 and 2000000"),
     ("3 thousand 2 million", "3000 2000000"),
+    ("1 million\n500 thousand", "1000000\n500000"),
+    ("5\n1/2 million", "5\n500000"),
 ]
 LEFT = [
     "3 million-dollar houses",
@@ -38,6 +40,7 @@ LEFT = [
     "5 apples, a million pears",
     "1,2 million",
     "5\nmillion",
+    "\n1/2\nmillion",
     "x2 million",
     "million 5",
     "a million",

@@ -11,9 +11,9 @@ from itertools import pairwise
 _SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _BETWEEN = r"(?:[ \t-]|~|\\[,;:! ]|\\?(?:text|textrm|mathrm|mbox)\s*\{?)+"
 _SCALE = rf"(?i:{'|'.join(_SCALES)})"
-_NUMBER = r"(?:\d+\s+)?\d+\s?/\s?\d+|\d{1,3}(?:(?:,|\{,\}|\\,)\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+"
+_NUMBER = r"(?:\d+[ \t]+)?\d+ ?/ ?\d+|\d{1,3}(?:(?:,|\{,\}|\\,)\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+"
 _TERM = rf"(?:{_NUMBER})(?:{_BETWEEN}{_SCALE}){{1,3}}s?(?![\w-])"
-_TERMS = re.compile(rf"(?<![\w.,/])(?<!\d )({_TERM}(?:\s+{_TERM})*)")
+_TERMS = re.compile(rf"(?<![\w.,/])(?<!\d )({_TERM}(?:[ \t]+{_TERM})*)")
 _PARTS = re.compile(rf"({_NUMBER})((?:{_BETWEEN}{_SCALE}){{1,3}}s?)(?![\w-])")
 
 
