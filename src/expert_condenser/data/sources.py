@@ -198,3 +198,5 @@ def _parse_value(path: Path, text: str, first_line: int) -> Any:
             f"{path}, line {first_line + error.lineno - 1}: this is not valid JSON ({error.msg}); "
             "a file holds one list of objects, or one object per line"
         ) from error
+    except RecursionError as error:
+        raise DataError(f"{path}, from line {first_line} on: a row must be flat, but it is nested too deep") from error
