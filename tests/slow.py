@@ -67,6 +67,24 @@ SLOW = (
         "22 s: two processes for each family",
     ),
     Slow(
+        "adapters/test_in_effect.py",
+        r".*\[",
+        r"\[olmoe",
+        "15 s: four families; fast is one",
+    ),
+    Slow(
+        "adapters/test_expert_parts.py",
+        "test_only_the_chosen_experts_learn",
+        r"\[(olmoe-|gpt_oss-a deep copy)",
+        "8 s: four families in six ways; fast is one family in all",
+    ),
+    Slow(
+        "training/test_callback_restore.py",
+        "test_(control|a_resume_goes_on|the_best_model_is)",
+        r"\[(olmoe(-bias_only|-esft_gate)?|gpt_oss-sft)\]",
+        "28 s: four families, three methods; fast is one family",
+    ),
+    Slow(
         "methods/test_sft.py",
         "test_frozen_routers_stand_still_and_all_else_moves",
         r"\[olmoe\]",

@@ -21,6 +21,7 @@ ROOTS = dict(zip(("samples", "widened"), folders("train", "train"), strict=False
 ALPACA = {"instruction": "What is 2 + 3?", "input": "", "output": "2 + 3 = 5.", "answer": "5.0"}
 GSM8K = {"question": "How many?", "answer": "Half is 48/2 = <<48/2=24>>24.\nSum <<a>>1,024.\n#### 1,024"}
 MAWPS = {"original_text": "How many?", "equation": "X=(5.0-3.0)", "ans": 2.0}
+DEEP = "[" * 10_000 + "]" * 10_000
 SYSTEM = {"role": "system", "content": "Be brief."}
 
 
@@ -121,6 +122,11 @@ def test_alpaca_keeps_the_output_of_choices_and_of_rows_without_answer(answer):
 def test_text_of_a_value():
     values = [3.0, 2.5, 7, True, "4.0", None, float("nan"), float("inf")]
     assert [text_of(value) for value in values] == ["3", "2.5", "7", "true", "4.0", "", "", ""]
+    deep = []
+    for _ in range(10_000):
+        deep = [deep]
+    with pytest.raises(DataError, match="its lists are nested too deep"):
+        text_of(deep)
 
 
 def test_formats_are_detected_in_their_order():
@@ -215,6 +221,13 @@ def test_a_missing_relative_path_is_not_asked_of_the_hub():
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
+        ("a.json", DEEP, r"a\.json, from line 1 on: a row must be flat"),
+        ("a.json", f'[{{"a": {DEEP}}}]', r"a\.json, from line 1 on: a row must be flat"),
+        (
+            "a.jsonl",
+            f'{{"a": 1}}\n{{"a": {DEEP}}}\n',
+            r"a\.jsonl, from line 2 on: a row must be flat",
+        ),
         ("a.jsonl", '{"a": 1}\n\n{"a": \n{"a": 2}\n', r"a\.jsonl, line 3: this is not valid JSON"),
         ("a.json", '[\n{"a": 1},\n{"a" 2}\n]', r"a\.json, line 3: this is not valid JSON"),
         ("a.json", '[{"a": 1}, 7]', r"row 2: a row must be a JSON object, but it is a int"),

@@ -29,9 +29,10 @@ def test_a_last_line_cut_short_is_dropped_and_any_other_is_an_error(tmp_path):
     assert [r.id for r in read_records(path)] == ["0"]
     append_records(path, [record(1, correct=True)])
     assert path.read_text() == whole
-    path.write_text("{}\n" + whole)
-    with pytest.raises(EvaluationError, match=r"items.jsonl, line 1"):
-        read_records(path)
+    for line in ("{}", "[" * 10_000 + "]" * 10_000):
+        path.write_text(line + "\n" + whole)
+        with pytest.raises(EvaluationError, match=r"items.jsonl, line 1"):
+            read_records(path)
 
 
 @pytest.mark.parametrize(

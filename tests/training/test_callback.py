@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from expert_condenser import METHODS, MethodCallback, MethodConfig, attach, moe_layers, set_condensers
-from expert_condenser.errors import TrainingError
+from expert_condenser.errors import ExpertCondenserError, TrainingError
 from expert_condenser.methods.sft import Sft
 from expert_condenser.moe.own_types import selection_biases
 from expert_condenser.testing import tiny_batch, tiny_model
@@ -209,6 +209,16 @@ def test_a_resume_needs_the_methods_state(tmp_path):
     (tmp_path / "checkpoint-2" / "method_state.json").unlink()
     again, *_ = bare_trainer(tmp_path)
     with pytest.raises(TrainingError, match=r"a resume needs method_state.json.*checkpoint-2 has none"):
+        again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "[" * 10_000 + "]" * 10_000])
+def test_a_damaged_state_is_refused(tmp_path, content):
+    trainer, *_ = bare_trainer(tmp_path, save_strategy="steps", save_steps=2)
+    trainer.train()
+    (tmp_path / "checkpoint-2" / "method_state.json").write_text(content)
+    again, *_ = bare_trainer(tmp_path)
+    with pytest.raises(ExpertCondenserError, match=r"method_state.json (is a method's state|must be JSON)"):
         again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
 
 

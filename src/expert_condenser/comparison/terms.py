@@ -78,6 +78,18 @@ def _unknown(arms: Mapping[str, Arm], seeds: Sequence[int], tasks: Sequence[str]
         )
 
 
+def data_orders(arms: Mapping[str, Arm], seeds: Sequence[int]) -> Iterator[str]:
+    """A note on the seeds at which arms saw their rows in different orders, so that less pairs them."""
+    apart = [seed for seed in seeds if len({_data_seed(arm.runs[seed]) for arm in arms.values()}) > 1]
+    if apart:
+        found = (f"{_show({s: _data_seed(arm.runs[s]) for s in apart})} in {label}" for label, arm in arms.items())
+        names = ", ".join(map(str, apart))
+        yield (
+            f"paired by seed, but the runs of seed {names} saw their rows in different orders: data_seed = "
+            f"{'; '.join(found)}"
+        )
+
+
 def _say_per_task(runs: Sequence[Run], tasks: Sequence[str]) -> bool:
     return all(run.tasks[task].prompts is not None for run in runs for task in tasks)
 
@@ -126,6 +138,12 @@ def seeds_of(arms: Mapping[str, Arm]) -> str:
 
 def _option(name: str) -> Callable[[Run], Any]:
     return lambda run: run.config.get(name)
+
+
+def _data_seed(run: Run) -> Any:
+    """What decides the order of a run's rows: `data_seed`, or where it is not set, the seed."""
+    found = run.config.get("data_seed")
+    return run.seed if found is None else found
 
 
 def _generation(key: str) -> Callable[[Run], Any]:

@@ -149,7 +149,10 @@ def text_of(value: Any) -> str:
         return ""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    try:
+        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    except RecursionError as error:
+        raise DataError("a value must be a text, a number or flat JSON, but its lists are nested too deep") from error
 
 
 def _alpaca_style(answer: str) -> str:

@@ -143,4 +143,4 @@ def _parse_value(path: Path, text: str, first_line: int) -> Any:
             "a file holds one list of objects, or one object per line"
         ) from error
     except RecursionError as error:
-        raise DataError(f"{path}, line {first_line}: this JSON is nested too deeply to be read; flatten it") from error
+        raise DataError(f"{path}, from line {first_line} on: a row must be flat, but it is nested too deep") from error

@@ -54,7 +54,7 @@ def read_records(path: Path) -> list[Record]:
     for number, line in enumerate(lines, start=1):
         try:
             records.append(Record(**json.loads(line)))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise EvaluationError(f"{path}, line {number}: every line is a record of an evaluation; {error}") from error
     return records
 

@@ -81,6 +81,7 @@ def train_slices(layer: MoELayer, ids: Sequence[int]) -> None:
     setattr(experts, SLICES, nn.ParameterDict(slices))
     experts.register_state_dict_pre_hook(lambda module, prefix, keep_vars: module.write_back())
     experts.register_state_dict_post_hook(_drop_slices)
+    experts.register_load_state_dict_pre_hook(lambda module, *_: module.write_back())  # a load may be of other weights
     experts.register_load_state_dict_post_hook(_reread_slices)
 
 
@@ -139,7 +140,7 @@ def _drop_slices(module: Any, state: dict[str, Any], prefix: str, metadata: Any)
 
 
 def _reread_slices(module: Any, keys: Any) -> None:
-    """After a load: the slices are those of the fused weights that were loaded."""
+    """After a load: the slices are those of the fused weights, of the loaded ones where there were any."""
     keys.missing_keys[:] = [key for key in keys.missing_keys if f".{SLICES}." not in key]
     with torch.no_grad():
         for name, slices in getattr(module, SLICES).items():

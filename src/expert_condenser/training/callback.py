@@ -7,14 +7,15 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
 from expert_condenser.errors import FailedRunError, TrainingError
+from expert_condenser.files import read_json
 from expert_condenser.methods.base import Method
 from expert_condenser.moe.attachment import find_attachment
 from expert_condenser.moe.layers import moe_layers
 from expert_condenser.training.auxiliary import check_auxiliary_coefficient, check_auxiliary_gradient
+from expert_condenser.training.restore import is_split, restore_weights
 from expert_condenser.training.usage import StepUsage, collect
 
 METHOD_STATE = "method_state.json"
@@ -39,10 +40,14 @@ class MethodCallback(TrainerCallback):
     in evaluations), `expert_diversity`,
     `usage_gini`, `dead_experts`, and for methods with a bias `bias_range`, `route_churn` (share of the
     tokens whose experts the bias changed) and `condenser_gate_share`.
+
+    On a resume, and after `load_best_model_at_end`, the weights are those of the checkpoint, experts included, which a
+    `Trainer` alone leaves out. `loaded_from` is the checkpoint that the model was loaded from whole, if it was.
     """
 
-    def __init__(self, method: Method) -> None:
+    def __init__(self, method: Method, loaded_from: Path | None = None) -> None:
         self.method = method
+        self.loaded_from = loaded_from
         self.last: StepUsage | None = None
         self._interval: torch.Tensor | None = None
         self._history: dict[int, torch.Tensor] = {}
@@ -64,7 +69,7 @@ class MethodCallback(TrainerCallback):
             )
         routers = [p for layer in self.layers for p in layer.router.parameters() if p.requires_grad]
         self._watched = routers or [p for p in model.parameters() if p.requires_grad]
-        if self.method.whole_weights and any(hasattr(p, "ds_id") or isinstance(p, DTensor) for p in model.parameters()):
+        if self.method.whole_weights and is_split(model):
             raise TrainingError(
                 f"{self.method.name} works on whole weights, and these are split over processes (FSDP2 or ZeRO-3); use "
                 "DDP, or ZeRO-1 or 2"
@@ -74,7 +79,10 @@ class MethodCallback(TrainerCallback):
             check_auxiliary_gradient(model, self.layers)
         self.steps = state.global_step
         if state.global_step:
-            self._restore(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            self._restore(checkpoint)
+            if self.loaded_from is None or self.loaded_from.resolve() != checkpoint.resolve():
+                restore_weights(model, checkpoint)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start a step's counts from zero; take the detailed ones if it will be logged."""
@@ -120,16 +128,18 @@ class MethodCallback(TrainerCallback):
             if not math.isfinite(logs.get(name, 0.0)):
                 raise FailedRunError(f"{name} is {logs[name]} at step {state.global_step}; the last checkpoint is kept")
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Close the last interval of the usage history, which may end between two logs."""
+    def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Close the last interval of the usage history, which may end between two logs; complete the best model."""
         if self._interval is not None:
             self._history[state.global_step] = self._interval
             self._interval = None
+        if getattr(args, "load_best_model_at_end", False) and state.best_model_checkpoint is not None:
+            restore_weights(model, Path(state.best_model_checkpoint))
 
     def restore(self, args: Any, state: Any, model: Any) -> None:
         """Take over a training that had finished when its process was killed."""
         self.on_train_begin(args, state, None, model=model)
-        self.on_train_end(args, state, None)
+        self.on_train_end(args, state, None, model=model)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Write the method's state and the usage history into the checkpoint."""
@@ -163,7 +173,9 @@ class MethodCallback(TrainerCallback):
             raise TrainingError(
                 f"a resume needs {METHOD_STATE} in the checkpoint; {folder} has none: it is not of such a run"
             )
-        content = json.loads(path.read_text())
+        content = read_json(path)
+        if not isinstance(content, dict) or "interval" not in content:
+            raise TrainingError(f"{path} is a method's state as a checkpoint has it; this one is damaged: take another")
         interval = content.pop("interval")
         self._interval = None if interval is None else torch.tensor(interval)
         self.method.load_state_dict(content)

@@ -60,7 +60,7 @@ def _read(path: Path) -> dict[str, Any]:
     """The options of a YAML file by their names of today; `env` sets environment variables, as in TRL."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise TrainingError(f"a recipe is a YAML file; {path}: {error}") from error
     if not isinstance(content, dict):
         raise TrainingError(f"a recipe is a mapping, 'name: value' a line; {path} holds a {type(content).__name__}")

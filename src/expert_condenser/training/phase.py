@@ -34,7 +34,7 @@ def train_phase(
     method, model, checkpoint = prepared.method, prepared.model, prepared.checkpoint
     if checkpoint is None:
         _begin(folder, method, model)
-    callback = MethodCallback(method)
+    callback = MethodCallback(method, loaded_from=checkpoint)
     trainer = make_trainer(folder, rows, method, model, [callback, *callbacks])
     phases = folder.recipe.phases
     logger.info(f"{method.name}: {method.phase} ({phases.index(method.phase) + 1} of {len(phases)})")
@@ -85,9 +85,12 @@ def phase_arguments(recipe: Recipe, method: Method) -> TrainerConfig:
     args = copy.copy(recipe.trainer)
     args.output_dir = str(Path(recipe.trainer.output_dir) / method.phase)
     args.chat_template_path = None
-    args.seed = recipe.trainer.seed + recipe.phases.index(method.phase)
     args.completion_only_loss, args.assistant_only_loss = None, False
     args.max_length = recipe.max_length
+    position = recipe.phases.index(method.phase)
+    args.seed = recipe.trainer.seed + position
+    if recipe.trainer.data_seed is not None:  # as the seed: a phase that goes on does not repeat the order of the first
+        args.data_seed = recipe.trainer.data_seed + position
     args.router_aux_loss_coef = method.router_aux_loss_coef
     for name, value in recipe.phase_length().items():
         setattr(args, name, value)

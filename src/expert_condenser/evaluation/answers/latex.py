@@ -15,6 +15,7 @@ from collections.abc import Iterator
 
 from expert_condenser.evaluation.answers import number
 from expert_condenser.evaluation.answers.passage import boxes, marked, passages, plain_signs, statements
+from expert_condenser.evaluation.answers.scale import scaled
 
 _GROUP = r"\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}"
 _LAYOUT = [
@@ -71,7 +72,7 @@ def exact(text: str) -> str | None:
 
 def normal(text: str) -> str:
     """An expression without its layout."""
-    text = plain_signs(text).strip()
+    text = scaled(plain_signs(text).strip())
     for pattern, replacement in _LAYOUT:
         text = re.sub(pattern, replacement, text)
     return text.replace(",", "") if re.fullmatch(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?", text) else text

@@ -5,10 +5,11 @@ statement ("the answer is 5", "Answer: 5", "wait, it is 5"), where of an equatio
 number of the text. After `</think>`, the thoughts count only if what follows them has no number.
 
 **What.** Thousands separators, currency, percent signs and units are dropped: "50%" is 50. `3/4`, `1 1/2`,
-`\frac{3}{4}`, `.5`, `1e3` and `2 \times 10^3` are numbers. A minus is a sign only where it is glued to its number
-and no operand stands before it: "36 - 12", "2-3 days" and "COVID-19" hold no negative number. "Negative 5" is -5, and
-"is minus 5" too, but "7 minus 5" subtracts. Groups of three digits after blanks are one number in "1 234 567" and
-"118 000"; "1 234" may be two, and is none.
+`\frac{3}{4}`, `.5`, `1e3` and `2 \times 10^3` are numbers. A minus is a sign only where it is glued to its number and
+no operand stands before it: "36 - 12", "2-3 days" and "COVID-19" hold no negative number. "Negative 5" is -5, and "is
+minus 5" too, but "7 minus 5" subtracts. Before all that a box holds, and as U+2212 where a statement begins, a minus
+may stand apart: `\boxed{- 5}` is -5. "1.5 million" is 1500000, see `scale`. Groups of three digits after blanks are
+one number in "1 234 567" and "118 000"; "1 234" may be two, and is none.
 
 **What not.** A list, a range, a ratio, a time or an expression is not one number: where the text states one of
 these, there is no answer, even if a number stands elsewhere. A sentence that states several numbers otherwise
@@ -21,6 +22,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from expert_condenser.evaluation.answers.passage import boxes, marked, passages, plain_signs, statements
+from expert_condenser.evaluation.answers.scale import scaled
 
 FLOAT_NOISE = Fraction(1, 10**9)
 MIN_DIGITS = 2
@@ -44,6 +46,7 @@ _REWRITES: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"(?<=\d)\s*[*x]\s*10\s*\^\s*\{?\s*([-+]?\d{1,3})\s*\}?", r"e\1"),
     (r"\\([$%])", r"\1"),
     (r"\\([A-Za-z]+)\s*", r" \1 "),
+    (r"(?<!\S)\$\s*-\s+(?=\.?\d[\d.,]*\s*\$)", "$-"),
     (r"(?<=[A-Za-z])[$€£¥₹]|[$€£¥₹](?=\s?[^\s\d.]|\s*$)", " "),
     (r"[$€£¥₹]\s?", ""),
     (r"[{}]", " "),
@@ -128,16 +131,21 @@ def rewritten(text: str) -> str:
     text = plain_signs(text)
     for pattern, replacement in _REWRITES:
         text = re.sub(pattern, replacement, text)
-    return text
+    return scaled(text)
 
 
 def _candidates(passage: str) -> Iterator[str | None]:
     """What each rule finds, in their order: a number, "" for an answer that is not one number, None for nothing."""
-    yield from (_single(rewritten(content)) for content in boxes(passage))
+    yield from (_single(_with_sign(rewritten(content))) for content in boxes(passage))
     text = rewritten(passage)
     yield from map(_single, marked(text))
     yield from (_single(clause) for _, clause in reversed(statements(text)))
     yield _last(text)
+
+
+def _with_sign(box: str) -> str:
+    """What a box holds, with a minus in front of all of it glued to its number."""
+    return re.sub(r"^\s*-\s+(?=\.?\d)", "-", box)
 
 
 def _single(clause: str) -> str | None:

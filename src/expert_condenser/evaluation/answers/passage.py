@@ -23,6 +23,11 @@ CORRECTION = r"""
 TYPOGRAPHY = str.maketrans(
     {"\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2014": ";"} | dict.fromkeys("\u2010\u2011\u2013\u2212", "-")
 )
+SIGN = re.compile(
+    r"((?:\A|[=:(\[#*{]|(?<!\S)(?:\$|\\\()|\b(?:is|was|are|be|been|equals?|becomes|gives|get|answer)\b)[ \t]*)"
+    r"\u2212[ \t]+(?=\.?\d)",
+    re.IGNORECASE,
+)
 SENTENCE_END = re.compile(r"\n|[;!?]|\.(?!\d)")
 BRACE = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 
@@ -40,8 +45,11 @@ def passages(text: str) -> list[str]:
 
 
 def plain_signs(text: str) -> str:
-    """A text with typewriter signs for minus, hyphens and quotes; an em dash ends a sentence."""
-    return text.translate(TYPOGRAPHY)
+    """A text with typewriter signs for minus, hyphens and quotes; an em dash ends a sentence.
+
+    A true minus sign is glued to the number behind it where a number begins; a hyphen there may be a bullet, or a dash.
+    """
+    return SIGN.sub(r"\1-", text).translate(TYPOGRAPHY)
 
 
 def _until_run_on(text: str) -> str:
