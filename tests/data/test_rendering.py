@@ -164,15 +164,16 @@ def test_a_token_over_the_boundary_is_taken_apart():
         "<|{{ m.role }}|>", "<|{{ m.role }}|>{% if m.role == 'assistant' %}{{ '\n' }}{% endif %}"
     )
     tokenizer = tokenizer_with(opens)
-    row = conversation(USER, says("\nA1."))
-    asked = Renderer(tokenizer).text([USER], opening=True)
-    whole = tokenizer(Renderer(tokenizer).text(row.turns), add_special_tokens=False)["input_ids"]
-    alone = tokenizer(asked, add_special_tokens=False)["input_ids"]
-    ((context, answer),) = trained(row, opens)
-    assert context == alone
-    assert answer == "\nA1.<|end|>"
-    if whole[: len(alone)] == alone:
-        pytest.fail("this tokenizer has a token of two line breaks; without one the test shows nothing")
+    tokenizer.add_tokens(["\n\n"])
+    row, renderer = conversation(USER, says("\nA1.")), Renderer(tokenizer)
+    asked = tokenizer(renderer.text([USER], opening=True), add_special_tokens=False)["input_ids"]
+    whole = tokenizer(renderer.text(row.turns), add_special_tokens=False)["input_ids"]
+    assert whole[: len(asked)] != asked, "together, the two line breaks are one token"
+    ((tokens,),) = encode(renderer.passages(row), tokenizer)
+    ((start, end),) = tokens.answers
+    assert tokens.ids[:start] == asked
+    assert tokenizer.decode(tokens.ids[start:end]) == "\nA1.<|end|>"
+    assert tokenizer.decode(tokens.ids) == tokenizer.decode(whole)
 
 
 def test_a_turn_that_is_not_rendered_is_refused_whatever_it_says():
