@@ -85,6 +85,12 @@ SLOW = (
         "46 s: every family; fast is softmax, sigmoid with groups and a correction, and softmax over the chosen",
     ),
     Slow(
+        "moe/test_identity.py",
+        r".*\[",
+        r"-(olmoe|deepseek_v3|gpt_oss|mistral4|mistral_large4|kimi_linear)\]|test_control_",
+        "90 s: every family; fast is the same three, and those that can sum scores in half precision",
+    ),
+    Slow(
         "moe/test_experts.py",
         r".*\[",
         r"\b(olmoe|deepseek_v3|gpt_oss)\b",
