@@ -1,11 +1,14 @@
-"""One test per private API of torch, transformers and PEFT that we use: it fails when a release changes it."""
+"""One test per private API of another library that we use: it fails when a release changes it."""
 
+from functools import partial
 from pathlib import Path
+from types import MethodType
 from typing import ClassVar
 
 import pytest
 import torch
 import transformers
+from accelerate.hooks import AlignDevicesHook, add_hook_to_module, remove_hook_from_module
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from peft.tuners.lora import LoraModel
 from torch import nn
@@ -38,11 +41,13 @@ USES = {
     "_get_train_sampler": (transformers.Trainer, "training/trainer.py"),
     "_gradient_checkpointing_func": (None, "moe/replay.py"),
     "_grouped_mm": (torch.ops.aten, "study/cost.py"),
+    "_hf_hook": (None, "moe/hooked.py"),
     "_is_expert_parallel": (None, "moe/experts.py"),
     "_is_mkldnn_bf16_supported": (torch.ops.mkldnn, "kernels/sorted_experts.py"),
     "_is_mkldnn_fp16_supported": (torch.ops.mkldnn, "kernels/sorted_experts.py"),
     "_keep_in_fp32_modules_strict": (transformers.PreTrainedModel, "moe/own_types.py"),
     "_model_mapping": (AutoModelForCausalLM, "moe/own_types.py"),
+    "_old_forward": (None, "moe/hooked.py"),
     "_parameters": (None, "moe/slices.py"),
 }
 """Name -> what has it (None: instances alone, each looked at in its test), and the file that uses it."""
@@ -71,6 +76,29 @@ def test_every_private_name_is_there(name):
 @pytest.mark.parametrize("file", sorted({file for _, file in USES.values()}))
 def test_every_use_says_why(file):
     assert unexplained(FILES[file]) == []
+
+
+# --- accelerate ---
+
+
+def test_hf_hook():
+    """A hooked module has it, and a forward on the instance that calls the hook and `_old_forward`."""
+    module = nn.Linear(2, 3)
+    hook = add_hook_to_module(module, AlignDevicesHook(execution_device="cpu"))._hf_hook
+    assert (hook.execution_device, hook.offload_buffers) == ("cpu", False)
+    assert isinstance(vars(module)["forward"], partial)
+    assert vars(module)["forward"].func.__module__ == "accelerate.hooks", "_hf_hook"
+    remove_hook_from_module(module)
+    assert not hasattr(module, "_hf_hook")
+    assert vars(module)["forward"] == MethodType(nn.Linear.forward, module)
+
+
+def test_old_forward():
+    """It is what the hook calls: the forward of the class, bound, until another one is put there."""
+    module = add_hook_to_module(nn.Linear(2, 3), AlignDevicesHook(execution_device="cpu"))
+    assert module._old_forward == MethodType(nn.Linear.forward, module)
+    module._old_forward = lambda x: x + 1
+    assert module(torch.ones(2)).tolist() == [2.0, 2.0], "_old_forward"
 
 
 # --- torch ---

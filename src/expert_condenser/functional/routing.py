@@ -257,13 +257,14 @@ def mass_usage(
     logits: Float[Tensor, "T E"],
     token_mask: Shaped[Tensor, " T"] | None = None,
     scoring: Scoring = SOFTMAX,
+    dtype: torch.dtype = torch.float64,
 ) -> Float[Tensor, " E"]:
-    """`u_i = sum_t p_ti` over the tokens where `token_mask` is not 0; float64.
+    """`u_i = sum_t p_ti` over the tokens where `token_mask` is not 0; summed in `dtype`.
 
     `p` is the softmax of the logits, or the family's scores divided by their sum. With `bias_in_weights`
     the caller passes `z + beta`, the logits that weigh.
     """
-    probabilities = expert_scores(logits.detach(), scoring).double()
+    probabilities = expert_scores(logits.detach(), scoring).to(dtype)
     if "softmax" not in scoring.function:
         probabilities = probabilities / probabilities.sum(dim=-1, keepdim=True)
     if token_mask is not None:

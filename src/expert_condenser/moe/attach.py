@@ -9,6 +9,7 @@ from torch import nn
 from expert_condenser.errors import RoutingError, UnsupportedModelError
 from expert_condenser.functional.routing import RoutingConfig, check_condensers
 from expert_condenser.moe.attachment import attachment_of, find_attachment
+from expert_condenser.moe.hooked import check_forward
 from expert_condenser.moe.layers import MoELayer, decoder_of, family_name, moe_layers
 from expert_condenser.moe.own_types import CondenserModel, adopt, causal_lm, install_policy, release
 from expert_condenser.moe.router import clear_policy
@@ -31,6 +32,8 @@ def attach(model: nn.Module, config: RoutingConfig | None = None) -> nn.Module:
         raise UnsupportedModelError(
             f"every MoE layer has the same number of experts; got {[layer.num_experts for layer in layers]}"
         )
+    for layer in layers:
+        check_forward(layer.name, layer.router)
     if config is not None:
         if config.bias_in_weights and layers[0].rule.correction is not None:
             raise RoutingError(

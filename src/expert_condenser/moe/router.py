@@ -18,6 +18,7 @@ from expert_condenser.functional.scoring import Scoring
 from expert_condenser.moe.attachment import Attachment
 from expert_condenser.moe.counting import Counter, count_choice
 from expert_condenser.moe.dense_mixture import mix, remove_mixture
+from expert_condenser.moe.hooked import computes_on, swap_class
 from expert_condenser.moe.rules import Rule
 
 
@@ -101,13 +102,13 @@ def policy_class(router_class: Any) -> Any:
 
 def set_policy(router: Any, rule: Rule, attachment: Attachment) -> None:
     """Turn a plain router into a `PolicyRouter`, in place; with a policy it also gets a zero bias and no condensers."""
-    router.__class__ = policy_class(router.__class__)
+    swap_class(router, policy_class(router.__class__))
     router.rule, router.scoring, router.attachment = rule, rule.scoring(router), attachment
     router.counter = Counter(router.num_experts)
     if attachment.policy is None:
         return
     bias, condensers = torch.zeros(router.num_experts, dtype=torch.float32), torch.zeros(0, dtype=torch.int64)
-    device = next(router.parameters()).device
+    device = computes_on(router)
     if device.type != "meta":  # from there nothing can be moved: a loader fills what it made itself
         bias, condensers = bias.to(device), condensers.to(device)
     router.register_buffer("selection_bias", bias)
@@ -121,4 +122,4 @@ def clear_policy(router: Any) -> None:
         del router.selection_bias, router.condenser_ids
     for name in ("rule", "scoring", "attachment", "counter"):
         delattr(router, name)
-    router.__class__ = type(router).base_class
+    swap_class(router, type(router).base_class)

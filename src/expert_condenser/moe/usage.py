@@ -49,6 +49,7 @@ def _count(
     router: Any, args: Any, output: tuple[Tensor, Tensor, Tensor], *, usage: Usage, index: int, mask: Tensor
 ) -> None:
     _, weights, indices = output
+    mask = mask.to(indices.device)  # layers may be spread over devices
     real = mask != 0
     usage.counts[index] += count_usage(indices, usage.counts.shape[1], mask).cpu()
-    usage.gate_mass[index].index_add_(0, indices[real].reshape(-1).cpu(), weights[real].reshape(-1).double().cpu())
+    usage.gate_mass[index].index_add_(0, indices[real].reshape(-1).cpu(), weights[real].reshape(-1).cpu().double())

@@ -15,7 +15,7 @@ from expert_condenser.methods.base import Method
 from expert_condenser.moe.attachment import find_attachment
 from expert_condenser.moe.layers import moe_layers
 from expert_condenser.training.auxiliary import check_auxiliary_coefficient, check_auxiliary_gradient
-from expert_condenser.training.usage import StepUsage, collect
+from expert_condenser.training.usage import StepUsage, check_counted, collect
 
 METHOD_STATE = "method_state.json"
 USAGE_HISTORY = "usage.safetensors"
@@ -69,6 +69,12 @@ class MethodCallback(TrainerCallback):
                 f"{self.method.name} works on whole weights, and these are split over processes (FSDP2 or ZeRO-3); use "
                 "DDP, or ZeRO-1 or 2"
             )
+        offloaded = [name for name, p in model.named_parameters() if p.requires_grad and p.device.type == "meta"]
+        if offloaded:
+            raise TrainingError(
+                f"an optimizer trains weights in memory; {len(offloaded)} of them are offloaded ({offloaded[0]}, ...). "
+                "Load the model without device_map, or over devices that hold all of it"
+            )
         check_auxiliary_coefficient(model, args, self.method.router_aux_loss_coef)
         if self.method.router_aux_loss_coef:
             check_auxiliary_gradient(model, self.layers)
@@ -86,7 +92,8 @@ class MethodCallback(TrainerCallback):
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Stop before a gradient that is not finite reaches the weights: it shows in the routers of every layer."""
         gradients = [parameter.grad for parameter in self._watched if parameter.grad is not None]
-        if not args.fp16 and gradients and not torch.stack([g.sum() for g in gradients]).sum().isfinite():
+        sums = [gradient.sum().to(gradients[0].device) for gradient in gradients]  # layers may be on several devices
+        if not args.fp16 and sums and not torch.stack(sums).sum().isfinite():
             raise FailedRunError(
                 f"a gradient is not finite at step {state.global_step + 1}; the last checkpoint is kept"
             )
@@ -94,6 +101,7 @@ class MethodCallback(TrainerCallback):
     def on_optimizer_step(self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any) -> None:
         """Reduce the usage of the step and let the method act on it; a skipped step (fp16 overflow) counts nothing."""
         self.last = collect(self.attachment)
+        check_counted(self.last, self.layers, state.global_step + 1)
         if getattr(optimizer, "step_was_skipped", False):
             return
         by_mass = getattr(self.attachment.policy, "usage", "count") == "mass"
