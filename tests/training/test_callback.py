@@ -7,11 +7,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate import cpu_offload
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from expert_condenser import METHODS, MethodCallback, MethodConfig, attach, moe_layers, set_condensers
-from expert_condenser.errors import FailedRunError, TrainingError
+from expert_condenser.errors import ExpertCondenserError, FailedRunError, TrainingError
 from expert_condenser.methods.sft import Sft
 from expert_condenser.moe.own_types import selection_biases
 from expert_condenser.testing import tiny_batch, tiny_model
@@ -342,3 +343,26 @@ def test_weights_that_are_offloaded_are_not_trained():
     method.prepare(model)
     with pytest.raises(TrainingError, match=r"offloaded \(model\.embed_tokens\.weight"):
         MethodCallback(method).on_train_begin(None, SimpleNamespace(global_step=0), None, model=model)
+
+
+@pytest.mark.parametrize(
+    ("lora", "message"),
+    [
+        ({"target_modules": ["q_proj"]}, "got the adapters default"),
+        ({"modules_to_save": ["gate"]}, r"gate\.original_module has none"),
+    ],
+    ids=["stock adapter", "copied routers"],
+)
+def test_an_adapter_made_afterwards_is_refused_where_it_loses_the_routing(lora, message):
+    method, model = METHODS["bias_only"](MethodConfig()), tiny_model()
+    method.prepare(model)
+    adapted = get_peft_model(model, LoraConfig(**{"target_modules": ["q_proj"], **lora}))
+    with pytest.raises(ExpertCondenserError, match=message):
+        MethodCallback(method).on_train_begin(None, SimpleNamespace(global_step=0), None, model=adapted)
+
+
+def test_control_a_stock_adapter_is_whole_where_nothing_is_added_to_the_model():
+    method = METHODS["sft"](MethodConfig())
+    adapted = get_peft_model(tiny_model(), LoraConfig(target_modules=["q_proj"]))
+    method.prepare(adapted)
+    MethodCallback(method).on_train_begin(None, SimpleNamespace(global_step=0), None, model=adapted)

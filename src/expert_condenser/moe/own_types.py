@@ -195,6 +195,19 @@ def causal_lm(model: nn.Module) -> Any:
     return next((m for m in found if isinstance(m, stock_class(family_name(m)))), None)
 
 
+def own_config(model: nn.Module, inner: Any) -> None:
+    """Give `inner` in `model` a config of its own: a copy, in every module that holds it or a part of it.
+
+    Models may share one config object; what is noted in it is of one model.
+    """
+    copies: dict[int, Any] = {}
+    copy.deepcopy(inner.config, copies)
+    for module in model.modules():
+        for name, value in list(vars(module).items()):
+            if isinstance(value, transformers.PreTrainedConfig) and id(value) in copies:
+                setattr(module, name, copies[id(value)])
+
+
 def adopt(model: Any, policy: RoutingConfig) -> None:
     """Make a family's CausalLM one of our own type, in place, so that it is saved as what it is."""
     model_type = model.config.model_type
