@@ -79,6 +79,12 @@ SLOW = (
         "9 s: four families, as in training/test_methods.py",
     ),
     Slow(
+        "checkpoint/test_router_state.py",
+        "test_(a_model|a_state_dict|an_adapter)_with_it",
+        r"-olmoe\]",
+        "60 s: four families; fast is every fault for every reader",
+    ),
+    Slow(
         "moe/test_families.py",
         r".*\[",
         r"\b(olmoe|deepseek_v3|gpt_oss)\b",

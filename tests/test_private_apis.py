@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 from accelerate.hooks import AlignDevicesHook, add_hook_to_module, remove_hook_from_module
-from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.lora import LoraModel
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -46,9 +46,11 @@ USES = {
     "_is_mkldnn_bf16_supported": (torch.ops.mkldnn, "kernels/sorted_experts.py"),
     "_is_mkldnn_fp16_supported": (torch.ops.mkldnn, "kernels/sorted_experts.py"),
     "_keep_in_fp32_modules_strict": (transformers.PreTrainedModel, "moe/own_types.py"),
+    "_load_from_state_dict": (nn.Module, "moe/router.py"),
     "_model_mapping": (AutoModelForCausalLM, "moe/own_types.py"),
     "_old_forward": (None, "moe/hooked.py"),
     "_parameters": (None, "moe/slices.py"),
+    "_remap_adapter_state_dict_for_load": (LoraModel, "adapters/peft_type.py"),
 }
 """Name -> what has it (None: instances alone, each looked at in its test), and the file that uses it."""
 
@@ -120,6 +122,22 @@ def test_apply():
         assert len(called) == number, "_apply"
     outer.train(), outer.requires_grad_(False)
     assert len(called) == len(ways), "and nothing else does"
+
+
+def test_load_from_state_dict():
+    """`load_state_dict` calls it for each module with the whole state and the module's prefix, before it copies."""
+    seen = []
+
+    class Recorder(nn.Linear):
+        def _load_from_state_dict(self, state_dict, prefix, *args):
+            seen.append((prefix, sorted(state_dict), self.bias.tolist()))
+            super()._load_from_state_dict(state_dict, prefix, *args)
+
+    outer = nn.Sequential(nn.Identity(), Recorder(1, 1))
+    before = outer[1].bias.tolist()
+    outer.load_state_dict({"1.weight": torch.zeros(1, 1), "1.bias": torch.full((1,), 7.0)})
+    assert seen == [("1.", ["1.bias", "1.weight"], before)], "_load_from_state_dict"
+    assert outer[1].bias.tolist() == [7.0]
 
 
 def test_parameters():
@@ -355,6 +373,22 @@ def test_get_train_sampler(strategy, tmp_path):
 
 
 # --- PEFT ---
+
+
+def test_remap_adapter_state_dict_for_load(monkeypatch):
+    """PEFT asks the tuner's class with the tensors of the file, before it loads them."""
+    seen = []
+    stock = LoraModel._remap_adapter_state_dict_for_load.__func__
+
+    def remap(cls, model, *, state_dict, **options):
+        seen.append(sorted(state_dict))
+        return stock(cls, model, state_dict=state_dict, **options)
+
+    adapted = get_peft_model(tiny_model(), LoraConfig(target_modules=["q_proj"]))
+    state = get_peft_model_state_dict(adapted)
+    monkeypatch.setattr(LoraModel, "_remap_adapter_state_dict_for_load", classmethod(remap))
+    set_peft_model_state_dict(adapted, state)
+    assert seen == [sorted(state)], "_remap_adapter_state_dict_for_load"
 
 
 def test_get_adapter_state_dict(monkeypatch):

@@ -8,11 +8,11 @@ import pytest
 import torch
 from accelerate import cpu_offload
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from expert_condenser import METHODS, MethodCallback, MethodConfig, attach, moe_layers, set_condensers
-from expert_condenser.errors import ExpertCondenserError, FailedRunError, TrainingError
+from expert_condenser.errors import CheckpointError, ExpertCondenserError, FailedRunError, TrainingError
 from expert_condenser.methods.sft import Sft
 from expert_condenser.moe.own_types import selection_biases
 from expert_condenser.testing import tiny_batch, tiny_model
@@ -366,3 +366,27 @@ def test_control_a_stock_adapter_is_whole_where_nothing_is_added_to_the_model():
     adapted = get_peft_model(tiny_model(), LoraConfig(target_modules=["q_proj"]))
     method.prepare(adapted)
     MethodCallback(method).on_train_begin(None, SimpleNamespace(global_step=0), None, model=adapted)
+
+
+@pytest.mark.parametrize("tensor", ["selection_bias", "condenser_ids"])
+def test_a_bare_trainer_does_not_go_on_from_a_faulty_router_state(tensor, tmp_path):
+    trainer, *_ = bare_trainer(tmp_path, save_strategy="steps", save_steps=1)
+    trainer.train()
+    folder = tmp_path / "checkpoint-2"
+    again, *_ = bare_trainer(tmp_path, save_strategy="no")
+    again.train(resume_from_checkpoint=str(folder))
+    assert again.state.global_step == STEPS, "control: it goes on"
+    tensors = load_file(folder / "model.safetensors")
+    key = f"model.layers.1.mlp.gate.{tensor}"
+    tensors[key] = torch.full((8,), math.nan) if tensor == "selection_bias" else torch.zeros(0)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    again, *_ = bare_trainer(tmp_path)
+    with pytest.raises(CheckpointError, match=r"model\.layers\.1\.mlp\.gate: "):
+        again.train(resume_from_checkpoint=str(folder))
+
+
+def test_a_training_starts_with_a_state_that_can_be(tmp_path):
+    trainer, *_ = bare_trainer(tmp_path)
+    moe_layers(trainer.model)[2].router.selection_bias[3] = math.inf
+    with pytest.raises(CheckpointError, match=r"model\.layers\.2\.mlp\.gate: the selection bias is finite"):
+        trainer.train()

@@ -17,6 +17,7 @@ from expert_condenser.moe.attach import attach
 from expert_condenser.moe.attachment import find_attachment
 from expert_condenser.moe.layers import moe_layers
 from expert_condenser.moe.own_types import causal_lm, make_room
+from expert_condenser.moe.state import check_complete, read_section
 
 OWN_TYPE = "LORA (the routing of this adapter needs: pip install expert-condenser)"
 """PEFT's `peft_type` of an adapter with router state: the message of its refusal where we are not imported."""
@@ -40,6 +41,7 @@ class CondenserLoraModel(LoraModel):
 
     def __init__(self, model: Any, config: Any, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         saved = config[adapter_name].condenser if isinstance(config, dict) else config.condenser
+        read_section(saved, moe_layers(model))  # refuses what cannot be read
         if (attached := find_attachment(model)) is not None:
             found = attached.policy
             if found is None or asdict(found) != asdict(RoutingConfig(**saved["routing"])):
@@ -67,6 +69,12 @@ class CondenserLoraModel(LoraModel):
         config.condenser["condensers_per_layer"] = [len(layer.router.condenser_ids) for layer in routers]
         own = super()._get_adapter_state_dict(model=model, config=config, **options)
         return own | {key: value for key, value in options["state_dict"].items() if key.endswith(STATE)}
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(cls, model: Any, *, state_dict: Any, **options: Any) -> Any:
+        """As PEFT's, of an adapter with the state of every router; PEFT shows the tuner's class here what it loads."""
+        check_complete(state_dict, moe_layers(model))
+        return super()._remap_adapter_state_dict_for_load(model=model, state_dict=state_dict, **options)
 
 
 def register_adapter_type() -> None:

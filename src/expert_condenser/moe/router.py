@@ -20,6 +20,7 @@ from expert_condenser.moe.counting import Counter, count_choice
 from expert_condenser.moe.dense_mixture import mix, remove_mixture
 from expert_condenser.moe.hooked import computes_on, swap_class
 from expert_condenser.moe.rules import Rule
+from expert_condenser.moe.state import STATE, check_router_state
 
 
 class PolicyRouter(nn.Module):
@@ -81,6 +82,29 @@ class PolicyRouter(nn.Module):
         if self.mixer is None or not (self.training and torch.is_grad_enabled()):
             return weights, indices
         return mix(self, logits, weights, indices)
+
+    def check_state(self, name: str, bias: Tensor | None = None, condensers: Tensor | None = None) -> None:
+        """Raise `CheckpointError` where a bias or condensers, by default the router's own, are none; see `state`."""
+        if self.policy is not None:
+            check_router_state(
+                name,
+                self.selection_bias if bias is None else bias,
+                self.condenser_ids if condensers is None else condensers,
+                num_experts=self.num_experts,
+                top_k=self.top_k,
+                policy=self.policy,
+                scoring=self.scoring,
+            )
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """As in torch, for state that is checked first: nothing of a faulty one is taken.
+
+        torch has hooks for it, and a copy of a module shares them with the original.
+        """
+        loaded = (state_dict.get(f"{prefix}{name}") for name in STATE)
+        if any(f"{prefix}{name}" in state_dict for name in STATE):
+            self.check_state(prefix.removesuffix("."), *loaded)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Move the bias with the module, but never cast it: half precision loses its steps.

@@ -16,6 +16,7 @@ from expert_condenser.methods.base import Method
 from expert_condenser.moe.attachment import Attachment, find_attachment
 from expert_condenser.moe.layers import moe_layers
 from expert_condenser.moe.saving import check_adapters
+from expert_condenser.moe.state import check_layers
 from expert_condenser.training.auxiliary import check_auxiliary_coefficient, check_auxiliary_gradient
 from expert_condenser.training.usage import StepUsage, check_counted, collect
 
@@ -157,6 +158,7 @@ class MethodCallback(TrainerCallback):
             )
         if attachment.policy is not None:
             check_adapters(model)
+            check_layers(self.layers)
         return attachment
 
     def _check_placement(self, args: Any, model: Any) -> None:
