@@ -22,7 +22,7 @@ class Attachment:
     """One per attached model; its routers refer to it."""
 
     def __init__(self, decoder: Any, routers: Sequence[Any], policy: RoutingConfig | None) -> None:
-        self._decoder: ReferenceType[Any] | None = ref(decoder)
+        self.decoder: ReferenceType[Any] | None = ref(decoder)
         self.routers = tuple(routers)
         self.policy = policy
         """None: the family's own routing, only counted."""
@@ -38,9 +38,9 @@ class Attachment:
     def __deepcopy__(self, copies: dict[int, Any]) -> "Attachment":
         """That of a copied model; a router that is copied alone gets one without a model: it routes, uncounted."""
         twin = copies[id(self)] = object.__new__(type(self))
-        decoder = None if self._decoder is None else copies.get(id(self._decoder()))
-        twin._decoder = None if decoder is None else ref(decoder)
-        kept = {name: value for name, value in vars(self).items() if name != "_decoder"}
+        decoder = None if self.decoder is None else copies.get(id(self.decoder()))
+        twin.decoder = None if decoder is None else ref(decoder)
+        kept = {name: value for name, value in vars(self).items() if name != "decoder"}
         if decoder is None:
             kept.update(routers=(), watch=Watch(), replay=Replay(), _checkpointed=[], _handles=[])
         vars(twin).update(copy.deepcopy(kept, copies))
