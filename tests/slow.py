@@ -97,10 +97,22 @@ SLOW = (
         "9 s: four families, as in training/test_methods.py",
     ),
     Slow(
+        "checkpoint/test_router_state.py",
+        "test_(a_model|a_state_dict|an_adapter)_with_it",
+        r"-olmoe\]",
+        "60 s: four families; fast is every fault for every reader",
+    ),
+    Slow(
         "moe/test_families.py",
         r".*\[",
         r"\b(olmoe|deepseek_v3|gpt_oss)\b",
         "46 s: every family; fast is softmax, sigmoid with groups and a correction, and softmax over the chosen",
+    ),
+    Slow(
+        "moe/test_identity.py",
+        r".*\[",
+        r"-(olmoe|deepseek_v3|gpt_oss|mistral4|mistral_large4|kimi_linear)\]|test_control_",
+        "90 s: every family; fast is the same three, and those that can sum scores in half precision",
     ),
     Slow(
         "moe/test_experts.py",

@@ -18,6 +18,7 @@ from expert_condenser.moe.attach import attach, detach
 from expert_condenser.moe.attachment import find_attachment
 from expert_condenser.moe.layers import moe_layers
 from expert_condenser.moe.own_types import causal_lm, make_room
+from expert_condenser.moe.state import check_complete, read_section
 
 
 class AdapterType(str):
@@ -57,10 +58,11 @@ class CondenserLoraModel(LoraModel):
         if hasattr(model, "peft_config"):
             raise RoutingError(ONE_ADAPTER)
         saved = config[adapter_name].condenser if isinstance(config, dict) else config.condenser
-        _attach_for(model, RoutingConfig(**saved["routing"]))
-        make_room(model, saved["condensers_per_layer"])
+        policy, condensers = read_section(saved, moe_layers(model))  # refuses what cannot be read
+        _attach_for(model, policy)
+        make_room(model, condensers)
         if (inner := causal_lm(model)) is not None:
-            inner.config.condenser["condensers_per_layer"] = list(saved["condensers_per_layer"])
+            inner.config.condenser["condensers_per_layer"] = condensers
         super().__init__(model, config, adapter_name, *args, **kwargs)
         self.routing_in_effect = RoutingInEffect(model, adapter_name)
 
@@ -88,6 +90,12 @@ class CondenserLoraModel(LoraModel):
         config.condenser["condensers_per_layer"] = [len(layer.router.condenser_ids) for layer in routers]
         own = super()._get_adapter_state_dict(model=model, config=config, **options)
         return own | {key: value for key, value in options["state_dict"].items() if key.endswith(STATE)}
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(cls, model: Any, *, state_dict: Any, **options: Any) -> Any:
+        """As PEFT's, of an adapter with the state of every router; PEFT shows the tuner's class here what it loads."""
+        check_complete(state_dict, moe_layers(model))
+        return super()._remap_adapter_state_dict_for_load(model=model, state_dict=state_dict, **options)
 
 
 def _attach_for(model: Any, policy: RoutingConfig) -> None:

@@ -9,11 +9,19 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from expert_condenser.errors import RoutingError
-from expert_condenser.functional.scoring import SOFTMAX, Scoring, expert_scores, gate_weights, group_mask, native_ranks
+from expert_condenser.functional.scoring import (
+    SOFTMAX,
+    Scoring,
+    expert_scores,
+    gate_weights,
+    group_mask,
+    native_dtype,
+    native_ranks,
+)
 
 
 @dataclass(frozen=True)
@@ -176,7 +184,8 @@ def choose_experts(
     ranks = biased_ranks(logits, bias, scoring, config, correction)
     others = ranks.index_fill(-1, condensers, -torch.inf) if len(condensers) else ranks
     if scoring.num_groups > 1:
-        mask = group_mask(group_ranks(others, bias, scoring, config, correction), scoring)
+        dtype = native_dtype(logits, scoring, correction)
+        mask = kept_groups(group_ranks(others, bias, scoring, config, correction), bias, scoring, dtype)
         ranks = ranks.masked_fill(~mask, -torch.inf)
         others = ranks.index_fill(-1, condensers, -torch.inf) if len(condensers) else ranks
     if config.budget == "shared":
@@ -217,6 +226,20 @@ def group_ranks(
     return torch.where((bias == 0).all(), ranks, expert_scores(ranks, scoring))
 
 
+def kept_groups(
+    ranks: Float[Tensor, "T E"], bias: Float[Tensor, " E"], scoring: Scoring, dtype: torch.dtype
+) -> Bool[Tensor, "T E"]:
+    """The experts of the groups that a token chooses from, by `group_ranks`; `dtype` is that of the family's ranks.
+
+    While the bias is zero, sums of two are rounded as the family rounds them: groups that tie there tie here. A bias
+    is finer than half precision, and so are the sums with it.
+    """
+    mask = group_mask(ranks, scoring)
+    if scoring.group_rank == "best" or dtype == torch.float32:
+        return mask
+    return torch.where((bias == 0).all(), group_mask(ranks, scoring, dtype), mask)
+
+
 def _in_native_space(config: RoutingConfig, correction: Tensor | None) -> bool:
     return config.bias_space == "score" or correction is not None
 
@@ -234,13 +257,14 @@ def mass_usage(
     logits: Float[Tensor, "T E"],
     token_mask: Shaped[Tensor, " T"] | None = None,
     scoring: Scoring = SOFTMAX,
+    dtype: torch.dtype = torch.float64,
 ) -> Float[Tensor, " E"]:
-    """`u_i = sum_t p_ti` over the tokens where `token_mask` is not 0; float64.
+    """`u_i = sum_t p_ti` over the tokens where `token_mask` is not 0; summed in `dtype`.
 
     `p` is the softmax of the logits, or the family's scores divided by their sum. With `bias_in_weights`
     the caller passes `z + beta`, the logits that weigh.
     """
-    probabilities = expert_scores(logits.detach(), scoring).double()
+    probabilities = expert_scores(logits.detach(), scoring).to(dtype)
     if "softmax" not in scoring.function:
         probabilities = probabilities / probabilities.sum(dim=-1, keepdim=True)
     if token_mask is not None:

@@ -62,12 +62,26 @@ def native_ranks(
     logits: Float[Tensor, "T E"], scoring: Scoring, correction: Float[Tensor, " E"] | None = None
 ) -> Float[Tensor, "T E"]:
     """What the family itself chooses by: scores or logits, plus its own correction bias where it has one."""
+    return _ranks_as_they_are(logits, scoring, correction).float()
+
+
+def native_dtype(logits: Float[Tensor, "T E"], scoring: Scoring, correction: Tensor | None = None) -> torch.dtype:
+    """The dtype in which the family ranks, and adds ranks up; autocast has a say in it."""
+    return _ranks_as_they_are(logits[:0], scoring, correction).dtype
+
+
+def _ranks_as_they_are(logits: Tensor, scoring: Scoring, correction: Tensor | None) -> Tensor:
     ranks = logits if scoring.chooses_by_logits else expert_scores(logits, scoring)
-    return (ranks if correction is None else ranks + correction).float()
+    return ranks if correction is None else ranks + correction
 
 
-def group_mask(ranks: Float[Tensor, "T E"], scoring: Scoring) -> Bool[Tensor, "T E"]:
-    """True for the experts of the `groups_kept` best groups; an expert of rank -infinity lifts no group."""
+def group_mask(
+    ranks: Float[Tensor, "T E"], scoring: Scoring, dtype: torch.dtype = torch.float32
+) -> Bool[Tensor, "T E"]:
+    """True for the experts of the `groups_kept` best groups; an expert of rank -infinity lifts no group.
+
+    The sum of a group's two best is rounded to `dtype`.
+    """
     num_tokens, num_experts = ranks.shape
     group_size = num_experts // scoring.num_groups
     groups = ranks.view(num_tokens, scoring.num_groups, group_size)
@@ -75,7 +89,7 @@ def group_mask(ranks: Float[Tensor, "T E"], scoring: Scoring) -> Bool[Tensor, "T
         rank = groups.amax(dim=-1)
     else:
         two = groups.topk(2, dim=-1).values
-        rank = two.masked_fill(two == -torch.inf, 0.0).sum(dim=-1)
+        rank = two.masked_fill(two == -torch.inf, 0.0).sum(dim=-1).to(dtype)
         rank = rank.masked_fill((two == -torch.inf).all(dim=-1), -torch.inf)
     kept = torch.topk(rank, scoring.groups_kept, dim=-1, sorted=False).indices
     mask = torch.zeros_like(rank, dtype=torch.bool).scatter_(1, kept, True)

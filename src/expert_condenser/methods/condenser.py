@@ -25,6 +25,7 @@ from expert_condenser.methods.selection_bias import SelectionBiasConfig
 from expert_condenser.moe.attach import set_condensers
 from expert_condenser.moe.layers import expert_norms, moe_layers
 from expert_condenser.moe.own_types import condensers_of, selection_biases
+from expert_condenser.moe.state import check_same_routers
 
 CONDENSERS = "condensers.json"
 ROUNDING = 0.05
@@ -235,7 +236,11 @@ class Condenser(BiasOnly):
     def _explicit(self) -> dict[int, list[int]]:
         path = Path(str(self.config.condensers_file))
         try:
-            return {entry["layer"]: entry["condensers"] for entry in read_json(path)["layers"]}
+            entries = read_json(path)["layers"]
+            check_same_routers(entries, self.layers)
+            return {entry["layer"]: entry["condensers"] for entry in entries}
+        except RoutingError as error:
+            raise TrainingError(f"{path} is of another model: {error}") from error
         except (DataError, KeyError, TypeError) as error:
             raise TrainingError(
                 f"condensers_file is the condensers.json of a run; {path} is none ({error!r})"

@@ -48,6 +48,15 @@ class SelectionBiasConfig(RouterConfig):
         return RoutingConfig(**switches)
 
 
+def meeting_place(devices: set[torch.device]) -> torch.device:
+    """Where tensors of these devices are computed with together: on the CPU where they are several, or one is MPS.
+
+    MPS has no float64, which gate mass is summed in.
+    """
+    (*others, device) = devices
+    return torch.device("cpu") if others or device.type == "mps" else device
+
+
 class SelectionBias(Method):
     """Move every layer's bias by one step of `rule` after each optimizer step."""
 
@@ -67,7 +76,7 @@ class SelectionBias(Method):
     @torch.no_grad()
     def step(self, usage: Tensor) -> None:
         """`usage` (L, E): int64 counts or float64 mass, on any device."""
-        biases = torch.stack([layer.router.selection_bias for layer in self.layers])
+        biases = self._biases()
         updated = update_bias(
             biases,
             usage.to(biases.device),
@@ -82,8 +91,14 @@ class SelectionBias(Method):
 
     def metrics(self) -> dict[str, float]:
         """`bias_range`: the mean over layers of max - min of the bias, in logits."""
-        biases = torch.stack([layer.router.selection_bias for layer in self.layers])
+        biases = self._biases()
         return {"bias_range": (biases.amax(-1) - biases.amin(-1)).mean().item()}
+
+    def _biases(self) -> Tensor:
+        """`(L, E)`, where all of them can be computed with."""
+        biases = [layer.router.selection_bias for layer in self.layers]
+        device = meeting_place({bias.device for bias in biases})
+        return torch.stack([bias.to(device) for bias in biases])
 
     def _competes(self, usage: Tensor) -> Tensor:
         competes = torch.ones(usage.shape, dtype=torch.bool)

@@ -9,20 +9,23 @@ from torch import nn
 from expert_condenser.errors import RoutingError, UnsupportedModelError
 from expert_condenser.functional.routing import RoutingConfig, check_condensers
 from expert_condenser.moe.attachment import attachment_of, find_attachment
+from expert_condenser.moe.hooked import check_forward
 from expert_condenser.moe.layers import MoELayer, decoder_of, family_name, moe_layers
-from expert_condenser.moe.own_types import CondenserModel, adopt, causal_lm, install_policy, release
+from expert_condenser.moe.own_types import CondenserModel, adopt, causal_lm, install_policy, own_config, release
 from expert_condenser.moe.router import clear_policy
+from expert_condenser.moe.saving import check_saveable
 
 
 def attach(model: nn.Module, config: RoutingConfig | None = None) -> nn.Module:
     """Give every router of `model` a selection bias and room for condensers, in place; returns the model.
 
-    Routing is unchanged, bit for bit, until a bias or condensers are set. A CausalLM becomes one of our
+    Routing is unchanged, bit for bit, until a bias or condensers are set. The model becomes one of our
     own type (`condenser_olmoe`), so that `save_pretrained` writes a checkpoint that keeps both. `config`
     None attaches the counting only: the model stays what it is.
 
-    Raises `UnsupportedModelError` for a model without known MoE layers, `RoutingError` where it is
-    attached already or where R does not fit a layer.
+    Raises `UnsupportedModelError` for a model without known MoE layers, one that would be saved without its routing
+    (a classifier, a bare decoder), and one whose routers have a forward that is not their class's; `RoutingError`
+    where it is attached already or where R does not fit a layer.
     """
     layers = moe_layers(model)
     if find_attachment(model) is not None:
@@ -31,6 +34,8 @@ def attach(model: nn.Module, config: RoutingConfig | None = None) -> nn.Module:
         raise UnsupportedModelError(
             f"every MoE layer has the same number of experts; got {[layer.num_experts for layer in layers]}"
         )
+    for layer in layers:
+        check_forward(layer.name, layer.router)
     if config is not None:
         if config.bias_in_weights and layers[0].rule.correction is not None:
             raise RoutingError(
@@ -39,8 +44,10 @@ def attach(model: nn.Module, config: RoutingConfig | None = None) -> nn.Module:
             )
         for index, count in enumerate(_condensers_per_layer(config, len(layers))):
             _check_fit(index, layers[index], count, config)
+    inner = None if config is None else check_saveable(model)
     install_policy(model, config)
-    if config is not None and (inner := causal_lm(model)) is not None:
+    if config is not None:
+        own_config(model, inner)
         adopt(inner, config)
     return model
 
@@ -80,6 +87,7 @@ def set_condensers(model: nn.Module, condensers: Mapping[int, Sequence[int]]) ->
         router = layers[index].router
         router.condenser_ids = torch.tensor(list(ids), dtype=torch.int64, device=router.condenser_ids.device)
     if isinstance(inner := causal_lm(model), CondenserModel):
+        own_config(model, inner)
         inner.config.condenser["condensers_per_layer"] = [len(layer.router.condenser_ids) for layer in layers]
 
 

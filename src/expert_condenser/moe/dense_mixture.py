@@ -69,7 +69,7 @@ def install_mixture(layer: MoELayer, mixer: Mixer) -> None:
     """Let a counted router train as in the dense mixture; evaluation stays as it is."""
     layer.router.mixer, layer.router.mixture, layer.router.mixture_hook = mixer, None, None
     if mixer == "lean":
-        layer.router.mixture_hook = layer.experts.register_forward_hook(_LeanHook(layer.router))
+        layer.router.mixture_hook = layer.experts.register_forward_hook(_LeanHook(layer.router), always_call=True)
 
 
 def remove_mixture(router: Any) -> None:
@@ -80,16 +80,23 @@ def remove_mixture(router: Any) -> None:
         del router.mixer, router.mixture, router.mixture_hook
 
 
+def forget_mixture(router: Any) -> None:
+    """Let go of a choice that no experts took: its tensors hold the graph of the layers before."""
+    if router.mixer is not None:
+        router.mixture = None
+
+
 class _LeanHook:
-    """After the experts' forward: attach the gradient that belongs to the router's last choice."""
+    """After the experts' forward, also a failed one: attach the gradient that belongs to the router's last choice."""
 
     def __init__(self, router: Any) -> None:
         self.router = router
 
-    def __call__(self, experts: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
-        if self.router.mixture is None:
+    def __call__(self, experts: nn.Module, args: tuple[Any, ...], output: Tensor | None) -> Tensor | None:
+        choice, self.router.mixture = self.router.mixture, None
+        if choice is None or output is None:
             return None
-        (weights, indices), self.router.mixture = self.router.mixture, None
+        weights, indices = choice
         hidden = args[0].reshape(-1, args[0].shape[-1]).detach()
         return output + LeanMixture.apply(weights, hidden, indices, experts).view_as(output)  # type: ignore[no-untyped-call]
 

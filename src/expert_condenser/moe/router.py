@@ -18,7 +18,9 @@ from expert_condenser.functional.scoring import Scoring
 from expert_condenser.moe.attachment import Attachment
 from expert_condenser.moe.counting import Counter, count_choice
 from expert_condenser.moe.dense_mixture import mix, remove_mixture
+from expert_condenser.moe.hooked import computes_on, swap_class
 from expert_condenser.moe.rules import Rule
+from expert_condenser.moe.state import STATE, check_router_state
 
 
 class PolicyRouter(nn.Module):
@@ -81,6 +83,29 @@ class PolicyRouter(nn.Module):
             return weights, indices
         return mix(self, logits, weights, indices)
 
+    def check_state(self, name: str, bias: Tensor | None = None, condensers: Tensor | None = None) -> None:
+        """Raise `CheckpointError` where a bias or condensers, by default the router's own, are none; see `state`."""
+        if self.policy is not None:
+            check_router_state(
+                name,
+                self.selection_bias if bias is None else bias,
+                self.condenser_ids if condensers is None else condensers,
+                num_experts=self.num_experts,
+                top_k=self.top_k,
+                policy=self.policy,
+                scoring=self.scoring,
+            )
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """As in torch, for state that is checked first: nothing of a faulty one is taken.
+
+        torch has hooks for it, and a copy of a module shares them with the original.
+        """
+        loaded = (state_dict.get(f"{prefix}{name}") for name in STATE)
+        if any(f"{prefix}{name}" in state_dict for name in STATE):
+            self.check_state(prefix.removesuffix("."), *loaded)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Move the bias with the module, but never cast it: half precision loses its steps.
 
@@ -101,13 +126,13 @@ def policy_class(router_class: Any) -> Any:
 
 def set_policy(router: Any, rule: Rule, attachment: Attachment) -> None:
     """Turn a plain router into a `PolicyRouter`, in place; with a policy it also gets a zero bias and no condensers."""
-    router.__class__ = policy_class(router.__class__)
+    swap_class(router, policy_class(router.__class__))
     router.rule, router.scoring, router.attachment = rule, rule.scoring(router), attachment
     router.counter = Counter(router.num_experts)
     if attachment.policy is None:
         return
     bias, condensers = torch.zeros(router.num_experts, dtype=torch.float32), torch.zeros(0, dtype=torch.int64)
-    device = next(router.parameters()).device
+    device = computes_on(router)
     if device.type != "meta":  # from there nothing can be moved: a loader fills what it made itself
         bias, condensers = bias.to(device), condensers.to(device)
     router.register_buffer("selection_bias", bias)
@@ -121,4 +146,4 @@ def clear_policy(router: Any) -> None:
         del router.selection_bias, router.condenser_ids
     for name in ("rule", "scoring", "attachment", "counter"):
         delattr(router, name)
-    router.__class__ = type(router).base_class
+    swap_class(router, type(router).base_class)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ from transformers import TrainerCallback
 from expert_condenser.errors import FailedRunError, TrainingError
 from expert_condenser.files import read_json
 from expert_condenser.methods.base import Method
-from expert_condenser.moe.attachment import find_attachment
+from expert_condenser.moe.attachment import Attachment, find_attachment
 from expert_condenser.moe.layers import moe_layers
+from expert_condenser.moe.saving import check_adapters
+from expert_condenser.moe.state import check_layers
 from expert_condenser.training.auxiliary import check_auxiliary_coefficient, check_auxiliary_gradient
 from expert_condenser.training.restore import is_split, restore_weights
-from expert_condenser.training.usage import StepUsage, collect
+from expert_condenser.training.usage import StepUsage, check_counted, collect
 
 METHOD_STATE = "method_state.json"
 USAGE_HISTORY = "usage.safetensors"
@@ -55,25 +58,10 @@ class MethodCallback(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Find the routers; on a resume, read what the checkpoint holds."""
         self.layers = moe_layers(model)
-        attachment = find_attachment(model)
-        prepared = [layer.router for layer in getattr(self.method, "layers", ())]
-        if attachment is None or any(own is not r for own, r in zip(prepared, attachment.routers, strict=True)):
-            raise TrainingError(
-                "the callback acts on the model that method.prepare(model) was called on; got another one"
-            )
-        self.attachment = attachment
-        if getattr(args, "n_gpu", 0) > 1:
-            raise TrainingError(
-                "nn.DataParallel runs copies of the routers, whose counts are lost; start one process per GPU with "
-                "torchrun or accelerate launch"
-            )
+        self.attachment = self._prepared_attachment(model)
+        self._check_placement(args, model)
         routers = [p for layer in self.layers for p in layer.router.parameters() if p.requires_grad]
         self._watched = routers or [p for p in model.parameters() if p.requires_grad]
-        if self.method.whole_weights and is_split(model):
-            raise TrainingError(
-                f"{self.method.name} works on whole weights, and these are split over processes (FSDP2 or ZeRO-3); use "
-                "DDP, or ZeRO-1 or 2"
-            )
         check_auxiliary_coefficient(model, args, self.method.router_aux_loss_coef)
         if self.method.router_aux_loss_coef:
             check_auxiliary_gradient(model, self.layers)
@@ -94,7 +82,8 @@ class MethodCallback(TrainerCallback):
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Stop before a gradient that is not finite reaches the weights: it shows in the routers of every layer."""
         gradients = [parameter.grad for parameter in self._watched if parameter.grad is not None]
-        if not args.fp16 and gradients and not torch.stack([g.sum() for g in gradients]).sum().isfinite():
+        sums = [gradient.sum().to(gradients[0].device) for gradient in gradients]  # layers may be on several devices
+        if not args.fp16 and sums and not torch.stack(sums).sum().isfinite():
             raise FailedRunError(
                 f"a gradient is not finite at step {state.global_step + 1}; the last checkpoint is kept"
             )
@@ -102,6 +91,7 @@ class MethodCallback(TrainerCallback):
     def on_optimizer_step(self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any) -> None:
         """Reduce the usage of the step and let the method act on it; a skipped step (fp16 overflow) counts nothing."""
         self.last = collect(self.attachment)
+        check_counted(self.last, self.layers, state.global_step + 1)
         if getattr(optimizer, "step_was_skipped", False):
             return
         by_mass = getattr(self.attachment.policy, "usage", "count") == "mass"
@@ -167,6 +157,39 @@ class MethodCallback(TrainerCallback):
         pending = 0 if self._interval is None else int(self._interval[0].sum())
         return (selections + pending) // (self.layers[0].top_k + extra)
 
+    def _prepared_attachment(self, model: Any) -> Attachment:
+        """What `method.prepare` attached; every router of the model as it trains belongs to it."""
+        attachment = find_attachment(model)
+        prepared, found = getattr(self.method, "layers", ()), [layer.router for layer in self.layers]
+        if attachment is None or not all(_are(attachment.routers, x) for x in ([y.router for y in prepared], found)):
+            raise TrainingError(
+                "the callback acts on the model that method.prepare(model) was called on, with the routers that it had "
+                "then; got another one"
+            )
+        if attachment.policy is not None:
+            check_adapters(model)
+            check_layers(self.layers)
+        return attachment
+
+    def _check_placement(self, args: Any, model: Any) -> None:
+        """Whole weights and counts have to be where the method can reach them."""
+        if getattr(args, "n_gpu", 0) > 1:
+            raise TrainingError(
+                "nn.DataParallel runs copies of the routers, whose counts are lost; start one process per GPU with "
+                "torchrun or accelerate launch"
+            )
+        if self.method.whole_weights and is_split(model):
+            raise TrainingError(
+                f"{self.method.name} works on whole weights, and these are split over processes (FSDP2 or ZeRO-3); use "
+                "DDP, or ZeRO-1 or 2"
+            )
+        offloaded = [name for name, p in model.named_parameters() if p.requires_grad and p.device.type == "meta"]
+        if offloaded:
+            raise TrainingError(
+                f"an optimizer trains weights in memory; {len(offloaded)} of them are offloaded ({offloaded[0]}, ...). "
+                "Load the model without device_map, or over devices that hold all of it"
+            )
+
     def _restore(self, folder: Path) -> None:
         path = folder / METHOD_STATE
         if not path.exists():
@@ -186,3 +209,7 @@ class MethodCallback(TrainerCallback):
     def _nll(self, logs: dict[str, Any], prefix: str = "") -> float:
         auxiliary = logs.get(f"{prefix}aux_loss")
         return float(logs[f"{prefix}loss"]) - (self.method.router_aux_loss_coef * auxiliary if auxiliary else 0.0)
+
+
+def _are(routers: Sequence[Any], others: Sequence[Any]) -> bool:
+    return len(routers) == len(others) and all(a is b for a, b in zip(routers, others, strict=True))
