@@ -59,6 +59,8 @@ class Run:
     """Hash of template, decoding and limits of all tasks together."""
     generation: dict[str, Any]
     tasks: dict[str, TaskResult]
+    rows: str | None = None
+    """Digest of the rows that were trained on; None in runs from before 0.2."""
 
 
 @dataclass(frozen=True)
