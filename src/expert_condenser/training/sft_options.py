@@ -50,6 +50,7 @@ SET_BY_RUN: Mapping[str, str] = {
     "max_steps": "an equal share of the whole for every phase",
     "chat_template_path": "the tokenizer has the template already",
     "router_aux_loss_coef": "the method's",
+    "save_total_limit": "the run deletes older checkpoints itself, once the new one is closed",
 }
 """Fields that differ between a recipe and the arguments of a phase, and what the run sets."""
 
