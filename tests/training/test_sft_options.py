@@ -49,7 +49,7 @@ def test_a_field_is_passed_on_as_it_stands(name):
 
 @pytest.mark.parametrize("name", SET_BY_RUN)
 def test_a_field_that_the_run_sets(name, tmp_path):
-    made = recipe(output_dir=str(tmp_path), method="condenser", max_steps=10, seed=5, save_total_limit=2)
+    made = recipe(output_dir=str(tmp_path), method="condenser", max_steps=10, seed=5, data_seed=8, save_total_limit=2)
     first, second = (phase_arguments(made, made.new_method(phase)) for phase in made.phases)
     expected = {
         "output_dir": [str(tmp_path / "sparsify"), str(tmp_path / "condense")],
