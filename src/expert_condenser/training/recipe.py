@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from expert_condenser.data.mixture import sources_of
 from expert_condenser.data.rendering import LOSS_ON
 from expert_condenser.data.rows import ON_BAD_ROW
 from expert_condenser.errors import TrainingError
+from expert_condenser.files import local_path
 from expert_condenser.functional.allocation import Allocation
 from expert_condenser.methods import METHODS, Method
 from expert_condenser.methods.base import Config
@@ -20,6 +22,14 @@ from expert_condenser.training.sft_options import TrainerConfig
 DTYPES = ("float32", "bfloat16", "float16", "auto")
 _PER_PROCESS = ("local_rank", "hub_token", "accelerator_config", "parallelism_config")
 """What differs between the processes of one run, or is a secret: not of its record."""
+
+
+_INPUTS = (
+    *("model", "data", "eval_data", "chat_template_path", "condensers_file", "expert_config"),
+    *("deepspeed", "fsdp_config", "accelerator_config"),
+)
+"""Options that may name a file or a directory that a run reads."""
+PATHS = (*_INPUTS, "output_dir", "logging_dir")
 
 
 @dataclass(frozen=True)
@@ -45,7 +55,7 @@ class RunConfig:
         default=1.0, metadata={"help": "The routers learn with this times learning_rate."}
     )
     resume: bool = field(default=False, metadata={"help": "Go on from the newest whole checkpoint of output_dir."})
-    overwrite: bool = field(default=False, metadata={"help": "Delete what output_dir holds and start again."})
+    overwrite: bool = field(default=False, metadata={"help": "Take the place of an earlier run in output_dir."})
 
     def __post_init__(self) -> None:
         """Raise `TrainingError` where an option has no meaning."""
@@ -142,6 +152,7 @@ class Recipe:
         """From option names and values; raises `TrainingError` on one that this recipe does not have."""
         name = options.get("method", RunConfig.method)
         RunConfig(method=name)
+        options |= {key: local_path_option(value) for key, value in options.items() if key in PATHS}
         parts = {"run": RunConfig, "data": DataConfig, "method": METHODS[name].Config, **_SHARED}
         taken = {part: {f.name for f in fields(kind) if f.init} & options.keys() for part, kind in parts.items()}
         strange = sorted(options.keys() - set().union(*taken.values()))
@@ -221,9 +232,19 @@ class Recipe:
         names = {f.name for f in fields(self.trainer)} & trainer.keys() - set(_PER_PROCESS)
         return dict(sorted((own | {name: trainer[name] for name in names}).items()))
 
+    def inputs(self) -> dict[str, Path]:
+        """The files and directories that the run reads, by the option that names them."""
+        named = {name: value for name, value in self.flat().items() if name in _INPUTS and isinstance(value, str)}
+        return {name: Path(value) for name, value in named.items() if value != "testbed" and Path(value).exists()}
+
     def going_on(self, *, resume: bool, overwrite: bool) -> "Recipe":
         """The same recipe, with another beginning."""
         return replace(self, run=replace(self.run, resume=resume, overwrite=overwrite))
+
+
+def local_path_option(value: Any) -> Any:
+    """What an option names, with `~` as the home directory; `~` begins no name on the hub."""
+    return str(local_path(value)) if isinstance(value, str) and value.startswith("~") else value
 
 
 _SHARED: dict[str, Any] = {"adapter": AdapterConfig, "trainer": TrainerConfig}

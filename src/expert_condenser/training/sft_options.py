@@ -45,6 +45,7 @@ REFUSED: Mapping[str, str] = {
 SET_BY_RUN: Mapping[str, str] = {
     "output_dir": "the phase's folder within the run's",
     "seed": "of phase 2, the next one: its data order is another",
+    "data_seed": "of phase 2, the next one, where it is set",
     "num_train_epochs": "an equal share of the whole for every phase",
     "max_steps": "an equal share of the whole for every phase",
     "chat_template_path": "the tokenizer has the template already",
@@ -52,6 +53,7 @@ SET_BY_RUN: Mapping[str, str] = {
     "completion_only_loss": "the labels are made already; false is loss_on: everything",
     "assistant_only_loss": "the labels are made already, by loss_on",
     "max_length": "none where padding_free has no padding to cut: the rows are cut already",
+    "save_total_limit": "the run deletes older checkpoints itself, once the new one is closed",
 }
 """Fields that differ between a recipe and the arguments of a phase, and what the run sets."""
 
