@@ -35,6 +35,6 @@ def test_what_cannot_be_mended_is_an_error_and_stays():
     model.generation_config.num_return_sequences = 4
     model.generation_config.num_beams = 2
     model.generation_config.temperature = 0.5
-    with pytest.raises(CheckpointError, match="generation_config cannot be saved: .*num_return_sequences"):
+    with pytest.raises(CheckpointError, match=r"generation_config cannot be saved: .*num_return_sequences"):
         make_savable(model)
     assert model.generation_config.do_sample is not True

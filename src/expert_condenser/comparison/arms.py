@@ -109,6 +109,7 @@ def read_run(folder: Path) -> Run:
         prompts=results.prompts,
         generation=results.generation,
         tasks={name: _task(name, content, folder / RESULTS) for name, content in results.tasks.items()},
+        rows=(record.data or {}).get("digest"),
     )
 
 

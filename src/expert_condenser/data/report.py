@@ -1,7 +1,7 @@
 """What was read, what is trained, and what is not: the facts about a run's data, with nothing of its weights."""
 
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
 
 from expert_condenser.data.sources import DataFile
 
@@ -60,3 +60,9 @@ class DataReport:
     date: str | None
     """The day that the template shows; None where it shows none."""
     warnings: list[str] = field(default_factory=list)
+
+    def facts(self) -> dict[str, Any]:
+        """What a run keeps of its rows, as JSON."""
+        files = {split: [asdict(file) for file in found] for split, found in self.files.items()}
+        facts = {"digest": self.digest, "template": self.template, "date": self.date}
+        return {**facts, "rows": self.used, "examples": self.examples, "files": files}

@@ -235,7 +235,11 @@ class Recipe:
     def inputs(self) -> dict[str, Path]:
         """The files and directories that the run reads, by the option that names them."""
         named = {name: value for name, value in self.flat().items() if name in _INPUTS and isinstance(value, str)}
-        return {name: Path(value) for name, value in named.items() if value != "testbed" and Path(value).exists()}
+        for name in ("data", "eval_data"):
+            sources = sources_of(named.pop(name)) if name in named else ()
+            named |= {f"{name} ({source.path})" if sources[1:] else name: source.path for source in sources}
+        paths = {name: local_path(value) for name, value in named.items() if value != "testbed"}
+        return {name: path for name, path in paths.items() if path.exists()}
 
     def going_on(self, *, resume: bool, overwrite: bool) -> "Recipe":
         """The same recipe, with another beginning."""

@@ -1,8 +1,8 @@
 """`run.json`: what a run was asked to do, by which versions, and how far it came. Read without torch.
 
-Version 3 (`format_version`) says which rows were trained on. Version 2 has the option names of today and of the run's own
-method alone. Version 1, written before 0.2 without a `format_version`, is read as if it were of version 2 (`_migrated`);
-nothing rewrites either but its own run.
+Version 3 (`format_version`) says which rows were trained on. Version 2 has the option names of today, and of the run's
+own method alone. Version 1, written before 0.2 without a `format_version`, is read as if it were of version 2
+(`_migrated`); nothing rewrites either but its own run.
 """
 
 import json

@@ -23,9 +23,11 @@ def train(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> Path:
     """
     recipe.phase_length()
     with ending_on_sigterm(), full_disk_named(Path(recipe.trainer.output_dir)), RunFolder(recipe) as folder:
-        rows = load_rows_of(recipe)
+        recipe = folder.recipe
+        rows = load_rows_of(recipe, folder.date)
+        folder.check_rows(rows.report)
         prepared = None if recipe.run.resume else prepare_base(recipe, rows)
-        folder.open(prepared.method.state_dict() if prepared is not None else None)
+        folder.open(rows.report, prepared.method.state_dict() if prepared is not None else None)
         for phase in recipe.phases:
             if not folder.is_done(phase):
                 train_phase(folder, rows, prepared or prepare_phase(recipe, rows, folder, phase), callbacks)
