@@ -148,6 +148,7 @@ def test_overwrite_never_deletes_a_run_that_lies_in_its_base(base, old, no_model
     inner = old / "model" / "run"
     inner.mkdir()
     Marker("train").write(inner)
+    (inner / "metrics.jsonl").touch()
     with pytest.raises(TrainingError, match="run is not cleared: model is "):
         train(config(base, inner, overwrite=True, model=str(old / "model")))
     assert Marker.read(inner) == Marker("train")
