@@ -32,4 +32,4 @@ def train(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> Path:
             if not folder.is_done(phase):
                 train_phase(folder, rows, prepared or prepare_phase(recipe, rows, folder, phase), callbacks)
             prepared = None
-        return publish(folder, rows.tokenizer)
+        return publish(folder, rows)
