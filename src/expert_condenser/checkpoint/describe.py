@@ -5,6 +5,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from expert_condenser.checkpoint.cast import save_in
 from expert_condenser.files import MANIFEST
 from expert_condenser.moe.layers import MODEL_TYPE_PREFIX
 from expert_condenser.moe.own_types import auto_class, own_config_class
