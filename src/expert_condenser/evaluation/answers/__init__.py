@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from expert_condenser.evaluation.answers import choice, latex, number, words
+from expert_condenser.evaluation.answers.thoughts import said
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,11 @@ def final_answer(text: str) -> str:
 
 
 def _verbatim(text: str) -> str | None:
+    parts = said(text)
+    return final_answer(parts[0]) or None if parts else None
+
+
+def _gold(text: str) -> str | None:
     return final_answer(text) or None
 
 
@@ -46,5 +52,5 @@ LETTER = AnswerKind("letter", "a letter from A to E", choice.extract, choice.equ
 TRUTH = AnswerKind("truth", "true or false", words.extract_truth, words.equal, words.exact_truth)
 SOLUTION, OPTION, ENDING, ANSWER = map(_options, ("solution", "option", "ending", "answer"))
 LATEX = AnswerKind("latex", "an expression", latex.extract, latex.equal, latex.exact)
-VERBATIM = AnswerKind("verbatim", "a text", _verbatim, str.__eq__, _verbatim)
+VERBATIM = AnswerKind("verbatim", "a text", _verbatim, str.__eq__, _gold)
 """The text after the last `####`, or all of it, to the letter: the testbed's answers."""

@@ -14,8 +14,9 @@ import re
 from collections.abc import Iterator
 
 from expert_condenser.evaluation.answers import number
-from expert_condenser.evaluation.answers.passage import boxes, marked, passages, plain_signs, statements
+from expert_condenser.evaluation.answers.passage import boxes, marked, passages, statements
 from expert_condenser.evaluation.answers.scale import scaled
+from expert_condenser.evaluation.answers.typography import plain_signs
 
 _GROUP = r"\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}"
 _LAYOUT = [
