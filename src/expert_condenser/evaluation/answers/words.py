@@ -68,20 +68,20 @@ def exact_truth(text: str) -> str | None:
 
 
 def _option_candidates(stem: str, passage: str) -> Iterator[str | None]:
-    option = rf"\b{stem}[ ]?[\#(]?[ ]?(\d\d?)\b"
+    option = rf"\b{stem}[ ]?[\#(]?[ ]?(\d+)\b"
     passage = re.sub(rf"(?i){option}(?:\)?\s*(?:/|,|or|and)\s*{option})+", " ", passage)
     passage = re.sub(rf"(?i){_DENYING}{option}(?:,?\s+but(?:\s+rather)?\b)?", " ", passage)
     listed = re.findall(rf"(?i){option}\)?:", passage)
     if len(set(listed)) > 1:
         passage = re.sub(rf"(?i){option}\)?:", " ", passage)
-    stated = re.compile(rf"(?:{_LEAD})(?:{option}|(\d\d?)\W*$)", re.IGNORECASE | re.VERBOSE)
+    stated = re.compile(rf"(?:{_LEAD})(?:{option}|(\d+)\W*$)", re.IGNORECASE | re.VERBOSE)
     for clause in (*boxes(passage), *marked(passage)):
         yield _group(stated.match(re.sub(r"\\\w+\s*\{", "", clause)))
     said = [(start, _group(stated.match(clause))) for start, clause in statements(passage)]
     confirmed = re.compile(rf"{option}\)?\s+is\s+(?:the\s+)?(?:correct|right|best|better|answer)", re.IGNORECASE)
     said += [(found.start(), found[1]) for found in confirmed.finditer(passage)]
     yield from (number for _, number in sorted(said, key=lambda pair: -pair[0]))
-    yield _group(re.fullmatch(r"\W*(\d\d?)\W*", passage))
+    yield _group(re.fullmatch(r"\W*(\d+)\W*", passage))
     named = set(re.findall(rf"(?i){option}(?!\)?{_DENIED})", passage))
     yield named.pop() if len(named) == 1 else None
 
