@@ -1,16 +1,24 @@
 """Questions as a model reads them: rendered by the chat template that training used, in batches of similar length."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from expert_condenser.data.formats import Message
-from expert_condenser.data.tokens import render
+from expert_condenser.data.tokens import render, shared_length
 from expert_condenser.errors import EvaluationError
 
 Prompt = Sequence[Message]
 """The turns of a conversation up to the one that is asked for."""
+
+
+class Continuation(NamedTuple):
+    """A rendered text and what comes after it."""
+
+    context: str
+    text: str
 
 
 def check_template(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -24,11 +32,30 @@ def check_template(tokenizer: PreTrainedTokenizerBase) -> None:
 
 def rendered(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """The prompts as text, with the opening of the assistant's turn. Raises as `check_template`."""
+    return _rendered(prompts, tokenizer, add_generation_prompt=True)
+
+
+def _rendered(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase, **options: bool) -> list[str]:
     check_template(tokenizer)
     try:
-        return [render(list(prompt), tokenizer, tokenize=False, add_generation_prompt=True) for prompt in prompts]
+        return [render(list(prompt), tokenizer, tokenize=False, **options) for prompt in prompts]
     except TemplateError as error:
         raise EvaluationError(f"the chat template must render every question, but it fails: {error}") from error
+
+
+def continued(prompt: Prompt, answer: str, tokenizer: PreTrainedTokenizerBase) -> Continuation:
+    """An answer where training's rendering of the conversation puts it, after all that the template writes before it.
+
+    Raises `EvaluationError` where the template changes the answer.
+    """
+    (opening,) = rendered([prompt], tokenizer)
+    (whole,) = _rendered([[*prompt, {"role": "assistant", "content": answer}]], tokenizer)
+    start = whole.find(answer, shared_length(opening, whole))
+    if start < 0:
+        raise EvaluationError(
+            f"the chat template must render an answer as it is; got {whole[-60:]!r} for {answer[:60]!r}; set another"
+        )
+    return Continuation(whole[:start], answer)
 
 
 def in_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:

@@ -17,6 +17,8 @@ from expert_condenser.evaluation.tasks.task import LoadedTask
 from expert_condenser.files import digest, read_json, write_json
 
 SETTINGS = "eval.json"
+GENERATE = "generate"
+"""The mode in which answers are written; it is not named in any file."""
 logger = logging.getLogger(__name__)
 
 
@@ -26,25 +28,27 @@ def settings_of(
     tasks: Sequence[LoadedTask],
     generation: Generation,
     label: str | None = None,
+    mode: str = GENERATE,
 ) -> dict[str, Any]:
     """The terms of an evaluation, whoever starts it: the model's identity, decoding, and fingerprints per task.
 
-    `label` is what the results call the model, by default its name; neither decides anything.
+    `label` is what the results call the model, by default its name; neither decides anything. A `mode` that is not
+    the first one is part of all fingerprints of prompts, so that its scores are compared with its own kind alone.
     """
     identity = dict(backend.identity)
     name, weights = identity.pop("model"), identity.pop("weights")
     decoding = {key: value for key, value in asdict(generation).items() if key != "batch_size"}
     limits = {task.name: generation.max_new_tokens or task.max_new_tokens for task in tasks}
     own = {key: value for key, value in decoding.items() if key != "max_new_tokens"}
-    questions = fingerprints(tasks)
+    questions, special = fingerprints(tasks), [] if mode == GENERATE else [mode]
     return {
         "format_version": FORMAT_VERSION,
         "model": label or name,
         "weights": weights,
-        "prompts": digest([tokenizer.chat_template, decoding, limits]),
-        "generation": {**asdict(generation), **identity},
+        "prompts": digest([tokenizer.chat_template, decoding, limits, *special]),
+        "generation": {**asdict(generation), **identity, **({"mode": mode} if special else {})},
         "tasks": {
-            name: {"prompts": digest([tokenizer.chat_template, own, limit]), "questions": questions[name]}
+            name: {"prompts": digest([tokenizer.chat_template, own, limit, *special]), "questions": questions[name]}
             for name, limit in limits.items()
         },
     }

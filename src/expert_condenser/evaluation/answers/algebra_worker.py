@@ -35,9 +35,7 @@ def main() -> None:
     """Answer one line after the other, until there are no more."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     for line in sys.stdin:  # the signals of both timers have no handler, so either ends the process
-        signal.setitimer(
-            signal.ITIMER_PROF, float(sys.argv[1])
-        )
+        signal.setitimer(signal.ITIMER_PROF, float(sys.argv[1]))
         signal.setitimer(signal.ITIMER_REAL, SECONDS)
         found = equal(*json.loads(line))
         signal.setitimer(signal.ITIMER_PROF, 0)
