@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from expert_condenser.cli.console import progress, quiet_libraries, say_result
@@ -79,7 +80,7 @@ def _backend(options: argparse.Namespace, path: str, tokenizer: Any, tasks: Any,
 def results_table(results: dict[str, Any], title: str) -> Table:
     """A row per task, and the throughput of this session below."""
     tasks = results["tasks"]
-    table = Table(title=title, caption="\n".join(_captions(results)))
+    table = Table(title=title, caption=escape("\n".join(_captions(results))))
     rows = {name: _chosen(task) if "acc" in task else _generated(task) for name, task in tasks.items()}
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
     for name in ["task", "items", *columns]:
