@@ -85,6 +85,11 @@ def pass_at_k(correct: int, samples: int, k: int) -> float:
     return 1 - comb(samples - correct, k) / comb(samples, k)
 
 
+def unsigned(gold: str) -> str:
+    """A gold answer as fingerprints have it: before 0.2, expressions lost their percent signs."""
+    return gold.replace(r"\%", "")
+
+
 def summarize(records: Sequence[Record], samples: int) -> dict[str, Any]:
     """One task's entry in `results.json`, from its records in item order (the samples of an item side by side).
 
@@ -105,6 +110,6 @@ def summarize(records: Sequence[Record], samples: int) -> dict[str, Any]:
         "accuracy": sum(counts) / len(records),
         "extracted": sum(record.extracted is not None for record in records),
         "cut": sum(not record.ended for record in records),
-        "items": digest([[record.id, record.prompt, record.gold] for record in records[::samples]]),
+        "items": digest([[record.id, record.prompt, unsigned(record.gold)] for record in records[::samples]]),
         **(sampled if samples > 1 else {"correct_items": "".join(str(count) for count in counts)}),
     }

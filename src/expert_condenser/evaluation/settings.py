@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from expert_condenser.errors import EvaluationError
 from expert_condenser.evaluation.backends.base import Backend
 from expert_condenser.evaluation.generation import Generation
-from expert_condenser.evaluation.record import ITEMS
+from expert_condenser.evaluation.record import ITEMS, unsigned
 from expert_condenser.evaluation.results import FORMAT_VERSION, RESULTS
 from expert_condenser.evaluation.tasks.task import LoadedTask
 from expert_condenser.files import digest, read_json, write_json
@@ -56,7 +56,10 @@ def settings_of(
 
 def fingerprints(tasks: Sequence[LoadedTask]) -> dict[str, str]:
     """Of the questions of every task, with their gold and reference answers."""
-    return {task.name: digest([asdict(question) for question in task.questions]) for task in tasks}
+    return {
+        task.name: digest([{**asdict(question), "gold": unsigned(question.gold)} for question in task.questions])
+        for task in tasks
+    }
 
 
 def start_or_go_on(out: Path, settings: dict[str, Any]) -> None:

@@ -83,7 +83,12 @@ def test_never_equal(one, other):
 
 
 def test_from_the_text_to_the_verdict():
-    for text, gold in (("So $\\boxed{5\\%}$", "0.05"), ("$\\boxed{1+x}$", "x+1"), ("#### \\sqrt{12}", "2\\sqrt3")):
+    for text, gold in (
+        ("So $\\boxed{5\\%}$", "0.05"),
+        ("$\\boxed{1+x}$", "x+1"),
+        ("#### \\sqrt{12}", "2\\sqrt3"),
+        ("0.05", "5\\%"),
+    ):
         assert LATEX.equal(LATEX.extract(text), LATEX.read_gold(gold))
         assert not LATEX.equal(LATEX.extract(text), LATEX.read_gold("7"))
 

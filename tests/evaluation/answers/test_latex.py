@@ -108,5 +108,5 @@ def test_every_expression_equals_itself_in_a_box(answer):
     assert LATEX.read_gold(LATEX.read_gold(answer)) == LATEX.read_gold(answer)
 
 
-def test_an_empty_gold_answer():
-    assert LATEX.read_gold(" ") is None
+def test_gold_answers():
+    assert [LATEX.read_gold(gold) for gold in (" ", "%", "5 \\%", "\\dfrac34")] == [None, None, "5\\%", "\\frac{3}{4}"]

@@ -82,7 +82,7 @@ def same(one: str, other: str) -> bool:
 
 def exact(text: str) -> str | None:
     """The expression that a text is; for gold answers."""
-    return normal(text) or None
+    return laid_out(text) if normal(text) else None
 
 
 def normal(text: str) -> str:
