@@ -22,6 +22,7 @@ TURNS = [
     "<end_of_turn>\n<start_of_turn>user\n",
     "<turn|>\n<|turn>user\n",
     "<｜User｜>",  # noqa: RUF001
+    "<｜end▁of▁sentence｜>",  # noqa: RUF001
     "[INST] ",
     "</s>[INST] ",
     "[|user|]",

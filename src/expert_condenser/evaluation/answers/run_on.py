@@ -36,7 +36,7 @@ _IN_BARS = (
 )
 MARKS = (
     rf"<\|(?:{'|'.join(_IN_BARS)})\|>",
-    r"<｜(?:User|Assistant|begin▁of▁sentence|end▁of▁sentence|EOT)｜>",  # noqa: RUF001, DeepSeek's own bars
+    r"<[｜|](?:User|Assistant|begin▁of▁sentence|end▁of▁sentence|EOT)[｜|]>",  # noqa: RUF001, DeepSeek's own bars
     r"\[/?INST\]|<</?SYS>>|\[/?SYSTEM_PROMPT\]|</?s>|<(?:bos|eos|pad)>",  # Mistral, Llama 2
     r"<(?:start|end)_of_turn>|<\|turn>|<turn\|>",  # Gemma
     r"\[\|(?:user|assistant|system|endofturn|Human|AI)\|\]",  # EXAONE, ChatGLM's kin
