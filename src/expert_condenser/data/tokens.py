@@ -69,7 +69,7 @@ def _beginnings(passage: Passage) -> list[str]:
 
 def _aligned(passage: Passage, beginnings: list[list[int]], tokenizer: PreTrainedTokenizerBase) -> list[Tokens]:
     whole = beginnings[-1]
-    prompts, ends = beginnings[::2], [*(_shared(each, whole) for each in beginnings[1::2])]
+    prompts, ends = beginnings[::2], [*(shared_length(each, whole) for each in beginnings[1::2])]
     if all(whole[: len(prompt)] == prompt for prompt in prompts):
         return [Tokens(whole, [(len(prompt), end) for prompt, end in zip(prompts, ends, strict=True)])]
     texts = _beginnings(passage)
@@ -93,7 +93,7 @@ def _apart(prompt: list[int], text: str, answer: str, tokenizer: PreTrainedToken
     return Tokens(ids, [(len(prompt), len(ids))])
 
 
-def _shared(left: Sequence[int], right: Sequence[int]) -> int:
+def shared_length(left: Sequence[int], right: Sequence[int]) -> int:
     """How many leading items are the same in both."""
     if right[: len(left)] == left:
         return len(left)

@@ -1,16 +1,23 @@
 """Questions as a model reads them: rendered by the chat template that training used, in batches of similar length."""
 
-import datetime
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from expert_condenser.data.conversation import Message
+from expert_condenser.data.conversation import Conversation, Message
 from expert_condenser.data.rendering import Renderer
 from expert_condenser.errors import DataError, EvaluationError
 
 Prompt = Sequence[Message]
 """The turns of a conversation up to the one that is asked for."""
+
+
+class Continuation(NamedTuple):
+    """A rendered text and what comes after it."""
+
+    context: str
+    text: str
 
 
 def check_template(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -22,16 +29,33 @@ def check_template(tokenizer: PreTrainedTokenizerBase) -> None:
         )
 
 
-def rendered(
-    prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase, date: datetime.date | None = None
-) -> list[str]:
-    """The prompts as text, with the opening of the assistant's turn, as on `date` (today); raises `EvaluationError`."""
+def rendered(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The prompts as text, with the opening of the assistant's turn; raises `EvaluationError`."""
     check_template(tokenizer)
     try:
-        renderer = Renderer(tokenizer, date)
+        renderer = Renderer(tokenizer)
         return [renderer.text(prompt, opening=True) for prompt in prompts]
     except DataError as error:
         raise EvaluationError(f"a question cannot be asked: {error}") from error
+
+
+def continued(prompt: Prompt, answer: str, tokenizer: PreTrainedTokenizerBase) -> Continuation:
+    """An answer where training's rendering of the conversation puts it, after all that the template writes before it.
+
+    Raises `EvaluationError` where the template changes the answer.
+    """
+    check_template(tokenizer)
+    row = Conversation((*prompt, {"role": "assistant", "content": answer}), (*(False for _ in prompt), True))
+    try:
+        shown, answered = Renderer(tokenizer, loss_on="last").passages(row)[0].pieces
+    except DataError as error:
+        raise EvaluationError(f"an option cannot be scored: {error}") from error
+    start = answered.find(answer)
+    if start < 0:
+        raise EvaluationError(
+            f"the chat template must render an answer as it is; got {answered[:60]!r} for {answer[:60]!r}; set another"
+        )
+    return Continuation(shown + answered[:start], answer)
 
 
 def in_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:

@@ -1,5 +1,6 @@
 """What an evaluation is of: the terms that decide every answer, in `eval.json` before the first one is asked for."""
 
+import datetime
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -11,12 +12,14 @@ from transformers import PreTrainedTokenizerBase
 from expert_condenser.errors import EvaluationError
 from expert_condenser.evaluation.backends.base import Backend
 from expert_condenser.evaluation.generation import Generation
-from expert_condenser.evaluation.record import ITEMS
+from expert_condenser.evaluation.record import ITEMS, unsigned
 from expert_condenser.evaluation.results import FORMAT_VERSION, RESULTS
 from expert_condenser.evaluation.tasks.task import LoadedTask
 from expert_condenser.files import digest, read_json, write_json
 
 SETTINGS = "eval.json"
+GENERATE = "generate"
+"""The mode in which answers are written; it is not named in any file."""
 logger = logging.getLogger(__name__)
 
 
@@ -26,25 +29,30 @@ def settings_of(
     tasks: Sequence[LoadedTask],
     generation: Generation,
     label: str | None = None,
+    mode: str = GENERATE,
+    date: datetime.date | None = None,
 ) -> dict[str, Any]:
     """The terms of an evaluation, whoever starts it: the model's identity, decoding, and fingerprints per task.
 
-    `label` is what the results call the model, by default its name; neither decides anything.
+    `label` is what the results call the model, by default its name; neither decides anything. A `mode` that is not
+    the first one is part of all fingerprints of prompts, so that its scores are compared with its own kind alone.
+    `date` is the day that the tokenizer's template has in it, if any.
     """
     identity = dict(backend.identity)
     name, weights = identity.pop("model"), identity.pop("weights")
     decoding = {key: value for key, value in asdict(generation).items() if key != "batch_size"}
     limits = {task.name: generation.max_new_tokens or task.max_new_tokens for task in tasks}
     own = {key: value for key, value in decoding.items() if key != "max_new_tokens"}
-    questions = fingerprints(tasks)
+    questions, special = fingerprints(tasks), [] if mode == GENERATE else [mode]
+    named = {**({"mode": mode} if special else {}), **({"date": str(date)} if date else {})}
     return {
         "format_version": FORMAT_VERSION,
         "model": label or name,
         "weights": weights,
-        "prompts": digest([tokenizer.chat_template, decoding, limits]),
-        "generation": {**asdict(generation), **identity},
+        "prompts": digest([tokenizer.chat_template, decoding, limits, *special]),
+        "generation": {**asdict(generation), **identity, **named},
         "tasks": {
-            name: {"prompts": digest([tokenizer.chat_template, own, limit]), "questions": questions[name]}
+            name: {"prompts": digest([tokenizer.chat_template, own, limit, *special]), "questions": questions[name]}
             for name, limit in limits.items()
         },
     }
@@ -52,7 +60,10 @@ def settings_of(
 
 def fingerprints(tasks: Sequence[LoadedTask]) -> dict[str, str]:
     """Of the questions of every task, with their gold and reference answers."""
-    return {task.name: digest([asdict(question) for question in task.questions]) for task in tasks}
+    return {
+        task.name: digest([{**asdict(question), "gold": unsigned(question.gold)} for question in task.questions])
+        for task in tasks
+    }
 
 
 def start_or_go_on(out: Path, settings: dict[str, Any]) -> None:
