@@ -42,7 +42,7 @@ def storage_errors(path: Path, size: int | None = None) -> Iterator[None]:
 def _not_written(path: Path, size: int | None, error: OSError) -> str:
     if error.errno not in _FULL:
         return f"{path} must be writable: {error}; what was there is as it was"
-    free = _free(path.parent)
+    free = free_bytes(path.parent)
     missing = "" if size is None else f" of {size:,} bytes at least {max(size - free, 1):,} are missing;"
     return f"the disk of {path} is full:{missing} {free:,} are free ({error}); what was there is as it was. Make room."
 
@@ -61,12 +61,12 @@ def full_disk_named(folder: Path) -> Iterator[None]:
         ):
             raise
         raise StorageError(
-            f"the disk of {folder} is full: {_free(folder):,} bytes are left ({error}). What was finished is whole: "
-            "make room, and go on with --resume."
+            f"the disk of {folder} is full: {free_bytes(folder):,} bytes are left ({error}). What was finished is "
+            "whole: make room, and go on with --resume."
         ) from error
 
 
-def _free(path: Path) -> int:
+def free_bytes(path: Path) -> int:
     """Bytes left on the disk of a path, which need not exist yet."""
     return shutil.disk_usage(next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())).free
 

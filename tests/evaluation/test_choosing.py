@@ -14,6 +14,7 @@ from expert_condenser.evaluation.evaluate import evaluate
 from expert_condenser.evaluation.generation import Generation
 from expert_condenser.evaluation.record import read_records
 from expert_condenser.evaluation.score_answers import score
+from expert_condenser.evaluation.settings import Asking
 from expert_condenser.evaluation.tasks.commonsense import instruction
 from expert_condenser.evaluation.tasks.task import LoadedTask, Question
 from tests.evaluation.test_evaluate import Counting
@@ -53,7 +54,7 @@ GENERATION = Generation(batch_size=1)
 
 
 def run(backend, tokenizer, out, *, tasks=(TASK,), generation=GENERATION):
-    return evaluate(backend, tokenizer, tasks, out, generation, mode="likelihood")
+    return evaluate(backend, tokenizer, tasks, out, generation, asking=Asking("likelihood"))
 
 
 def test_accuracies_by_three_rules(tokenizer, tmp_path):
@@ -110,7 +111,7 @@ def test_what_cannot_be_asked_is_refused_before_anything(tokenizer, tmp_path):
         with pytest.raises(EvaluationError, match="mode likelihood decodes nothing"):
             run(Scoring(), tokenizer, out, generation=generation)
     with pytest.raises(EvaluationError, match="mode is generate or likelihood; got 'likely'"):
-        evaluate(Scoring(), tokenizer, [TASK], out, GENERATION, mode="likely")
+        evaluate(Scoring(), tokenizer, [TASK], out, GENERATION, asking=Asking("likely"))
     assert not out.exists()
 
 

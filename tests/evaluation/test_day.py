@@ -10,7 +10,8 @@ from expert_condenser.errors import EvaluationError
 from expert_condenser.evaluation.day import day_of, on_the_day
 from expert_condenser.evaluation.evaluate import evaluate
 from expert_condenser.evaluation.generation import Generation
-from expert_condenser.files import read_json, write_json
+from expert_condenser.evaluation.settings import Asking
+from expert_condenser.files import write_json
 from tests.evaluation.test_evaluate import Counting, task
 
 FIRST, OTHER = datetime.date(2024, 2, 3), datetime.date(2025, 5, 6)
@@ -25,7 +26,7 @@ def tokenizer():
 
 def asked(tokenizer, out, **options):
     backend = Counting()
-    found = evaluate(backend, tokenizer, [task("sums", 3)], out, Generation(batch_size=2), **options)
+    found = evaluate(backend, tokenizer, [task("sums", 3)], out, Generation(batch_size=2), asking=Asking(**options))
     return [prompt for prompts, _, _ in backend.calls for prompt in prompts], found
 
 

@@ -102,5 +102,5 @@ def test_an_answer_stands_where_training_puts_it():
 
 def test_a_template_that_changes_the_answer_is_refused():
     loud = tokenizer(f"{USER}A{{{{ m.content | upper }}}}E{OPENING}A{{% endif %}}")
-    with pytest.raises(EvaluationError, match="an option cannot be scored: .* it drops 'b'"):
+    with pytest.raises(EvaluationError, match=r"an option cannot be scored: .* it drops 'b'"):
         continued([{"role": "user", "content": "b"}], "b", loud)

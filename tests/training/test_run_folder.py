@@ -20,6 +20,7 @@ from expert_condenser.training import folder as folder_module
 from expert_condenser.training import phase as phase_module
 from expert_condenser.training import recorder as recorder_module
 from expert_condenser.training import run as run_module
+from expert_condenser.training import space as space_module
 from expert_condenser.training.folder import RunFolder
 from expert_condenser.training.run import train
 from tests.runs import (
@@ -347,6 +348,20 @@ def test_a_disk_that_fills_up_leaves_what_is_finished_and_a_resume_goes_on(base,
     subprocess.run(["mount", "-o", "remount,size=200m", place], check=True)
     train(config(base, place / "run", resume=True))
     assert_identical(place / "run", finished)
+
+
+@pytest.mark.parametrize("strategy", ["no", "steps"])
+def test_a_disk_with_too_little_room_is_refused_before_anything_is_written(base, tmp_path, monkeypatch, strategy):
+    weights = sum(tensor.nbytes for tensor in load_file(base / "model" / "model.safetensors").values())
+    needed = {"no": weights, "steps": 4 * weights}[strategy]  # weights, and weights with AdamW's two moments
+    options = {"method": "sft", "max_steps": 1, "save_strategy": strategy}
+    free = [needed - 1]
+    monkeypatch.setattr(space_module, "free_bytes", lambda _: free[0])
+    with pytest.raises(TrainingError, match=f"must have room for what the run writes, {needed:,} bytes at least"):
+        train(config(base, tmp_path / "run", **options))
+    assert list(tmp_path.rglob("*.*")) == [tmp_path / "run" / MARKER] or not (tmp_path / "run").exists()
+    free[0] = needed
+    train(config(base, tmp_path / "run", **options))
 
 
 # Checkpoints

@@ -4,6 +4,7 @@ import argparse
 import datetime
 import time
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +29,14 @@ def run(words: list[str]) -> None:
     from expert_condenser.checkpoint.load import load_tokenizer, resolve_model
     from expert_condenser.evaluation.choosing import check_choosing
     from expert_condenser.evaluation.evaluate import evaluate
+    from expert_condenser.evaluation.settings import Asking
     from expert_condenser.evaluation.tasks import load_tasks
 
     quiet_libraries()
     _check_device(options.device)
     names = list(dict.fromkeys(options.tasks.split(",")))
     tasks = load_tasks(dict.fromkeys(names, options.limit), options.data, options.split)
-    generation = Generation(
-        batch_size=options.batch_size,
-        max_new_tokens=options.max_new_tokens,
-        samples=options.samples,
-        temperature=options.temperature,
-        top_p=options.top_p,
-        seed=options.seed,
-    )
+    generation = Generation(**{field.name: getattr(options, field.name) for field in fields(Generation)})
     if options.mode == "likelihood":
         check_choosing(tasks, generation)
     path = resolve_model(options.model)
@@ -59,8 +54,7 @@ def run(words: list[str]) -> None:
             options.output_dir,
             generation,
             advance=advance,
-            mode=options.mode,
-            date=options.date,
+            asking=Asking(options.mode, options.date),
         )
     Console().print(results_table(results, path))
     Console(stderr=True).print(f"{time.perf_counter() - start:.0f} s with loading; every answer is kept")

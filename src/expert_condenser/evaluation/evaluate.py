@@ -6,7 +6,6 @@ output_dir/
     results.json    accuracy, nll and throughput per task; written last
 """
 
-import datetime
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -26,7 +25,7 @@ from expert_condenser.evaluation.harness_scores import harness_scores
 from expert_condenser.evaluation.record import ITEMS, Record, append_records, read_records, summarize
 from expert_condenser.evaluation.requests import Request, plan
 from expert_condenser.evaluation.results import RESULTS, Results
-from expert_condenser.evaluation.settings import GENERATE, settings_of, start_or_go_on
+from expert_condenser.evaluation.settings import GENERATE, GENERATING, Asking, settings_of, start_or_go_on
 from expert_condenser.evaluation.tasks.task import LoadedTask
 from expert_condenser.files import read_json
 
@@ -40,19 +39,18 @@ def evaluate(
     *,
     label: str | None = None,
     advance: Callable[[int], None] = lambda answers: None,
-    mode: str = GENERATE,
-    date: datetime.date | None = None,
+    asking: Asking = GENERATING,
 ) -> dict[str, Any]:
     """Answer every question that `out` has no answer to yet; returns the content of `results.json`.
 
     What is answered already is scored again, by the rules of today. `label` is what the results call the model;
-    `advance` is called with the number of answers of every batch. In mode `likelihood` the most likely option of every
-    question is its answer, see `choosing`. `date` is the day that the chat template shows, see `day_of`. Raises `EvaluationError` where a question cannot be rendered, `out` holds
+    `advance` is called with the number of answers of every batch. `asking` is by generation, or by likelihood (see
+    `choosing`), as on a day (see `day_of`). Raises `EvaluationError` where a question cannot be rendered, `out` holds
     another evaluation, or the mode is not for these tasks or this backend, before the backend is asked for anything.
     """
-    day = day_of(tokenizer, out, backend.identity["model"], date)
-    with on_the_day(tokenizer, day):
-        terms = settings_of(backend, tokenizer, tasks, generation, label, mode, day)
+    asking = asking._replace(date=day_of(tokenizer, out, backend.identity["model"], asking.date))
+    with on_the_day(tokenizer, asking.date):
+        terms = settings_of(backend, tokenizer, tasks, generation, label, asking)
         return _evaluated(backend, tokenizer, tasks, out, generation, terms, advance)
 
 

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
@@ -23,28 +23,38 @@ GENERATE = "generate"
 logger = logging.getLogger(__name__)
 
 
+class Asking(NamedTuple):
+    """How questions are asked."""
+
+    mode: str = GENERATE
+    date: datetime.date | None = None
+    """The day that the chat template shows as today's, where it shows one."""
+
+
+GENERATING = Asking()
+
+
 def settings_of(
     backend: Backend,
     tokenizer: PreTrainedTokenizerBase,
     tasks: Sequence[LoadedTask],
     generation: Generation,
     label: str | None = None,
-    mode: str = GENERATE,
-    date: datetime.date | None = None,
+    asking: Asking = GENERATING,
 ) -> dict[str, Any]:
     """The terms of an evaluation, whoever starts it: the model's identity, decoding, and fingerprints per task.
 
-    `label` is what the results call the model, by default its name; neither decides anything. A `mode` that is not
-    the first one is part of all fingerprints of prompts, so that its scores are compared with its own kind alone.
-    `date` is the day that the tokenizer's template has in it, if any.
+    `label` is what the results call the model, by default its name; neither decides anything. A mode that is not
+    the first one is part of all fingerprints of prompts, so that its scores are compared with its own kind alone; so
+    is the date, which the tokenizer's template has in it by now.
     """
     identity = dict(backend.identity)
     name, weights = identity.pop("model"), identity.pop("weights")
     decoding = {key: value for key, value in asdict(generation).items() if key != "batch_size"}
     limits = {task.name: generation.max_new_tokens or task.max_new_tokens for task in tasks}
     own = {key: value for key, value in decoding.items() if key != "max_new_tokens"}
-    questions, special = fingerprints(tasks), [] if mode == GENERATE else [mode]
-    named = {**({"mode": mode} if special else {}), **({"date": str(date)} if date else {})}
+    questions, special = fingerprints(tasks), [] if asking.mode == GENERATE else [asking.mode]
+    named = {**({"mode": asking.mode} if special else {}), **({"date": str(asking.date)} if asking.date else {})}
     return {
         "format_version": FORMAT_VERSION,
         "model": label or name,

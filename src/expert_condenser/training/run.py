@@ -13,6 +13,7 @@ from expert_condenser.training.phase import train_phase
 from expert_condenser.training.publish import publish
 from expert_condenser.training.recipe import Recipe
 from expert_condenser.training.rows import load_rows_of
+from expert_condenser.training.space import check_space
 
 
 def train(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> Path:
@@ -27,6 +28,8 @@ def train(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> Path:
         rows = load_rows_of(recipe, folder.date)
         folder.check_rows(rows.report)
         prepared = None if recipe.run.resume else prepare_base(recipe, rows)
+        if prepared is not None:
+            check_space(recipe, prepared.model)
         folder.open(rows.report, prepared.method.state_dict() if prepared is not None else None)
         for phase in recipe.phases:
             if not folder.is_done(phase):
