@@ -166,7 +166,7 @@ def test_overwrite_never_deletes_its_recipe(base, old, capsys):
 
 MISTAKES = {
     "eval_strategy without eval_data": {"eval_strategy": "steps"},
-    "padding_free with max_length": {"padding_free": True, "max_length": 32, "packing": False},
+    "a learning rate of no optimizer": {"learning_rate": -1.0},
     "a tracker that is not installed": {"report_to": "wandb"},
     "an option of no schedule": {"lr_scheduler_kwargs": {"min_lr_rate": 0.1, "nonsense": 1}},
     "more condensers than there may be": {"num_condensers": "3"},

@@ -11,6 +11,7 @@ from expert_condenser.names import canonical
 _SHOWN = 20
 """Refused rows that are printed; JSON has all of them."""
 _USAGE = """condenser check --config recipe.yaml [--name value ...] [--json [FILE]]
+                [--verbosity {error,warning,info,debug}]
 
 Reads a recipe as `condenser train` does, and every row of its data, but no weight. Shows which files of which split are
 read, the rows that are used and those that cannot be, columns that are not used, one row with its trained tokens in

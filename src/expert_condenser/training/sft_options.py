@@ -13,6 +13,7 @@ import torch
 from trl import SFTConfig
 
 from expert_condenser.errors import TrainingError
+from expert_condenser.training.refusals import refusals_named
 
 _UPLOAD = "a run uploads nothing; push the finished model directory yourself"
 _BEST = (
@@ -94,7 +95,11 @@ class TrainerConfig(SFTConfig):
             if f.name in REFUSED and getattr(self, f.name) != default_of(f):
                 raise TrainingError(f"{f.name} is not for a recipe: {REFUSED[f.name]}")
         _check_optimizer(str(getattr(self.optim, "value", self.optim)))
-        super().__post_init__()
+        given: bool | None = self.bf16
+        if given is None and not torch.accelerator.is_available() and not self.use_cpu:
+            self.bf16 = False  # TRL's default is bf16, which transformers refuses on a machine without an accelerator
+        with refusals_named():
+            super().__post_init__()
 
 
 def default_of(option: Field[Any]) -> Any:
