@@ -17,6 +17,7 @@ from pathlib import Path
 
 from expert_condenser.clearing import MARKER, Kind, Marker, check_clearable
 from expert_condenser.errors import FolderError
+from expert_condenser.files import is_partial
 from expert_condenser.ownership import LOCK, Lock
 
 _NOT_CONTENT = (LOCK, MARKER, "lost+found")
@@ -74,6 +75,15 @@ class WorkFolder:
         finally:
             self._lock.__exit__()
             self._remove_made()
+
+    def undo_killed(self) -> None:
+        """Put back at once what killed work replaced, so that what is said of the folder next is true of it.
+
+        Raises `FolderError` where a process works there.
+        """
+        if self._to_put_back() is not None:
+            with self:
+                pass
 
     def begin(self) -> None:
         """Make the folder this work's own. What it held is renamed aside; see `settle`."""
@@ -161,7 +171,9 @@ class WorkFolder:
 
 
 def _holds_something(folder: Path) -> bool:
-    return folder.is_dir() and any(path.name not in _NOT_CONTENT for path in folder.iterdir())
+    """Whether there is more than what says whose it is, and what a crash left half-written."""
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return any(name not in _NOT_CONTENT and not is_partial(name) for name in names)
 
 
 def _free_name(place: Path) -> Path:

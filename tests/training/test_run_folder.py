@@ -190,8 +190,9 @@ def test_a_new_run_that_is_killed_before_its_first_step_never_was(base, old, fin
     assert Marker.read(old).replaces.startswith("old.replaced-")
     with pytest.raises(TrainingError, match="--overwrite deletes it"):
         RunFolder(config(base, old))
+    assert "holds again what it held before" in caplog.text, "what is refused is undone first"
+    assert [path.name for path in old.parent.iterdir()] == ["old"]
     train(config(base, old, resume=True))
-    assert "holds again what it held before" in caplog.text
     assert_identical(old, finished)
     assert [path.name for path in old.parent.iterdir()] == ["old"]
 
@@ -359,7 +360,7 @@ def test_a_disk_with_too_little_room_is_refused_before_anything_is_written(base,
     monkeypatch.setattr(space_module, "free_bytes", lambda _: free[0])
     with pytest.raises(TrainingError, match=f"must have room for what the run writes, {needed:,} bytes at least"):
         train(config(base, tmp_path / "run", **options))
-    assert list(tmp_path.rglob("*.*")) == [tmp_path / "run" / MARKER] or not (tmp_path / "run").exists()
+    assert list(tmp_path.iterdir()) == []
     free[0] = needed
     train(config(base, tmp_path / "run", **options))
 
@@ -449,6 +450,24 @@ def test_an_edited_file_of_a_finished_phase_is_an_error_that_names_it(base, old,
     train(config(base, old, resume=True))
 
 
+def test_a_finished_phase_that_is_gone_is_not_trained_again_in_silence(base, old):
+    for gone in ("condense/final/manifest.json", "condense/final", "condense", "sparsify"):
+        path = old / gone
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        before = files(old)
+        with pytest.raises(CheckpointError, match=r"run.json says that \w+ is finished, and .*final is not there"):
+            train(config(base, old, resume=True))
+        assert files(old) == before
+
+
+@pytest.mark.parametrize("entry", [None, "12", 1.5, {"sha256": "0"}])
+def test_a_manifest_without_sizes_is_an_error_that_names_it(base, old, entry):
+    path = old / "condense" / "final" / "manifest.json"
+    path.write_text(json.dumps(read(path) | {"config.json": entry}))
+    with pytest.raises(CheckpointError, match=r"manifest.json has the size of every file in bytes; got .* config.json"):
+        train(config(base, old, resume=True))
+
+
 # The log, the clock, the result
 
 
@@ -462,6 +481,21 @@ def test_a_last_line_that_was_cut_short_is_dropped(base, finished, tmp_path, pha
     assert "its last line was cut short" in caplog.text
     assert_identical(folder, finished)
     assert log_of(folder) == log_of(finished)
+
+
+def test_a_last_line_that_lacks_its_end_alone_is_kept(base, old, finished, caplog):
+    log = old / "metrics.jsonl"
+    log.write_text(log.read_text().removesuffix("\n"))
+    train(config(base, old, resume=True))
+    assert log_of(old) == log_of(finished)
+    assert "cut short" not in caplog.text
+
+
+def test_a_line_of_deep_nesting_is_an_error_with_its_number(base, old):
+    log = old / "metrics.jsonl"
+    log.write_text("[" * 200_000 + "\n" + log.read_text())
+    with pytest.raises(DataError, match="line 1 is none"):
+        train(config(base, old, resume=True))
 
 
 def test_another_line_that_is_no_entry_is_an_error_with_its_number(base, tmp_path):

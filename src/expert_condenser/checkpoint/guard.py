@@ -33,17 +33,15 @@ def is_closed(folder: Path) -> bool:
     return (folder / MANIFEST).exists()
 
 
-def check_whole(folder: Path) -> None:
-    """Raise `CheckpointError`, with the file's name, where a closed checkpoint is not what it was."""
+def check_whole(folder: Path, remedy: str = "Restore it, or delete {} to go on from what was there before it.") -> None:
+    """Raise `CheckpointError`, with the file's name and what to do, where a closed checkpoint is not what it was."""
     try:
         found = differences(folder)
     except DataError as error:
         found = [str(error)]
     if found:
-        raise CheckpointError(
-            f"a checkpoint is used as it was written, and {'; '.join(found)}. Restore it, or delete {folder} to go on "
-            "from what was there before it."
-        )
+        what = f"a checkpoint is used as it was written, and {'; '.join(found)}"
+        raise CheckpointError(f"{what}. {remedy.format(folder)}")
     check_readable(folder)
 
 

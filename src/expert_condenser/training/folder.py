@@ -25,7 +25,7 @@ from accelerate.logging import get_logger
 from expert_condenser.checkpoint.guard import UNFINISHED, check_whole, is_closed, newest_whole, set_aside
 from expert_condenser.clearing import Kind
 from expert_condenser.data.report import DataReport
-from expert_condenser.errors import DataError, TrainingError
+from expert_condenser.errors import CheckpointError, DataError, TrainingError
 from expert_condenser.files import read_json, write_json, write_manifest
 from expert_condenser.functional.allocation import Allocation
 from expert_condenser.training.callback import METHOD_STATE
@@ -57,7 +57,7 @@ class RunFolder:
         self.main = recipe.trainer.process_index == 0
         """Whether this process is the one that writes."""
         self._place = WorkFolder(self.path, RUN_KIND, recipe.inputs())
-        on_main_process(recipe.trainer, self._check)
+        on_main_process(recipe.trainer, self._look)
 
     def __enter__(self) -> "RunFolder":
         on_main_process(self.recipe.trainer, self._take)
@@ -91,6 +91,10 @@ class RunFolder:
     ) -> None:
         if self.main:
             self._place.__exit__(kind, error, trace)
+
+    def _look(self) -> None:
+        self._place.undo_killed()
+        self._check()
 
     def _take(self) -> None:
         self._place.__enter__()
@@ -158,11 +162,19 @@ class RunFolder:
         return self.path / phase / "final"
 
     def is_done(self, phase: str) -> bool:
-        """Whether a phase has left all of it; raises `CheckpointError` where that is not what it was."""
+        """Whether a phase has left all of it; raises `CheckpointError` where that is not what it was.
+
+        A finished run has left all of every phase: there is nothing that a resume could train again.
+        """
         final = self.final(phase)
+        if not self.record.finished:
+            if is_closed(final):
+                check_whole(final)
+            return is_closed(final)
+        remedy = f"The run is finished, its result is {self.path / 'model'}: restore {final}, or --overwrite the run."
         if not is_closed(final):
-            return False
-        check_whole(final)
+            raise CheckpointError(f"{RUN} says that {phase} is finished, and {final} is not there as it was. {remedy}")
+        check_whole(final, remedy)
         return True
 
     def before(self, phase: str) -> Path | None:

@@ -95,7 +95,7 @@ class TrainerConfig(SFTConfig):
             if f.name in REFUSED and getattr(self, f.name) != default_of(f):
                 raise TrainingError(f"{f.name} is not for a recipe: {REFUSED[f.name]}")
         _check_optimizer(str(getattr(self.optim, "value", self.optim)))
-        given: bool | None = self.bf16
+        given = vars(self)["bf16"]
         if given is None and not torch.accelerator.is_available() and not self.use_cpu:
             self.bf16 = False  # TRL's default is bf16, which transformers refuses on a machine without an accelerator
         with refusals_named():
