@@ -120,7 +120,10 @@ class WorkFolder:
             self._finish_deleting(replaced)
 
     def _finish_deleting(self, replaced: Path) -> None:
-        _delete(replaced)
+        try:
+            _delete(replaced)
+        except OSError as error:  # the new work is what counts, and goes on
+            logger.warning(f"{replaced} was replaced and cannot be deleted ({error}); delete it by hand")
         Marker(self.kind.name).write(self.path)
 
     def _to_put_back(self) -> Path | None:
@@ -128,8 +131,7 @@ class WorkFolder:
         place = self.path.resolve()
         marker = Marker.read(place)
         if marker is not None:
-            aside = place.with_name(marker.replaces) if marker.replaces and not marker.began else None
-            return aside if aside is not None and aside.is_dir() else None
+            return None if marker.began else _named(marker, place)
         if _holds_something(place) or not place.parent.is_dir():
             return None
         # Killed between the renaming and the marking.
@@ -143,8 +145,8 @@ class WorkFolder:
             return
         marker = Marker.read(self.path)
         if marker is not None and marker.replaces:
-            old = self.path.resolve().with_name(marker.replaces)
-            if old.is_dir() and marker.began:
+            old = _named(marker, self.path.resolve())
+            if old is not None and marker.began:
                 self._finish_deleting(old)
             else:
                 replace(marker, replaces=None, began=False).write(self.path)
@@ -154,8 +156,14 @@ class WorkFolder:
         place = self.path.resolve()
 
         def swap() -> None:
-            if place.exists():
-                _delete(place)
+            try:
+                if place.exists():
+                    _delete(place)
+            except OSError as error:
+                raise FolderError(
+                    f"{place} must make room for {aside.name}, which it replaced, and cannot be deleted ({error}); "
+                    "delete it by hand"
+                ) from error
             aside.rename(place)
 
         self._lock.moving(swap)
@@ -182,6 +190,14 @@ def _free_name(place: Path) -> Path:
         aside = place.with_name(f"{place.name}.replaced-{datetime.now(UTC):%Y%m%dT%H%M%S%f}")
         if not aside.exists():
             return aside
+
+
+def _named(marker: Marker, place: Path) -> Path | None:
+    """The folder that a marker of `place` says it replaces, if it is there and has the name of such a one."""
+    if not marker.replaces or Path(marker.replaces).name != marker.replaces:
+        return None
+    aside = place.with_name(marker.replaces)
+    return aside if _is_aside(aside, place) and aside.is_dir() else None
 
 
 def _is_aside(path: Path, place: Path) -> bool:

@@ -111,6 +111,15 @@ def test_a_start_over_something_is_refused(base, tmp_path, no_model):
     assert {file.name for file in tmp_path.iterdir()} == {"notes.txt", "run.json"}
 
 
+@pytest.mark.parametrize("content", [{"method": "x", "config": {}}, {"method": "sft", "config": {"learning_rate": 1}}])
+def test_a_record_of_another_program_is_none_of_a_run(base, tmp_path, no_model, content):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "run.json").write_text(json.dumps(content))
+    with pytest.raises(TrainingError, match="holds something else"):
+        train(config(base, tmp_path / "out", overwrite=True))
+    assert (tmp_path / "out" / "run.json").exists()
+
+
 def test_overwrite_takes_the_place_of_a_run_and_of_one_without_a_marker(base, old):
     (old / MARKER).unlink()
     for _ in range(2):

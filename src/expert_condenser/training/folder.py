@@ -209,10 +209,10 @@ class RunFolder:
 def _is_run(folder: Path) -> bool:
     """Whether a folder is one of a release that set no marker: its `run.json` is a record, not just called so."""
     try:
-        RunRecord.read(folder / RUN)
+        config = RunRecord.read(folder / RUN).config
     except DataError:
         return False
-    return True
+    return {"output_dir", "model", "data", "learning_rate"} <= config.keys()  # all of which every record has
 
 
 RUN_KIND = Kind("train", is_older=_is_run)
