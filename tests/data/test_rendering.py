@@ -65,15 +65,36 @@ def trained(row, template, **options):
     return found
 
 
+OPENED = ("deepseekv3", "deepseek_r1_distill")
+"""They open thoughts, and write an answer without any as if they did not: what is asked never has it so."""
+CLOSED = ("qwen3_5_nothink",)
+"""They close the thoughts in what is asked."""
+NO_KEY = (
+    *("cohere", "cohere2", "gemma", "gemma3", "gemma4", "gemma4_v2", "gemma4_v3", "gemma4_v4", "lfm2", "lfm2_v2"),
+    *("llama3", "llama3_1", "llama3_2", "phi3", "phi3_5", "qwen2_5", "qwen2_5_vl", "qwen3_instruct_2507", "qwen3_vl"),
+)
+"""They do not read `reasoning_content`."""
+CANNOT = {
+    "plain": OPENED,
+    "written thoughts": CLOSED,
+    "thoughts": (*CLOSED, *NO_KEY),
+    "two turns": OPENED,
+    "two turns with thoughts": (*CLOSED, *NO_KEY),
+    "system": (*OPENED, "gemma"),
+}
+"""The templates that cannot show a row of a kind; each trains all of the others."""
+
+
 @pytest.mark.parametrize("name", [name for name in TEMPLATES if not name.startswith(VISION)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_answer_stands_behind_what_evaluation_asks_to_the_token(name, kind):
     row, tokenizer = KINDS[kind], tokenizer_with(TEMPLATES[name])
     renderer = Renderer(tokenizer)
-    try:
-        found = trained(row, TEMPLATES[name])
-    except DataError:
-        return  # a template that cannot show the row; the tests below say which and why
+    if name.removesuffix("_training") in CANNOT[kind]:
+        with pytest.raises(DataError):
+            trained(row, TEMPLATES[name])
+        return
+    found = trained(row, TEMPLATES[name])
     targets = [at for at, each in enumerate(row.trained) if each]
     assert len(found) == len(targets)
     for at, (context, answer) in zip(targets, found, strict=True):
