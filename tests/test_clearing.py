@@ -140,6 +140,16 @@ def test_what_an_input_links_to_at_any_level_is_not_cleared(ours, tmp_path):
         check_clearable(ours, KIND, {"data": data})
 
 
+def test_an_input_that_is_named_by_a_link_in_the_folder_keeps_it(ours, tmp_path):
+    (tmp_path / "base").mkdir()
+    (ours / "base").symlink_to(tmp_path / "base")
+    (tmp_path / "other").symlink_to(ours)
+    for named in (ours / "base", tmp_path / "other" / "base"):
+        with pytest.raises(FolderError, match="is not cleared: model is"):
+            check_clearable(ours, KIND, {"model": named})
+    check_clearable(ours, KIND, {"model": ours / ".." / "base"})
+
+
 def test_a_name_that_cannot_get_longer_is_refused(tmp_path):
     for length, cleared in ((223, True), (224, False)):
         folder = tmp_path / ("o" * length)
