@@ -102,7 +102,8 @@ def _check_place(folder: Path) -> None:
 def check_apart(folder: Path, name: str, path: Path) -> None:
     """Raise `FolderError` where a folder to clear is, contains or lies in an input, or holds what one links to."""
     real, found = folder.resolve(), path.resolve()
-    named = (parent.resolve() for parent in Path(os.path.abspath(path)).parents)  # an input may be named by a link in it
+    # An input may be named by a link that lies in the folder.
+    named = (parent.resolve() for parent in Path(os.path.normpath(path.absolute())).parents)
     if real.is_relative_to(found) or any(place.is_relative_to(real) for place in (found, *named, *_linked(path))):
         raise FolderError(
             f"{folder} is not cleared: {name} is {path}, which it is, contains or lies in; name another output_dir"
