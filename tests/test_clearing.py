@@ -133,6 +133,13 @@ def test_what_an_input_links_to_at_any_level_is_not_cleared(ours, tmp_path):
     with pytest.raises(FolderError, match="is not cleared: data is"):
         check_clearable(ours, KIND, {"data": data})
     (data / "a" / "b" / "train.jsonl").unlink()
+    (ours / "through").symlink_to(tmp_path / "far")
+    (data / "a" / "b" / "train.jsonl").symlink_to(ours / "through")
+    with pytest.raises(FolderError, match="is not cleared: data is"):
+        check_clearable(ours, KIND, {"data": data})
+    (data / "a" / "b" / "train.jsonl").unlink()
+    (data / "self").symlink_to(data / "self")
+    check_clearable(ours, KIND, {"data": data})
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "rows").symlink_to(rows.parent)
     (data / "a" / "more").symlink_to(tmp_path / "elsewhere")

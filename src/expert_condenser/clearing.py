@@ -119,10 +119,18 @@ def _linked(folder: Path) -> Iterator[Path]:
             continue
         seen.add(here.resolve())
         for path in here.iterdir():
-            if path.is_symlink():
-                yield path.resolve()
+            yield from _stations(path)
             if path.is_dir():
                 waiting.append(path)
+
+
+def _stations(link: Path) -> Iterator[Path]:
+    """Where a link leads, and every link that it leads through; nothing where it is none or leads in a circle."""
+    for _ in range(40):  # as many as Linux follows
+        if not link.is_symlink():
+            return
+        link = link.parent / link.readlink()
+        yield link.parent.resolve() / link.name
 
 
 def _check_own(content: Path, kind: Kind) -> None:

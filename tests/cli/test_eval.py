@@ -1,6 +1,7 @@
 """`condenser eval`: its errors come before any model is loaded."""
 
 import json
+import subprocess
 import sys
 from io import StringIO
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from expert_condenser.cli.main import main
 from expert_condenser.evaluation.backends import local
 from expert_condenser.evaluation.backends.vllm import VllmBackend
 from expert_condenser.evaluation.generation import Answer, Generation
+from expert_condenser.ownership import LOCK, Owner, start_of
 
 
 @pytest.fixture
@@ -49,6 +51,16 @@ def test_bad_input(words, message, tmp_path, capsys):
     assert eval_(*words, "--out", tmp_path / "out") == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("no_model")
+def test_a_second_evaluation_in_a_folder_is_refused(tmp_path, capsys):
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        owner = {**vars(Owner.here("eval")), "pid": other.pid, "started": start_of(other.pid)}
+        (tmp_path / LOCK).write_text(json.dumps(owner))
+        assert eval_("--tasks", "testbed:gcd", "--limit", 1, "--out", tmp_path) == 2
+        assert f"process {other.pid}" in capsys.readouterr().err
+        assert [path.name for path in tmp_path.iterdir()] == [LOCK]
 
 
 @pytest.mark.usefixtures("no_model")

@@ -12,10 +12,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from expert_condenser.clearing import Kind
 from expert_condenser.cli.console import progress, quiet_libraries, say_result
 from expert_condenser.cli.parsing import Parser
 from expert_condenser.errors import EvaluationError
 from expert_condenser.evaluation.generation import Generation
+from expert_condenser.ownership import ending_on_sigterm
+from expert_condenser.workfolder import WorkFolder
 
 BACKENDS = ("transformers", "vllm", "lm_eval")
 MODES = ("generate", "likelihood")
@@ -46,7 +49,7 @@ def run(words: list[str]) -> None:
     backend = _backend(options, path, tokenizer, tasks, generation)
     start = time.perf_counter()
     total = generation.samples * sum(len(task.questions) for task in tasks)
-    with progress("answers", total) as advance:
+    with ending_on_sigterm(), WorkFolder(options.output_dir, Kind("eval")), progress("answers", total) as advance:
         results = evaluate(
             backend,
             tokenizer,
