@@ -20,6 +20,7 @@ from expert_condenser.errors import FolderError
 from expert_condenser.files import is_partial
 from expert_condenser.ownership import LOCK, Lock
 
+_ASIDE = r"\.replaced-\d{8}T\d{12}"
 _NOT_CONTENT = (LOCK, MARKER, "lost+found")
 logger = logging.getLogger(__name__)
 
@@ -193,15 +194,18 @@ def _free_name(place: Path) -> Path:
 
 
 def _named(marker: Marker, place: Path) -> Path | None:
-    """The folder that a marker of `place` says it replaces, if it is there and has the name of such a one."""
-    if not marker.replaces or Path(marker.replaces).name != marker.replaces:
+    """The folder that a marker of `place` says it replaces, if it is there and has the name of such a one.
+
+    It has the name that `place` had then: people rename folders.
+    """
+    if not marker.replaces or not re.fullmatch(rf"[^/]+{_ASIDE}", marker.replaces):
         return None
     aside = place.with_name(marker.replaces)
-    return aside if _is_aside(aside, place) and aside.is_dir() else None
+    return aside if aside.is_dir() else None
 
 
 def _is_aside(path: Path, place: Path) -> bool:
-    return re.fullmatch(re.escape(place.name) + r"\.replaced-\d{8}T\d{12}", path.name) is not None
+    return re.fullmatch(re.escape(place.name) + _ASIDE, path.name) is not None
 
 
 def _delete(folder: Path) -> None:
