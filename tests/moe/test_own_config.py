@@ -6,6 +6,7 @@ import pytest
 from transformers import PreTrainedConfig
 
 from expert_condenser import RoutingConfig, attach, detach, set_condensers
+from expert_condenser.moe.attach import set_top_k
 from expert_condenser.moe.families import FAMILIES
 from expert_condenser.moe.own_types import CondenserConfig, own_model_class, stock_class
 from expert_condenser.testing import tiny_config, tiny_model
@@ -47,6 +48,15 @@ def test_a_model_that_shared_the_config_stays_what_it_is(family, tmp_path):
     assert other.config.condenser["condensers_per_layer"][0] == 0
     detach(model)
     assert isinstance(other.config, CondenserConfig), "and detaching one leaves the other attached"
+
+
+@pytest.mark.parametrize("family", PAPER)
+def test_another_top_k_is_of_one_model(family):
+    model, other = sharing(family)
+    before = other.config.to_dict()
+    set_top_k(model, 1)
+    assert other.config.to_dict() == before
+    assert model.config.num_experts_per_tok == 1
 
 
 @pytest.mark.parametrize("family", PAPER)

@@ -66,6 +66,15 @@ def differing(state, checkpoint):
     return {name for name, value in state.items() if not torch.equal(value, saved[name])}
 
 
+def test_a_checkpoint_of_another_folder_is_not_mixed_with_one_of_the_same_step(tmp_path):
+    for name, seed in (("one", 3), ("other", 4)):
+        bare(tmp_path / name, "olmoe", seed=seed, max_steps=2).train()
+    trainer = bare(tmp_path / "one", "olmoe", seed=3)
+    with pytest.raises(TrainingError, match=r"has read another one than .*one/checkpoint-2"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "other" / "checkpoint-2"))
+    bare(tmp_path / "one", "olmoe", seed=3).train(resume_from_checkpoint=str(tmp_path / "one" / "checkpoint-2"))
+
+
 class AtBegin(TrainerCallback):
     """Keeps the model as a training finds it, behind the `MethodCallback`."""
 

@@ -102,6 +102,7 @@ def set_top_k(model: nn.Module, top_k: int) -> None:
         raise RoutingError(f"top_k is a number of experts that a token may choose, 1 to {eligible}; got {top_k}")
     if any(name.endswith(".tid2eid") for name, _ in model.named_buffers()):
         raise RoutingError(f"some layers of {family_name(model)} have a table of K experts for every token id")
+    own_config(model, model)
     config: Any = model.config.get_text_config()  # type: ignore[operator, union-attr]
     field = next((name for name in _TOP_K_FIELDS if hasattr(config, name)), None)
     if field is None:

@@ -131,7 +131,7 @@ def read_study(path: Path) -> Study:
     """The study in a YAML file. Raises `EvaluationError` on a wrong key or a wrong kind of value."""
     try:
         content = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise EvaluationError(f"a study is a YAML file; {path}: {error}") from error
     content = _keys_of(Study, content, str(path))
     evaluation = _keys_of(Evaluation, content["evaluate"], f"{path}, evaluate")

@@ -69,6 +69,7 @@ class MethodCallback(TrainerCallback):
         if state.global_step:
             checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             self._restore(checkpoint)
+            check_same_training(checkpoint, state)
             if self.loaded_from is None or self.loaded_from.resolve() != checkpoint.resolve():
                 restore_weights(model, checkpoint)
 
@@ -209,6 +210,19 @@ class MethodCallback(TrainerCallback):
     def _nll(self, logs: dict[str, Any], prefix: str = "") -> float:
         auxiliary = logs.get(f"{prefix}aux_loss")
         return float(logs[f"{prefix}loss"]) - (self.method.router_aux_loss_coef * auxiliary if auxiliary else 0.0)
+
+
+def check_same_training(checkpoint: Path, state: Any) -> None:
+    """Raise `TrainingError` where a `Trainer` resumed from another training than that whose checkpoint this is.
+
+    A callback is not told from where: `Trainer.train(resume_from_checkpoint=...)` may name any folder.
+    """
+    saved = read_json(checkpoint / "trainer_state.json")["log_history"]
+    if json.dumps(saved) != json.dumps(state.log_history):  # as text, in which NaN equals itself
+        raise TrainingError(
+            f"a resume goes on from a checkpoint in output_dir, and the Trainer has read another one than {checkpoint}: "
+            "their logs differ. Give the Trainer the output_dir of the checkpoint, or copy that one into a new one"
+        )
 
 
 def _are(routers: Sequence[Any], others: Sequence[Any]) -> bool:

@@ -8,7 +8,7 @@ number of the text. After `</think>`, the thoughts count only if what follows th
 `\frac{3}{4}`, `.5`, `1e3` and `2 \times 10^3` are numbers. A minus is a sign only where it is glued to its number and
 no operand stands before it: "36 - 12", "2-3 days" and "COVID-19" hold no negative number. "Negative 5" is -5, and "is
 minus 5" too, but "7 minus 5" subtracts. Before all that a box holds, and as U+2212 where a statement begins, a minus
-may stand apart: `\boxed{- 5}` is -5. "1.5 million" is 1500000, see `scale`. Groups of three digits after blanks are
+may stand apart: `\boxed{- 5}` is -5, and so is `#### - 5`. "1.5 million" is 1500000, see `scale`. Groups of three digits after blanks are
 one number in "1 234 567" and "118 000"; "1 234" may be two, and is none.
 
 **What not.** A list, a range, a ratio, a time or an expression is not one number: where the text states one of
@@ -148,14 +148,14 @@ def _candidates(passage: str) -> Iterator[str | None]:
     """What each rule finds, in their order: a number, "" for an answer that is not one number, None for nothing."""
     yield from (_single(_with_sign(rewritten(content))) for content in boxes(passage))
     text = rewritten(passage)
-    yield from map(_single, marked(text))
+    yield from (_single(_with_sign(line)) for line in marked(text))
     yield from (_single(clause) for _, clause in reversed(statements(text)))
     yield _last(text)
 
 
-def _with_sign(box: str) -> str:
-    """What a box holds, with a minus in front of all of it glued to its number."""
-    return re.sub(r"^\s*-\s+(?=\.?\d)", "-", box)
+def _with_sign(content: str) -> str:
+    """What a box or a marked line holds, with a minus in front of all of it glued to its number."""
+    return re.sub(r"^\s*-\s+(?=\.?\d)", "-", content)
 
 
 def _single(clause: str) -> str | None:
