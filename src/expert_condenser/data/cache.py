@@ -26,6 +26,8 @@ def kept(key: Any, compute: Callable[[], tuple[Dataset, dict[str, Any]]]) -> tup
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "expert-condenser" / name
     if not folder.exists():
         made = compute()
+        if not len(made[0]):  # `datasets` cannot read back what has no rows
+            return made
         try:
             _save(*made, folder)
         except OSError:

@@ -63,6 +63,7 @@ def build_examples(
     rows = [_load(source, reading) for source in sources]
     key = [
         [vars(row) for each in rows for row in each.conversations],
+        [list(row) for each in rows for row in each.refused],
         [(source.weight, len(each.conversations)) for source, each in zip(sources, rows, strict=True)],
         (renderer.template, reading.loss_on, reading.end_of_turn, reading.limit, reading.seed),
         (reading.on_bad_row, reading.survey),

@@ -19,14 +19,18 @@ from transformers import PreTrainedTokenizerBase
 from expert_condenser.data.conversation import Conversation, Message
 from expert_condenser.data.reading import name_of_tool
 from expert_condenser.data.templates import check_options, dated, template_of
-from expert_condenser.data.thoughts import apart, closed, going_on, opened, written_thoughts
-from expert_condenser.data.turns import with_json_arguments
+from expert_condenser.data.thoughts import closed, forms_of, going_on, has_thoughts, opened, written_thoughts
+from expert_condenser.data.turns import THOUGHTS, with_json_arguments
 from expert_condenser.errors import DataError
 
 TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError, LookupError, AttributeError, RecursionError)
 """What a template raises on turns that it does not expect."""
 LOSS_ON = ("all", "last", "everything")
 """Which turns of the assistant are learnt; `everything` is every token, prompts too."""
+_CLOSED = (
+    "the chat template's generation prompt closes the thoughts before they begin, and this row has thoughts; set "
+    "chat_template_kwargs to what turns thinking on (enable_thinking: true, or thinking: true), or drop the thoughts"
+)
 _GENERATION = re.compile(r"\{%-?\s*generation\b")
 
 
@@ -121,10 +125,11 @@ class Renderer:
 
     def _answer(self, row: Conversation, at: int, shown: str) -> str:
         turn, before = row.turns[at], row.turns[:at]
-        parted, marks = apart(turn), opened(shown)
-        forms = [form for form in ((parted, turn) if marks else (turn, parted)) if form is not None]
+        marks = opened(shown)
         whole, dropped = "", ""
-        for form in forms:
+        if closed(shown) and has_thoughts(turn):
+            raise DataError(_CLOSED)
+        for form in forms_of(turn):
             whole = self.text([*before, form], row.tools, row.options)
             if whole.startswith(shown):
                 answer = whole[len(shown) :]
@@ -135,7 +140,7 @@ class Renderer:
         if marks is not None:
             prefill = shown[shown.rindex(marks.opening) :]
             plain = {key: part for key, part in turn.items() if key != "reasoning_content"}
-            bare = self.text([*before, plain | {"content": _answer_of(turn)}], row.tools, row.options)
+            bare = self.text([*before, plain | {"content": _answer_of(turn).lstrip()}], row.tools, row.options)
             context = shown.removesuffix(prefill)
             if bare.startswith(context):
                 off = self._without_thinking(row, before)
@@ -157,26 +162,39 @@ class Renderer:
 
         What the turn says may stand in another one too, so that a search for it in the text would not be enough.
         """
-        shape = (tuple(turn["role"] for turn in before), bool(row.tools), tuple(sorted(row.options)))
+        roles = tuple((turn["role"], len(turn.get("tool_calls", ()))) for turn in before)
+        shape = (roles, bool(row.tools), tuple(sorted(row.options)))
         if shape not in self._shapes:
             self._shapes[shape] = self._unseen(row, before)
         if self._shapes[shape]:
             raise DataError(self._shapes[shape])
 
     def _unseen(self, row: Conversation, before: Sequence[Message]) -> str:
-        signs = [f"sign{at}of{len(before)}" for at in range(len(before))]
-        signed = [{"role": turn["role"], "content": sign} for turn, sign in zip(before, signs, strict=True)]
+        if not before:
+            return ""
+        signed, signs = zip(*(_signed(turn, at, len(before)) for at, turn in enumerate(before)), strict=True)
         try:
             shown = self.text(signed, row.tools, row.options, opening=True)
         except DataError:
-            return ""  # a turn of a tool without its call, say; the row itself is rendered next
-        lost = next((turn["role"] for turn, sign in zip(before, signs, strict=True) if sign not in shown), None)
+            return ""  # what a template refuses of signs; the row itself is rendered next
+        lost = next((what for own in signs for what, sign in own.items() if sign not in shown), None)
         if lost is None:
             return ""
         return (
-            f"the chat template renders nothing for a turn of {lost!r}, which the model would never see; write it into "
-            "another turn, or set chat_template_path to a template that shows it"
+            f"the chat template renders nothing for {lost}, which the model would never see; write it into another "
+            "turn, or set chat_template_path to a template that shows it"
         )
+
+
+def _signed(turn: Message, at: int, count: int) -> tuple[Message, dict[str, str]]:
+    """A turn that says signs in place of what it says, and each sign by what it stands for."""
+    sign, role = f"sign{at}of{count}", turn["role"]
+    calls = turn.get("tool_calls", ())
+    if not calls:
+        return {**turn, "content": sign}, {f"a turn of {role!r}": sign}
+    names = [f"call{number}{sign}" for number in range(len(calls))]
+    named = [{**call, "function": {**call["function"], "name": name}} for call, name in zip(calls, names, strict=True)]
+    return {**turn, "tool_calls": named}, {f"tool call {at + 1} of a turn": name for at, name in enumerate(names)}
 
 
 def _answer_of(turn: Message) -> str:
@@ -198,13 +216,17 @@ def _missing(turn: Message, answer: str) -> str | None:
     """The first part of a turn that its rendered answer lacks."""
     written = written_thoughts(turn["content"])
     parts = [written.thoughts, written.answer] if written else [turn["content"]]
-    parts.append(turn.get("reasoning_content", ""))
+    parts += [turn[name] for name in THOUGHTS if name in turn]
     for call in turn.get("tool_calls", ()):
         function = call["function"]
         arguments = function["arguments"]
         values = arguments.values() if isinstance(arguments, Mapping) else ()
         parts += [function["name"], *(value for value in values if isinstance(value, str) and value.isalnum())]
-    return next((part for part in map(str.strip, parts) if part not in answer), None)
+    for part in sorted(map(str.strip, parts), key=len, reverse=True):  # a short one may stand in a long one too
+        if part not in answer:
+            return part
+        answer = answer.replace(part, "", 1)
+    return None
 
 
 def _reason(turn: Message, shown: str, whole: str, dropped: str) -> str:
@@ -213,12 +235,6 @@ def _reason(turn: Message, shown: str, whole: str, dropped: str) -> str:
         return (
             f"the chat template must render the whole completion, but it drops {dropped[:60]!r}, which would not be "
             "trained; write it into 'content', or set a chat template that keeps it"
-        )
-    has_thoughts = turn.get("reasoning_content") or written_thoughts(turn["content"])
-    if closed(shown) and has_thoughts:
-        return (
-            "the chat template's generation prompt closes the thoughts before they begin, and this row has thoughts; "
-            "set chat_template_kwargs to what turns thinking on (enable_thinking: true, say), or drop the thoughts"
         )
     shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(shown, whole, strict=False)))
     return (

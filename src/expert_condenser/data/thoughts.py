@@ -5,6 +5,7 @@ model goes on with the thoughts. The answer that is trained has to go on at the 
 """
 
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from expert_condenser.data.conversation import Message
@@ -16,6 +17,10 @@ _MARKS = (
     ("[THINK]", "[/THINK]"),
     ("<|START_THINKING|>", "<|END_THINKING|>"),
 )
+
+
+KEYS = ("reasoning_content", "reasoning", "thinking")
+"""Where templates look for thoughts."""
 
 
 class Marks(NamedTuple):
@@ -53,12 +58,24 @@ def closed(prompt: str) -> Marks | None:
     return next((Marks(*pair) for pair in _MARKS if prompt.rstrip().endswith(pair[1])), None)
 
 
-def apart(turn: Message) -> Message | None:
-    """The same turn with the thoughts of its content as `reasoning_content`; None where it has none there."""
-    written = written_thoughts(turn["content"])
-    if written is None or turn.get("reasoning_content"):
-        return None
-    return turn | {"content": written.answer.lstrip(), "reasoning_content": written.thoughts.strip()}
+def has_thoughts(turn: Message) -> bool:
+    """Whether an assistant turn has any, wherever it has them."""
+    return bool(turn.get("reasoning_content") or written_thoughts(turn["content"]))
+
+
+def forms_of(turn: Message) -> Iterator[Message]:
+    """The same turn in the forms that templates read, the likelier one first.
+
+    Thoughts have a key of their own, whose name differs, where the template reads one; else they stand in the content.
+    """
+    parted, written = turn, written_thoughts(turn["content"])
+    if written is not None and not turn.get("reasoning_content"):
+        parted = turn | {"content": written.answer.lstrip(), "reasoning_content": written.thoughts.strip()}
+    if thoughts := parted.get("reasoning_content"):
+        rest = {key: part for key, part in parted.items() if key != "reasoning_content"}
+        yield from (rest | {key: thoughts} for key in KEYS)
+    if parted is not turn or not thoughts:
+        yield turn
 
 
 def going_on(turn: Message, marks: Marks, prefill: str, bare: str, off: str) -> str:
@@ -70,7 +87,7 @@ def going_on(turn: Message, marks: Marks, prefill: str, bare: str, off: str) -> 
     """
     empty = re.compile(rf"{re.escape(marks.opening)}(\s*){re.escape(marks.closing)}(\s*)")
     block = empty.match(bare)
-    rest = bare[block.end() :] if block else bare
+    rest = bare[block.end() :] if block else bare.removeprefix(prefill)  # some templates open them in any turn
     space = prefill[len(marks.opening) :]
     written = written_thoughts(turn["content"])
     if written is not None:

@@ -220,8 +220,8 @@ def check_same_training(checkpoint: Path, state: Any) -> None:
     saved = read_json(checkpoint / "trainer_state.json")["log_history"]
     if json.dumps(saved) != json.dumps(state.log_history):  # as text, in which NaN equals itself
         raise TrainingError(
-            f"a resume goes on from a checkpoint in output_dir, and the Trainer has read another one than {checkpoint}: "
-            "their logs differ. Give the Trainer the output_dir of the checkpoint, or copy that one into a new one"
+            f"a resume is from a checkpoint in output_dir, and the Trainer has read another one than {checkpoint}, "
+            "since their logs differ. Give the Trainer the output_dir of the checkpoint, or a copy of it"
         )
 
 

@@ -8,8 +8,8 @@ number of the text. After `</think>`, the thoughts count only if what follows th
 `\frac{3}{4}`, `.5`, `1e3` and `2 \times 10^3` are numbers. A minus is a sign only where it is glued to its number and
 no operand stands before it: "36 - 12", "2-3 days" and "COVID-19" hold no negative number. "Negative 5" is -5, and "is
 minus 5" too, but "7 minus 5" subtracts. Before all that a box holds, and as U+2212 where a statement begins, a minus
-may stand apart: `\boxed{- 5}` is -5, and so is `#### - 5`. "1.5 million" is 1500000, see `scale`. Groups of three digits after blanks are
-one number in "1 234 567" and "118 000"; "1 234" may be two, and is none.
+may stand apart: `\boxed{- 5}` is -5, and so is `#### - 5`. "1.5 million" is 1500000, see `scale`. Groups of three
+digits after blanks are one number in "1 234 567" and "118 000"; "1 234" may be two, and is none.
 
 **What not.** A list, a range, a ratio, a time or an expression is not one number: where the text states one of
 these, there is no answer, even if a number stands elsewhere. A sentence that states several numbers otherwise
