@@ -45,6 +45,24 @@ def test_the_facts_about_good_rows(tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_row_that_is_mended_is_refused_no_more(tmp_path, capsys):
+    for rows, used, refused in (([GOOD, {"prompt": "a"}], 1, 1), ([GOOD, GOOD], 2, 0), ([GOOD], 1, 0)):
+        _, found = report(capsys, *words(tmp_path, rows))
+        assert (found["rows"]["used"], len(found["rows"]["refused"])) == (used, refused)
+
+
+def test_rows_of_which_none_can_be_used(tmp_path, capsys):
+    status, found = report(capsys, *words(tmp_path, [{"prompt": "a", "completion": " "}]))
+    assert status == 2
+    assert (found["rows"]["used"], len(found["rows"]["refused"])) == (0, 1)
+
+
+def test_a_row_on_one_line_of_a_file_that_is_one_object(tmp_path, capsys):
+    for text, rows in ((json.dumps({"data": [GOOD, GOOD]}), 2), (json.dumps(GOOD), 1), (json.dumps(GOOD, indent=1), 1)):
+        _, found = report(capsys, *words(tmp_path, [text]))
+        assert found["rows"] == {"used": rows, "refused": []}
+
+
 def test_rows_that_are_refused_are_named_by_line(tmp_path, capsys):
     rows = [GOOD, "", {"prompt": "a", "completion": " "}, {**GOOD, "label": False}]
     status, found = report(capsys, *words(tmp_path, rows))

@@ -77,6 +77,14 @@ def test_a_mixture_has_the_rows_of_its_sources_in_an_order_of_its_seed(tokenizer
     assert [file.path for file in first.report.files["train"]] == ["testbed:gcd:40", "testbed:count_bits:40"]
 
 
+def test_a_source_of_which_nothing_is_taken_is_a_warning(tokenizer):
+    sources = [{"path": "testbed:gcd:40", "weight": 0.999}, {"path": "testbed:count_bits:40", "weight": 0.001}]
+    for _ in range(2):
+        assert "the mixture takes no row of testbed:count_bits:40" in mixed(tokenizer, sources).report.warnings[0]
+    sources[1]["weight"] = 0.5
+    assert mixed(tokenizer, sources).report.warnings == []
+
+
 def test_a_row_that_is_skipped_is_followed_by_the_next(tokenizer, tmp_path):
     rows = [{"prompt": f"a{n}", "completion": "" if n % 2 else "b"} for n in range(20)]
     (tmp_path / "rows.json").write_text(json.dumps(rows))

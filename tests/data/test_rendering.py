@@ -10,7 +10,7 @@ from expert_condenser.checkpoint.load import base_model_path, load_tokenizer
 from expert_condenser.data.conversation import Conversation
 from expert_condenser.data.rendering import Renderer
 from expert_condenser.data.stops import StopCheck
-from expert_condenser.data.templates import dated, with_defaults
+from expert_condenser.data.templates import dated, reads_clock, with_defaults
 from expert_condenser.data.tokens import IGNORED, encode
 from expert_condenser.errors import DataError
 
@@ -22,6 +22,12 @@ VISION = ("idefics3", "llava_next", "smolvlm")
 
 USER, SYSTEM = {"role": "user", "content": "Q1?"}, {"role": "system", "content": "Be brief."}
 SECOND = {"role": "user", "content": "Q2?"}
+
+
+TURNS_OPENING = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>"
+)
 
 
 def says(text, **keys):
@@ -121,6 +127,8 @@ def test_a_row_that_a_template_cannot_show(name, kind):
 
 
 TRAINED = {
+    ("gptoss", "written thoughts"): ["<|channel|>analysis<|message|>T1<|end|><|start|>assistant<|channel|>final"],
+    ("qwen3", "written thoughts"): ["<think>\nT1\n</think>\n\nA1."],
     ("deepseekv3", "written thoughts"): ["T1</think>A1."],
     ("deepseekv3", "two turns with thoughts"): ["T1\n</think>\n\nA1.", "T2\n</think>\n\nA2."],
     ("qwen3_5_think", "plain"): ["\n</think>\n\nA1."],
@@ -137,6 +145,86 @@ TRAINED = {
 def test_what_is_trained_under_templates_that_think(name, kind):
     found = [answer for _, answer in trained(KINDS[kind], TEMPLATES[name])]
     assert all(answer.startswith(wanted) for answer, wanted in zip(found, TRAINED[name, kind], strict=True))
+
+
+LINES = conversation(USER, says("<think>\nT1\n</think>\n\nA1."))
+
+
+@pytest.mark.parametrize("name", ["deepseekv3", "deepseek_r1_distill"])
+def test_white_space_around_written_thoughts_is_that_of_the_row(name):
+    ((_, answer),) = trained(LINES, TEMPLATES[name])
+    assert answer.startswith("T1\n</think>\n\nA1.")
+
+
+def test_thoughts_that_stand_in_the_answer_too_are_not_taken_for_shown():
+    row = conversation(USER, says("6*4=24 pens.", reasoning_content="6*4=24"))
+    with pytest.raises(DataError, match="drops '6\\*4=24'"):
+        trained(row, TEMPLATES["llama3"])
+    ((_, answer),) = trained(row, TEMPLATES["qwen3"])
+    assert answer.startswith("<think>\n6*4=24\n</think>\n\n6*4=24 pens.")
+
+
+CALL = says("", tool_calls=[{"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}])
+SCHEMA = {"type": "object", "properties": {}}
+ADD = ({"type": "function", "function": {"name": "add", "description": "Adds.", "parameters": SCHEMA}},)
+CALLED = conversation(USER, CALL, {"role": "tool", "content": "R1", "name": "add"}, says("A1."), tools=ADD)
+
+
+def test_an_earlier_call_must_be_shown_whether_it_is_trained_or_not():
+    for loss_on in ("all", "last"):
+        with pytest.raises(DataError, match=r"drops 'add', which would not be trained|renders nothing for tool call 1"):
+            trained(CALLED, TEMPLATES["lfm2"], loss_on=loss_on)
+        assert trained(CALLED, TEMPLATES["qwen3"], loss_on=loss_on)[-1][1].endswith("A1.<|im_end|>\n")
+
+
+def test_a_template_may_cut_earlier_thoughts_once_there_is_an_answer():
+    row = conversation(USER, CALL | {"reasoning_content": "T1"}, CALLED.turns[2], says("A1."), tools=ADD)
+    (_, first), (context, second) = trained(row, TEMPLATES["gptoss"])
+    assert "analysis<|message|>T1<|end|>" in first
+    assert second == "<|channel|>final<|message|>A1.<|return|>"
+    asked = Renderer(tokenizer_with(TEMPLATES["gptoss"])).text(row.turns[:3], row.tools, opening=True)
+    assert "T1" in asked
+    assert context == tokenizer_with(TEMPLATES["gptoss"])(asked, add_special_tokens=False)["input_ids"]
+
+
+EMPTY = TURNS_OPENING + "<think>\n\n</think>\n\n{% endif %}"
+
+
+def test_empty_thoughts_that_only_the_question_has_end_the_context():
+    ((context, answer),) = trained(KINDS["plain"], EMPTY)
+    assert tokenizer_with(EMPTY).decode(context).endswith("<|assistant|><think>\n\n</think>\n\n")
+    assert answer == "A1.<|end|>"
+    for kind in ("thoughts", "written thoughts"):
+        with pytest.raises(DataError, match="closes the thoughts before they begin"):
+            trained(KINDS[kind], EMPTY)
+
+
+def test_written_thoughts_do_not_stand_behind_empty_ones_of_the_template():
+    template = TURNS_OPENING + "{% endif %}"
+    template = template.replace(
+        "{{ m.content }}", "{% if m.role == 'assistant' %}<think></think>{% endif %}{{ m.content }}"
+    )
+    with pytest.raises(DataError, match=r"must be a prefix|drops"):
+        trained(KINDS["written thoughts"], template)
+    ((_, answer),) = trained(KINDS["plain"], template)
+    assert answer == "<think></think>A1.<|end|>"
+
+
+@pytest.mark.parametrize("key", ["reasoning", "thinking"])
+def test_a_template_may_read_thoughts_under_another_key(key):
+    template = (
+        TURNS_OPENING.replace("{{ m.content }}", f"{{{{ m.get('{key}') or '' }}}}|{{{{ m.content }}}}") + "{% endif %}"
+    )
+    for kind in ("thoughts", "written thoughts"):
+        ((_, answer),) = trained(KINDS[kind], template)
+        assert answer == "T1|A1.<|end|>"
+
+
+def test_a_name_must_be_shown():
+    row = conversation({**USER, "name": "Ann"}, says("A1."))
+    with pytest.raises(DataError, match=r"drops 'Ann' .the name in a turn of 'user'"):
+        trained(row, TURNS)
+    assert trained(row, TURNS.replace("{{ m.role }}", "{{ m.role }}{{ ' ' + m.name if m.name else '' }}"))
 
 
 TURNS = (
@@ -218,13 +306,18 @@ def test_tools_are_shown_or_the_row_is_refused():
 
 
 def test_the_date_can_be_held():
-    shown = "{{ strftime_now('%Y') }} {{ strftime_now(\"%d %b\") }} " + TURNS
+    shown = (
+        "{{ strftime_now ( '%Y') }} {% if strftime_now is defined %}{{ strftime_now(\"%d %b\") }}{% endif %} " + TURNS
+    )
     day = datetime.date(2031, 2, 3)
     text = Renderer(tokenizer_with(shown), day).text([USER])
     assert text.startswith("2031 03 Feb <|user|>")
     assert Renderer(tokenizer_with(shown)).text([USER]).startswith(f"{datetime.date.today().year} ")
     with pytest.raises(DataError, match="reads the clock with a format that is computed"):
         dated("{{ strftime_now(form) }}", day)
+    with pytest.raises(DataError, match="reads the clock"):
+        dated("{% set now = strftime_now %}{{ now('%Y') }}", day)
+    assert not reads_clock("{% if strftime_now is not defined %}{% endif %}")
 
 
 def test_a_template_takes_what_it_is_told_as_its_default():

@@ -1,3 +1,4 @@
+import csv
 import json
 
 import pytest
@@ -119,13 +120,27 @@ def test_alpaca_keeps_the_output_of_choices_and_of_rows_without_answer(answer):
     assert FORMATS["alpaca"].convert(ALPACA | {"answer": answer}, "auto")[0][1] == assistant("2 + 3 = 5.")
 
 
+def test_a_field_of_a_table_may_be_long(tmp_path):
+    long = "a" * 200_000
+    (tmp_path / "rows.csv").write_text(f"prompt,completion\n{long},b\n")
+    before = csv.field_size_limit()
+    assert load_rows(str(tmp_path / "rows.csv"))["prompt"][0][0]["content"] == long
+    assert csv.field_size_limit() == before
+
+
+def test_a_number_of_thousands_of_digits_is_an_error_with_its_line(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a"}\n{"n": 1' + "0" * 5000 + "}")
+    with pytest.raises(DataError, match="from line 2 on: a row must be flat and short"):
+        load_rows(str(tmp_path / "rows.jsonl"))
+
+
 def test_text_of_a_value():
     values = [3.0, 2.5, 7, True, "4.0", None, float("nan"), float("inf")]
     assert [text_of(value) for value in values] == ["3", "2.5", "7", "true", "4.0", "", "", ""]
     deep = []
     for _ in range(10_000):
         deep = [deep]
-    with pytest.raises(DataError, match="its lists are nested too deep"):
+    with pytest.raises(DataError, match="flat JSON, but it cannot be written"):
         text_of(deep)
 
 
@@ -233,7 +248,7 @@ def test_a_missing_relative_path_is_not_asked_of_the_hub():
         ("a.json", '[{"a": 1}, 7]', r"row 2: a row must be a JSON object, but it is a int"),
         ("a.json", "[]", r"must have rows, but .*a\.json is empty"),
         ("a.jsonl", "\n", r"must have rows, but .*a\.jsonl is empty"),
-        ("a.txt", "a,b", r"must be one of \.json, \.jsonl, \.parquet, \.csv, but it is .*a\.txt"),
+        ("a.txt", "a,b", r"must be one of \.json, \.jsonl, \.parquet, \.csv, \.ndjson, but it is .*a\.txt"),
         ("a.csv", "a,b", r"must have rows, but .*a\.csv is empty"),
         ("a.csv", "prompt,completion\nb\n", r"a\.csv, line 2: a row must have as many values as the header"),
         ("a.parquet", "no parquet", r"a\.parquet must be a parquet file"),

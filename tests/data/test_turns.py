@@ -1,8 +1,11 @@
 """No key of a turn and no column of a row is dropped unseen."""
 
+import json
+
 import pytest
 
 from expert_condenser.data.formats import FORMATS
+from expert_condenser.data.readers import without_fill
 from expert_condenser.data.reading import read_row
 from expert_condenser.data.turns import is_empty, read_turn, with_json_arguments
 from expert_condenser.errors import DataError
@@ -24,6 +27,41 @@ def answer(**keys):
 def test_thoughts_are_used_under_each_of_their_names(key):
     assert read(answer(**{key: "so"})).completion == [ANSWERED | {"reasoning_content": "so"}]
     assert read(answer(**{key: ""})).completion == [ANSWERED]
+
+
+@pytest.mark.parametrize("turn", [{"role": "user", "content": None}, {"role": "user", "content": ""}, {"role": "tool"}])
+def test_a_turn_that_says_nothing_is_refused(turn):
+    with pytest.raises(DataError, match="must have a text as 'content', or tool calls"):
+        read({"messages": [ASKED, turn, ANSWERED]})
+
+
+def test_turns_may_be_json():
+    assert read({"messages": json.dumps(CHAT["messages"])}) == read(CHAT)
+    with pytest.raises(DataError, match="must be a list of turns"):
+        read({"messages": "[1"})
+
+
+def test_a_null_argument_is_an_argument_in_json_and_none_in_a_table():
+    call = {"function": {"name": "add", "arguments": {"a": 1, "b": None}}}
+    row = {"messages": [ASKED, {"role": "assistant", "content": "", "tool_calls": [call]}], "b": None}
+    assert read(row).turns[1]["tool_calls"][0]["function"]["arguments"] == {"a": 1, "b": None}
+    filled = without_fill(row)
+    assert filled["messages"][1]["tool_calls"][0]["function"]["arguments"] == {"a": 1}
+    assert without_fill([{"a": [None, {"b": None}]}, None]) == [{"a": [None, {}]}, None]
+
+
+@pytest.mark.parametrize("label", [False, 0, 0.0, "False", "false"])
+def test_a_row_that_is_labelled_bad_is_refused(label):
+    with pytest.raises(DataError, match="the row is not one to learn from"):
+        read({**CHAT, "label": label})
+    for good in (True, 1, "True", 3, "spam", None):
+        assert read({**CHAT, "label": good}) == read(CHAT)
+
+
+def test_half_of_a_pair_and_endless_numbers_are_refused_wherever_they_stand():
+    for tools in ([{**TOOL, "description": "\ud83d"}], [{**TOOL, "x": 10**5000}]):
+        with pytest.raises(DataError, match=r"must be Unicode text|cannot be written"):
+            read({**CHAT, "tools": tools})
 
 
 def test_thoughts_in_parts_are_joined():
@@ -158,6 +196,18 @@ def test_a_column_that_says_what_cannot_be_heeded(columns, message):
 @pytest.mark.parametrize("columns", [{"label": True}, {"label": 3}, {"label": "spam"}, {"context": ""}, {"id": 9}])
 def test_columns_that_change_nothing(columns):
     assert read({**CHAT, **columns}).turns == (ASKED, ANSWERED)
+
+
+def test_sharegpt_has_calls_of_functions():
+    call = {"from": "function_call", "value": json.dumps({"name": "add", "arguments": {"a": 1}})}
+    row = {"conversations": [{"from": "human", "value": "a"}, call, {"from": "observation", "value": "2"}]}
+    row["conversations"].append({"from": "gpt", "value": "b"})
+    turns = read(row, "sharegpt").turns
+    assert [turn["role"] for turn in turns] == ["user", "assistant", "tool", "assistant"]
+    assert turns[1]["tool_calls"][0]["function"] == {"name": "add", "arguments": {"a": 1}}
+    row["conversations"][1] = {"from": "function_call", "value": "add(1)"}
+    with pytest.raises(DataError, match="must be the JSON of a call"):
+        read(row, "sharegpt")
 
 
 def test_sharegpt_names_its_roles_otherwise():

@@ -17,7 +17,7 @@ COMMON = (*SYSTEM, "history", "tools", "chat_template_kwargs", "label", *THOUGHT
 
 _NOT_TEXT = "the model is trained on text alone"
 _PAIRS = "it is for preference training; keep the answers that are good as the completion"
-_REFUSED: Mapping[str, str] = {
+REFUSED: Mapping[str, str] = {
     "context": "write it into the question",
     "documents": "write them into the question",
     "functions": "write them as 'tools'",
@@ -29,21 +29,24 @@ _REFUSED: Mapping[str, str] = {
 
 
 def unused(columns: Iterable[str], used: Collection[str]) -> list[str]:
-    """The columns of which no row's training depends."""
-    return [name for name in columns if name not in used and name not in COMMON]
+    """The columns of which no row's training depends; names that are no Unicode text are written so that they are."""
+    found = [name for name in columns if name not in used and name not in COMMON]
+    return [name.encode("utf-8", "backslashreplace").decode() for name in found]
 
 
 def check_columns(row: Mapping[str, Any], used: Collection[str]) -> None:
     """Raise `DataError` where a column says what this training cannot heed; `used` are those of the row's format."""
-    for name, remedy in _REFUSED.items():
+    for name, remedy in REFUSED.items():
         if name in row and name not in used and not is_empty(row[name]):
             raise DataError(f"{name!r} ({str(row[name])[:40]!r}) would be lost: {remedy}, or list it under ignore")
     for name in ("label", *WEIGHTS):
         value = row.get(name)
         if name in used or value is None:
             continue
-        if name == "label" and not isinstance(value, bool):
-            continue  # a class, a number: of another task
+        if name == "label" and str(value).lower() in ("true", "false"):  # a table has truth values as text
+            value = str(value).lower() == "true"
+        if name == "label" and (not isinstance(value, bool | int | float) or value not in (0, 1)):
+            continue  # a class: of another task
         if not isinstance(value, bool | int | float) or value not in (0, 1):
             raise DataError(f"{name!r} of a row says whether it is trained, by 0 or 1, but it is {value!r}; drop it")
         if not value:

@@ -92,6 +92,7 @@ def _compute(
     """The examples of every source, as many as its share; a row that is skipped is followed by the next one."""
     refused = [row for each in rows for row in each.refused]
     groups: list[list[Tokens]] = []
+    undrawn: list[str] = []
     weights = [source.weight for source in sources]
     sizes = [len(each.conversations) for each in rows]
     for at, (source, count) in enumerate(zip(sources, counts_of(sizes, weights, reading.limit), strict=True)):
@@ -100,6 +101,10 @@ def _compute(
         if source.weight is not None and len(found) < count and not reading.survey:
             check_refused(refused if reading.on_bad_row == "error" else [])
             raise DataError(f"the mixture takes {count} rows of {source.path}, but only {len(found)} can be trained")
+        if source.weight and not count:
+            undrawn.append(
+                f"the mixture takes no row of {source.path}: its weight, {source.weight}, is less than one row"
+            )
         groups += found
     if not reading.survey and (reading.on_bad_row == "error" or not groups):
         check_refused(refused)
@@ -114,6 +119,7 @@ def _compute(
     facts = {
         "used": len(groups),
         "refused": [list(row) for row in refused],
+        "undrawn": undrawn,
         "digest": digest.hexdigest()[:16],
         "sizes": [len(tokens.ids) for tokens in examples],
         "starts": [0 if reading.loss_on == "everything" else tokens.answers[0][0] for tokens in examples],
@@ -197,7 +203,7 @@ def _report(
         digest=found["digest"],
         template=digest_of(renderer.template),
         date=reading.date.isoformat() if clock and reading.date is not None else None,
-        warnings=_warnings(refused, found["used"], len(dataset)),
+        warnings=[*found["undrawn"], *_warnings(refused, found["used"], len(dataset))],
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from expert_condenser.data.columns import REFUSED
 from expert_condenser.data.conversation import Message
 from expert_condenser.data.turns import read_turns
 from expert_condenser.errors import DataError
@@ -23,6 +24,7 @@ SHAREGPT_ROLES = {
     **dict.fromkeys(("human", "user"), "user"),
     **dict.fromkeys(("gpt", "assistant", "bot", "model"), "assistant"),
     "system": "system",
+    **dict.fromkeys(("tool", "observation"), "tool"),
 }
 
 MATH_ANSWER = re.compile(r"[-+]?\$?(\d[\d,]*\.?\d*|\.\d+)(e[-+]?\d+)?(/\d+)?%?|[a-e]", re.IGNORECASE)
@@ -64,7 +66,18 @@ def _from_sharegpt(turn: Any) -> Any:
     if not isinstance(turn, Mapping) or "from" not in turn:
         return turn
     others = {key: part for key, part in turn.items() if key not in ("from", "value")}
+    if turn["from"] == "function_call":
+        return {**others, "role": "assistant", "content": "", "tool_calls": _calls_of(turn.get("value"))}
     return {**others, "role": SHAREGPT_ROLES.get(turn["from"], turn["from"]), "content": turn.get("value")}
+
+
+def _calls_of(value: Any) -> Any:
+    """A call, or several, as the JSON of `{"name", "arguments"}`."""
+    try:
+        calls = json.loads(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"a turn from 'function_call' must be the JSON of a call, but it is {value[:60]!r}") from error
+    return calls if isinstance(calls, list) else [calls]
 
 
 def read_prompt_completion(row: Row, style: str = "auto") -> Example:
@@ -93,7 +106,7 @@ def read_gsm8k(row: Row, style: str = "auto") -> Example:
     if style == "plain":
         return _example(question, answer)
     rationale, mark, number = answer.rpartition("####")
-    number = number.strip().replace(",", "")
+    number = number.strip().replace(",", "").removeprefix("$")
     if not mark or not number or "\n" in number:
         raise DataError(
             f"'answer' must end in a line '#### n', but it ends in {answer[-40:]!r}; "
@@ -104,7 +117,7 @@ def read_gsm8k(row: Row, style: str = "auto") -> Example:
 
 def read_mawps(row: Row, style: str = "auto") -> Example:
     """`original_text`; the rationale is `equation`, the answer `ans` (which alone is the plain style)."""
-    question, answer = _text(row, "original_text"), _text(row, "ans")
+    question, answer = _text(row, "original_text"), _text(row, "ans").removeprefix("[").removesuffix("]")
     return _example(question, answer if style == "plain" else boxed(_text(row, "equation"), answer))
 
 
@@ -130,6 +143,9 @@ def choose_format(columns: Collection[str], data_format: str = "auto", style: st
     if name is None:
         known = "; ".join(f"{name} needs {', '.join(known.columns)}" for name, known in FORMATS.items())
         wanted = "any known format" if data_format == "auto" else f"data_format {data_format!r}"
+        for name in columns:
+            if name in REFUSED:
+                raise DataError(f"the columns {', '.join(columns)} do not fit {wanted}: of {name!r}, {REFUSED[name]}")
         raise DataError(f"the columns {', '.join(columns)} do not fit {wanted}; rename them. Known formats: {known}")
     if style != "auto" and not FORMATS[name].styled:
         raise DataError(
@@ -151,8 +167,8 @@ def text_of(value: Any) -> str:
         return str(int(value))
     try:
         return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    except RecursionError as error:
-        raise DataError("a value must be a text, a number or flat JSON, but its lists are nested too deep") from error
+    except (RecursionError, ValueError) as error:
+        raise DataError(f"a value must be a text, a number or flat JSON, but it cannot be written: {error}") from error
 
 
 def _alpaca_style(answer: str) -> str:

@@ -15,6 +15,13 @@ from expert_condenser.errors import DataError
 LOADING_ERRORS = (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError)
 
 
+def without_fill(value: Any) -> Any:
+    """A value of a table without the keys that only other rows have: parquet and Arrow write None for them."""
+    if isinstance(value, dict):
+        return {key: without_fill(part) for key, part in value.items() if part is not None}
+    return [without_fill(part) for part in value] if isinstance(value, list) else value
+
+
 class Part(NamedTuple):
     """One file or hub data set: its name for messages, its columns, its rows."""
 
@@ -70,7 +77,9 @@ def _parse_json(path: Path, text: str) -> tuple[list[dict[str, Any]], list[int] 
     if text.lstrip().startswith("["):
         rows = _parse_value(path, text, first_line=1)
     elif _is_one_value(text):
-        rows = _rows_within(path, json.loads(text))
+        value = json.loads(text)
+        rows = _rows_within(path, value)
+        lines = [text[: text.index("{")].count("\n") + 1] if rows == [value] else None
     else:
         numbered = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
         rows = [_parse_value(path, line, first_line=number) for number, line in numbered]
@@ -82,19 +91,16 @@ def _parse_json(path: Path, text: str) -> tuple[list[dict[str, Any]], list[int] 
 
 
 def _is_one_value(text: str) -> bool:
-    """Whether a text is one JSON object over several lines; its first line alone then is none."""
+    """Whether a text is one JSON object, on one line or several."""
     first, _, rest = text.strip().partition("\n")
-    if not rest:
-        return False
     try:
-        json.loads(first)
+        return isinstance(json.loads(first), dict) and not rest
     except (ValueError, RecursionError):
-        try:
-            json.loads(text)
-        except (ValueError, RecursionError):
-            return False
-        return True
-    return False
+        pass
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _rows_within(path: Path, value: Any) -> list[Any]:
@@ -121,6 +127,7 @@ def _parse_csv(path: Path, text: str) -> tuple[list[dict[str, Any]], list[int]]:
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     rows: list[dict[str, Any]] = []
     lines: list[int] = []
+    limit = csv.field_size_limit(max(len(text), 131072))  # of the process, so it is set back
     try:
         line = 2
         for row in reader:
@@ -131,6 +138,8 @@ def _parse_csv(path: Path, text: str) -> tuple[list[dict[str, Any]], list[int]]:
             line = reader.line_num + 1
     except csv.Error as error:
         raise DataError(f"{path}, line {reader.line_num}: this is no CSV ({error}); correct it") from error
+    finally:
+        csv.field_size_limit(limit)
     return rows, lines
 
 
@@ -142,5 +151,5 @@ def _parse_value(path: Path, text: str, first_line: int) -> Any:
             f"{path}, line {first_line + error.lineno - 1}: this is not valid JSON ({error.msg}); "
             "a file holds one list of objects, or one object per line"
         ) from error
-    except RecursionError as error:
-        raise DataError(f"{path}, from line {first_line} on: a row must be flat, but it is nested too deep") from error
+    except (RecursionError, ValueError) as error:  # nested too deep, or a number of thousands of digits
+        raise DataError(f"{path}, from line {first_line} on: a row must be flat and short, but {error}") from error

@@ -39,8 +39,9 @@ def read_row(row: Row, chosen: RowFormat, style: str, ignore: Collection[str] = 
             "a row needs a turn of the assistant that is trained, but the weight of each is 0; drop the row"
         )
     _check_turns(turns, trained)
-    _check_unicode(turns)
-    return Conversation(tuple(turns), tuple(trained), _tools(row.get("tools")), _options(row), origin)
+    tools, options = _tools(row.get("tools")), _options(row)
+    _check_unicode([*turns, *tools, options])
+    return Conversation(tuple(turns), tuple(trained), tools, options, origin)
 
 
 def _without(value: Any, ignore: Collection[str]) -> Any:
@@ -64,15 +65,16 @@ def _check_turns(turns: list[Message], trained: list[bool]) -> None:
             raise DataError("the completion must not be empty, but it is; drop the row")
 
 
-def _check_unicode(turns: list[Message]) -> None:
-    """JSON can write half of a surrogate pair, which is no text that a tokenizer takes."""
-    for turn in turns:
+def _check_unicode(parts: list[Mapping[str, Any]]) -> None:
+    """JSON can write half of a surrogate pair, which is no text that a tokenizer takes, and endless numbers."""
+    for part in parts:
         try:
-            json.dumps(turn, ensure_ascii=False, default=str).encode()
+            json.dumps(part, ensure_ascii=False, default=str).encode()
         except UnicodeEncodeError as error:
-            raise DataError(
-                f"a turn must be Unicode text, but it has {turn['content'][:60]!r} ({error.reason})"
-            ) from error
+            text = str(part)[max(0, error.start - 30) :][:60]
+            raise DataError(f"a turn must be Unicode text, but it has {text!a} ({error.reason})") from error
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"a turn must be text and numbers, but one cannot be written: {error}") from error
 
 
 def _with_thoughts(turns: list[Message], thoughts: str, names: list[str]) -> list[Message]:

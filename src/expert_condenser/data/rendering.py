@@ -19,7 +19,16 @@ from transformers import PreTrainedTokenizerBase
 from expert_condenser.data.conversation import Conversation, Message
 from expert_condenser.data.reading import name_of_tool
 from expert_condenser.data.templates import check_options, dated, template_of
-from expert_condenser.data.thoughts import closed, forms_of, going_on, has_thoughts, opened, written_thoughts
+from expert_condenser.data.thoughts import (
+    closed,
+    forms_of,
+    going_on,
+    has_thoughts,
+    opened,
+    shows_others,
+    without_empty_block,
+    written_thoughts,
+)
 from expert_condenser.data.turns import THOUGHTS, with_json_arguments
 from expert_condenser.errors import DataError
 
@@ -27,6 +36,10 @@ TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError, LookupError, AttributeE
 """What a template raises on turns that it does not expect."""
 LOSS_ON = ("all", "last", "everything")
 """Which turns of the assistant are learnt; `everything` is every token, prompts too."""
+_LONGEST_BLOCK = 80
+"""Characters at the end of a generation prompt in which an empty block of thoughts stands, if any."""
+_SHORTEST_OPENING = 4
+"""Characters of an opening that is looked for; a shorter one may stand anywhere."""
 _CLOSED = (
     "the chat template's generation prompt closes the thoughts before they begin, and this row has thoughts; set "
     "chat_template_kwargs to what turns thinking on (enable_thinking: true, or thinking: true), or drop the thoughts"
@@ -119,6 +132,8 @@ class Renderer:
         for turn in before:
             for text in (_answer_of(turn), *(call["function"]["name"] for call in turn.get("tool_calls", ()))):
                 _check_is_in(text.strip(), shown, f"the turn of {turn['role']!r}")
+            if turn["role"] != "tool" and turn.get("name"):  # that of a tool is the call's
+                _check_is_in(turn["name"], shown, f"the name in a turn of {turn['role']!r}")
         for tool in row.tools:
             _check_is_in(name_of_tool(tool), shown, "the tool")
         return shown
@@ -134,9 +149,11 @@ class Renderer:
             if whole.startswith(shown):
                 answer = whole[len(shown) :]
                 missing = _missing(form, answer)
-                if missing is None:
+                if missing is None and not _writes_over(form, answer):
                     return self._ended(answer)
-                dropped = dropped or missing
+                dropped = dropped or missing or ""
+            elif (found := self._behind_opening(row, before, shown, form, whole)) is not None:
+                return self._ended(found)
         if marks is not None:
             prefill = shown[shown.rindex(marks.opening) :]
             plain = {key: part for key, part in turn.items() if key != "reasoning_content"}
@@ -149,9 +166,31 @@ class Renderer:
                     return self._ended(answer)
         raise DataError(_reason(turn, shown, whole, dropped))
 
+    def _behind_opening(
+        self, row: Conversation, before: Sequence[Message], shown: str, form: Message, whole: str
+    ) -> str | None:
+        """The answer where the template rewrites what stands before it, once it is there: what follows the opening.
+
+        Empty thoughts may end the opening; or earlier thoughts were shown, and are cut from then on.
+        """
+        context = without_empty_block(shown)
+        if context is not None and whole.startswith(context) and _missing(form, whole[len(context) :]) is None:
+            return whole[len(context) :]
+        closed_turns = self.text(before, row.tools, row.options)
+        opening = shown.removeprefix(closed_turns) if shown.startswith(closed_turns) else ""
+        if len(opening.strip()) < _SHORTEST_OPENING:
+            return None
+        pieces = whole.split(opening)
+        tails = (opening.join(pieces[at:]) for at in range(len(pieces) - 1, 0, -1))
+        return next((tail for tail in tails if _missing(form, tail) is None), None)
+
     def _without_thinking(self, row: Conversation, before: Sequence[Message]) -> str:
-        options = {**row.options, "enable_thinking": False, "thinking": False}
-        return self.text(before, row.tools, options, opening=True)
+        """The end of the generation prompt without thinking, which no turn changes; rendered once per options."""
+        shape = ("without thinking", *(f"{name}={value}" for name, value in sorted(row.options.items())))
+        if shape not in self._shapes:
+            options = {**row.options, "enable_thinking": False, "thinking": False}
+            self._shapes[shape] = self.text(before, row.tools, options, opening=True)[-_LONGEST_BLOCK:]
+        return self._shapes[shape]
 
     def _ended(self, answer: str) -> str:
         is_ended = not self.end_of_turn or answer.rstrip().endswith(self.end_of_turn)
@@ -208,7 +247,7 @@ def _check_is_in(text: str, shown: str, what: str) -> None:
     if text not in shown:
         raise DataError(
             f"the chat template must render all of the data, but it drops {text[:60]!r} ({what}), which the model "
-            "would never see; set a chat template that keeps it"
+            "would never see; set a chat template that keeps it, or list it under ignore"
         )
 
 
@@ -216,7 +255,7 @@ def _missing(turn: Message, answer: str) -> str | None:
     """The first part of a turn that its rendered answer lacks."""
     written = written_thoughts(turn["content"])
     parts = [written.thoughts, written.answer] if written else [turn["content"]]
-    parts += [turn[name] for name in THOUGHTS if name in turn]
+    parts += [turn[name] for name in (*THOUGHTS, "name") if name in turn]
     for call in turn.get("tool_calls", ()):
         function = call["function"]
         arguments = function["arguments"]
@@ -227,6 +266,12 @@ def _missing(turn: Message, answer: str) -> str | None:
             return part
         answer = answer.replace(part, "", 1)
     return None
+
+
+def _writes_over(turn: Message, answer: str) -> bool:
+    """Whether the template adds thoughts of its own to a content that has some written out."""
+    written = written_thoughts(turn["content"])
+    return written is not None and shows_others(written, answer)
 
 
 def _reason(turn: Message, shown: str, whole: str, dropped: str) -> str:

@@ -3,10 +3,12 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
+from datasets import Dataset
+
 from expert_condenser.data.columns import unused
 from expert_condenser.data.conversation import Conversation
 from expert_condenser.data.formats import RowFormat, choose_format
-from expert_condenser.data.readers import Part
+from expert_condenser.data.readers import Part, without_fill
 from expert_condenser.data.reading import read_row
 from expert_condenser.data.report import RefusedRow
 from expert_condenser.data.sources import DataFile, read_parts
@@ -76,7 +78,8 @@ def _choose_format(part: Part, data_format: str, answer_style: str) -> RowFormat
 
 
 def _read_into(rows: Rows, part: Part, chosen: RowFormat, style: str, ignore: Collection[str], limit: int) -> None:
-    for number, row in enumerate(part.rows, start=1):
+    rows_of_part = ({key: without_fill(value) for key, value in row.items()} for row in part.rows)
+    for number, row in enumerate(rows_of_part if isinstance(part.rows, Dataset) else part.rows, start=1):
         if limit <= 0:
             return
         origin = part.origin(number)

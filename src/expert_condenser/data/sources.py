@@ -13,10 +13,11 @@ from pathlib import Path
 
 from datasets import load_dataset, load_from_disk
 
+from expert_condenser.data.card import declared_splits
 from expert_condenser.data.procedural.families import FINETUNE_ITEMS, HELD_OUT_ITEMS, Split, items
 from expert_condenser.data.readers import LOADING_ERRORS, Part, part_of, read_file
 from expert_condenser.data.shards import in_order
-from expert_condenser.data.splits import SUFFIXES, by_split, is_data_file, is_special, known_split
+from expert_condenser.data.splits import SUFFIXES, by_split, is_data_file, is_packed, is_special, known_split
 from expert_condenser.errors import DataError
 
 TESTBED = "testbed:"
@@ -82,6 +83,11 @@ def find_files(directory: Path) -> dict[str, Path]:
         folders[:] = sorted(name for name in folders if not is_special(name))
         found += [Path(root, name) for name in files]
     names = {path.relative_to(directory).as_posix(): path for path in sorted(found)}
+    if packed := [name for name in names if is_packed(name)]:
+        raise DataError(
+            f"{directory} must hold files that can be read ({', '.join(SUFFIXES)}), but {', '.join(packed[:3])} would "
+            "be left out; unpack or convert it, or move it"
+        )
     return {name: path for name, path in names.items() if is_data_file(name)}
 
 
@@ -92,7 +98,8 @@ def _refuse(error: OSError) -> None:
 def _by_split(directory: Path) -> dict[str, list[Path]]:
     files = find_files(directory)
     try:
-        return {split: [files[name] for name in names] for split, names in by_split(files).items()}
+        splits = declared_splits(directory, [*files]) or by_split(files)
+        return {split: [files[name] for name in names] for split, names in splits.items()}
     except DataError as error:
         raise DataError(f"{directory}: {error}") from error
 

@@ -10,14 +10,18 @@ from expert_condenser.data.tokens import Tokens
 from expert_condenser.errors import DataError
 
 
-def stops_of_model(path: str, tokenizer: PreTrainedTokenizerBase, revision: str | None = None) -> list[int]:
-    """The ids at which the model in a directory, or on the hub, stops; none of its weights is read."""
+def generation_config_of(path: str, revision: str | None = None) -> Any:
+    """How the model in a directory, or on the hub, generates; a model without such a file has it from its config."""
     options: dict[str, Any] = {} if revision is None else {"revision": revision}
     try:
-        config = GenerationConfig.from_pretrained(path, **options)
-    except OSError:  # a model without one has it from its config
-        config = AutoConfig.from_pretrained(path, **options).get_text_config()
-    return stop_tokens(tokenizer, config)
+        return GenerationConfig.from_pretrained(path, **options)
+    except OSError:
+        return AutoConfig.from_pretrained(path, **options).get_text_config()
+
+
+def stops_of_model(path: str, tokenizer: PreTrainedTokenizerBase, revision: str | None = None) -> list[int]:
+    """The ids at which the model in a directory, or on the hub, stops; none of its weights is read."""
+    return stop_tokens(tokenizer, generation_config_of(path, revision))
 
 
 def stop_tokens(tokenizer: PreTrainedTokenizerBase, generation_config: Any = None) -> list[int]:

@@ -11,7 +11,8 @@ from transformers import PreTrainedTokenizerBase
 
 from expert_condenser.errors import DataError
 
-_TODAY = re.compile(r"""strftime_now\(\s*(?:"([^"]*)"|'([^']*)')\s*\)""")
+_TODAY = re.compile(r"""strftime_now\s*\(\s*(?:"([^"]*)"|'([^']*)')\s*\)""")
+_CLOCK = re.compile(r"\bstrftime_now\b(?!\s+is\s+(?:not\s+)?defined)")
 
 
 def template_of(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -34,7 +35,7 @@ def dated(template: str, date: datetime.date) -> str:
     fixed = _TODAY.sub(
         lambda found: json.dumps(date.strftime(found[1] if found[1] is not None else found[2])), template
     )
-    if "strftime_now(" in fixed:
+    if _CLOCK.search(fixed):
         raise DataError(
             "the chat template reads the clock with a format that is computed, so that no two days render alike; set "
             "chat_template_path to one that writes strftime_now('...') with the format in quotes"
@@ -44,7 +45,7 @@ def dated(template: str, date: datetime.date) -> str:
 
 def reads_clock(template: str) -> bool:
     """Whether the same rows are rendered otherwise on another day."""
-    return "strftime_now(" in template
+    return _CLOCK.search(template) is not None
 
 
 def with_defaults(template: str, options: Mapping[str, Any]) -> str:

@@ -16,6 +16,8 @@ _MARKS = (
     ("<seed:think>", "</seed:think>"),
     ("[THINK]", "[/THINK]"),
     ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<|channel>thought", "<channel|>"),
+    ("<think:opensource>", "</think:opensource>"),
 )
 
 
@@ -56,6 +58,19 @@ def opened(prompt: str) -> Marks | None:
 def closed(prompt: str) -> Marks | None:
     """The marks of an empty block that ends a generation prompt: the model is to answer without thoughts."""
     return next((Marks(*pair) for pair in _MARKS if prompt.rstrip().endswith(pair[1])), None)
+
+
+def without_empty_block(prompt: str) -> str | None:
+    """A generation prompt up to the empty thoughts that end it; None where it ends otherwise."""
+    for opening, closing in _MARKS:
+        if found := re.search(rf"{re.escape(opening)}\s*{re.escape(closing)}\s*$", prompt):
+            return prompt[: found.start()]
+    return None
+
+
+def shows_others(written: Written, answer: str) -> bool:
+    """Whether thoughts of the template's own stand before those that a content has written out."""
+    return written.marks.closing in answer.partition(written.marks.opening + written.thoughts)[0]
 
 
 def has_thoughts(turn: Message) -> bool:
@@ -99,7 +114,8 @@ def going_on(turn: Message, marks: Marks, prefill: str, bare: str, off: str) -> 
     if shown is None:
         raise DataError(
             f"the chat template's generation prompt opens thoughts ({prefill!r}), this row has none, and the template "
-            "shows no empty ones; give it 'reasoning_content', or set chat_template_path to a template that opens none"
+            "shows no empty ones; give it 'reasoning_content', set chat_template_kwargs to what turns thinking off "
+            "(enable_thinking: false, or thinking: false), or chat_template_path to a template that opens none"
         )
     inner, after = shown.groups()
     return f"{inner.removeprefix(space)}{marks.closing}{after}{rest}"

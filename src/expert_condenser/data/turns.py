@@ -6,6 +6,7 @@ here is an error of the row, unless the recipe lists it under `ignore`.
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from expert_condenser.data.conversation import Message
@@ -27,6 +28,9 @@ def is_empty(value: Any) -> bool:
 
 def read_turns(value: Any, column: str) -> tuple[list[Message], list[bool]]:
     """The turns of a column, and which of them are trained; raises `DataError` where one is no turn."""
+    if isinstance(value, str) and value.lstrip().startswith("["):  # as tables have it
+        with suppress(ValueError, RecursionError):
+            value = json.loads(value)
     if not isinstance(value, list) or not value:
         raise DataError(f"{column!r} must be a list of turns, but it is {str(value)[:60]!r}")
     read = [read_turn(turn, column) for turn in value]
@@ -52,7 +56,7 @@ def read_turn(value: Any, column: str) -> tuple[Message, bool]:
     thoughts = thoughts_of(given)
     if not is_assistant and (thoughts or "tool_calls" in turn):
         raise DataError(f"only a turn of the assistant has thoughts or tool calls, but {column!r} has {value!s:.80}")
-    if is_assistant and "content" not in given and "tool_calls" not in turn and value.get("content") != "":
+    if "content" not in given and "tool_calls" not in turn and (value.get("content") is None or turn["role"] == "user"):
         raise DataError(f"a turn of {column!r} must have a text as 'content', or tool calls, but it is {value!s:.80}")
     return turn | ({"reasoning_content": thoughts} if thoughts else {}), _weight(given, column, is_assistant)
 
@@ -104,8 +108,6 @@ def _tool_call(call: Any, column: str) -> dict[str, Any]:
             arguments = json.loads(arguments or "{}")
         except (ValueError, RecursionError) as error:
             raise DataError(f"the arguments of a tool call must be JSON, but they are {arguments[:60]!r}") from error
-    if isinstance(arguments, Mapping):  # parquet files fill the keys that other calls have
-        arguments = {key: value for key, value in arguments.items() if value is not None}
     kept = {key: call[key] for key in ("id", "type") if not is_empty(call.get(key))}
     return {"type": "function", **kept, "function": {"name": function["name"], "arguments": arguments}}
 

@@ -13,7 +13,7 @@ from expert_condenser.checkpoint.load import load_tokenizer, resolve_model
 from expert_condenser.data.examples import Examples, Reading, build_examples
 from expert_condenser.data.mixture import sources_of
 from expert_condenser.data.report import DataReport
-from expert_condenser.data.stops import stops_of_model
+from expert_condenser.data.stops import generation_config_of, stop_tokens, stops_of_model
 from expert_condenser.data.templates import template_of, with_defaults
 from expert_condenser.errors import TrainingError
 from expert_condenser.training.recipe import Recipe
@@ -127,10 +127,14 @@ def check_lengths(source: str, report: DataReport, reading: Reading) -> list[str
 def check_ids(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, dataset: Dataset) -> None:
     """Raise `TrainingError` where a token is outside of the model's embedding, or there is no end of sequence."""
     revision: dict[str, Any] = {} if recipe.run.revision is None else {"revision": recipe.run.revision}
-    size = AutoConfig.from_pretrained(resolve_model(recipe.run.model), **revision).get_text_config().vocab_size
+    path = resolve_model(recipe.run.model)
+    generation = generation_config_of(path, recipe.run.revision)
+    size = AutoConfig.from_pretrained(path, **revision).get_text_config().vocab_size
     if tokenizer.eos_token_id is None:
         raise TrainingError("the tokenizer needs an end of sequence, and it has none; set eos_token")
     named = {"pad_token": tokenizer.pad_token_id, "eos_token": tokenizer.eos_token_id}
+    named["pad_token_id of the generation config"] = getattr(generation, "pad_token_id", None)
+    named["eos_token_id of the generation config"] = max(stop_tokens(tokenizer, generation))
     named["a row"] = max((max(ids) for ids in dataset["input_ids"]), default=None)
     wrong = [f"{name} has id {token}" for name, token in named.items() if token is not None and token >= size]
     if wrong:
