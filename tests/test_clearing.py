@@ -30,6 +30,13 @@ def test_a_folder_of_the_command_may_be_cleared(ours, tmp_path):
     check_clearable(ours, KIND, {})  # a run of its own goes with it
 
 
+def test_a_run_that_lies_in_one_of_its_own_is_another_one(ours):
+    (ours / "seed1" / "mine").mkdir(parents=True)
+    Marker("train").write(ours / "seed1" / "mine")
+    with pytest.raises(FolderError, match=r"another run lies in it, .*seed1/mine"):
+        check_clearable(ours, KIND, {})
+
+
 @pytest.mark.parametrize("name", ["run.json", MARKER])
 def test_another_run_within_is_not_cleared_with_it(ours, name):
     (ours / "mine").mkdir()

@@ -140,7 +140,8 @@ def _check_own(content: Path, kind: Kind) -> None:
         raise FolderError(f"`{kind.name}` clears only what it made, and {content} holds {what}; name another folder")
     for found in (*content.rglob(MARKER), *content.rglob("run.json")):
         parts = found.relative_to(content).parts
-        if len(parts) > 1 and not re.fullmatch(kind.own_runs, parts[0]):
+        own = len(parts) == 2 and re.fullmatch(kind.own_runs, parts[0])
+        if len(parts) > 1 and not own:
             raise FolderError(f"{content} is not cleared: another run lies in it, {found.parent}; move that one first")
 
 

@@ -195,8 +195,8 @@ def differences(folder: Path) -> list[str]:
     A manifest of release 0.1 has sizes alone. What is for people (`README.md`) may change.
     """
     content = read_json(folder / MANIFEST)
-    if not isinstance(content, dict):
-        raise DataError(f"{folder / MANIFEST} holds a JSON object; got a {type(content).__name__}")
+    if not isinstance(content, dict) or not content:
+        raise DataError(f"{folder / MANIFEST} holds a JSON object with every file; got {str(content)[:60]}")
     found = []
     for name, entry in content.items():
         if Path(name).name == _CARD:

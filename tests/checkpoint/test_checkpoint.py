@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 
 from expert_condenser import RoutingConfig, attach, detach, moe_layers, set_condensers
 from expert_condenser.checkpoint.describe import CODE_MODULE, save_model
-from expert_condenser.checkpoint.guard import check_whole, is_whole, keep_newest, newest_whole, set_aside
+from expert_condenser.checkpoint.guard import check_whole, is_whole, keep_newest, newest_whole, set_aside, unfinished_in
 from expert_condenser.checkpoint.load import load_model, load_tokenizer
 from expert_condenser.errors import CheckpointError
 from expert_condenser.files import MANIFEST, write_manifest
@@ -202,7 +202,7 @@ def test_an_unexpected_tensor_is_an_error(tokenizer, tmp_path):
 def test_a_number_of_condensers_that_the_config_does_not_say_is_an_error(tokenizer, tmp_path):
     saved(tmp_path, tokenizer)
     edit_json(tmp_path / "config.json", lambda config: config["condenser"].update(condensers_per_layer=[2, 1, 1]))
-    with pytest.raises(CheckpointError, match="condenser_ids"):
+    with pytest.raises(CheckpointError, match=r"what num_condensers says, \(2, 1, 2\); got \[2, 1, 1\]"):
         load_model(tmp_path)
 
 
@@ -331,6 +331,23 @@ def test_older_checkpoints_go_and_what_is_only_called_like_them_stays(tmp_path, 
     (tmp_path / "checkpoint-3").write_text("a file")
     keep_newest(tmp_path, limit)
     assert {p.name for p in tmp_path.iterdir()} == {*others, "checkpoint-3", *(f"checkpoint-{n}" for n in left.split())}
+
+
+def test_what_was_set_aside_is_told_from_what_is_called_like_it(tmp_path):
+    for name in ("checkpoint-3", "final", "checkpoint-3"):
+        (tmp_path / name).mkdir()
+        set_aside(tmp_path / name)
+    for name in ("unfinished-mine", "unfinished-checkpoint-3-mine"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "unfinished-final-9").write_text("a file")
+    found = {"unfinished-checkpoint-3", "unfinished-checkpoint-3-2", "unfinished-final"}
+    assert {path.name for path in unfinished_in(tmp_path)} == found
+
+
+def test_a_manifest_of_nothing_is_none(checkpoint):
+    (checkpoint / MANIFEST).write_text("{}")
+    with pytest.raises(CheckpointError, match="holds a JSON object with every file"):
+        check_whole(checkpoint)
 
 
 def test_newest_whole(tmp_path):

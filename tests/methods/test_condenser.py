@@ -100,6 +100,29 @@ def test_explicit_reads_the_condensers_of_another_run(tmp_path):
         phase("condense", num_condensers="2", **options)
 
 
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda file: file | {"format_version": 9},
+        lambda file: file | {"layers": [entry | {"condensers": ["1"]} for entry in file["layers"]]},
+        lambda file: file | {"layers": [entry | {"condensers": [1.0]} for entry in file["layers"]]},
+        lambda file: file | {"layers": [entry | {"condensers": [True]} for entry in file["layers"]]},
+        lambda file: file | {"layers": [entry | {"condensers": None} for entry in file["layers"]]},
+        lambda file: file | {"layers": [entry | {"layer": False} for entry in file["layers"]]},
+        lambda file: file["layers"],
+    ],
+)
+def test_a_file_of_other_kinds_is_none_of_condensers(edit, tmp_path):
+    first, model = phase("condense", num_condensers="1")
+    path, content = tmp_path / "condensers.json", first.artifacts(model)["condensers.json"]
+    options = {"condenser_rule": "explicit", "condensers_file": str(path), "num_condensers": "1"}
+    path.write_text(json.dumps(content))
+    phase("condense", **options)
+    path.write_text(json.dumps(edit(content)))
+    with pytest.raises(TrainingError, match=r"condensers_file is the condensers\.json of a run"):
+        phase("condense", **options)
+
+
 def test_condensers_are_chosen_once():
     _, model = phase("condense")
     chosen = condensers_of(model)

@@ -66,6 +66,18 @@ def differing(state, checkpoint):
     return {name for name, value in state.items() if not torch.equal(value, saved[name])}
 
 
+@pytest.mark.parametrize("file", ["usage.safetensors", "method_state.json"])
+def test_damaged_counts_are_an_error_that_names_the_file(file, tmp_path):
+    bare(tmp_path, "olmoe", max_steps=2).train()
+    path = tmp_path / "checkpoint-2" / file
+    if file.endswith(".json"):
+        path.write_text(path.read_text().replace("null", '"x"'))
+    else:
+        path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(TrainingError, match="this one is damaged"):
+        bare(tmp_path, "olmoe").train(resume_from_checkpoint=str(path.parent))
+
+
 def test_a_checkpoint_of_another_folder_is_not_mixed_with_one_of_the_same_step(tmp_path):
     for name, seed in (("one", 3), ("other", 4)):
         bare(tmp_path / name, "olmoe", seed=seed, max_steps=2).train()

@@ -82,6 +82,12 @@ def newest_whole(folder: Path) -> tuple[Path | None, list[Path]]:
     return None, unfinished
 
 
+def unfinished_in(folder: Path) -> list[Path]:
+    """What `set_aside` has renamed in a directory, and nothing of somebody else's that is called like it."""
+    pattern = rf"{UNFINISHED}(checkpoint-\d+|final)(-\d+)?"
+    return [path for path in folder.glob(f"{UNFINISHED}*") if path.is_dir() and re.fullmatch(pattern, path.name)]
+
+
 def set_aside(path: Path) -> Path:
     """Rename what a crash left unfinished, so that nothing takes it for whole and nothing is lost; the new path."""
     free = (f"{UNFINISHED}{path.name}{'' if n == 1 else f'-{n}'}" for n in range(1, 10**6))

@@ -27,6 +27,8 @@ from expert_condenser.moe.layers import expert_norms, moe_layers
 from expert_condenser.moe.own_types import condensers_of, selection_biases
 from expert_condenser.moe.state import check_same_routers
 
+FORMAT_VERSION = 1
+"""Of condensers.json."""
 CONDENSERS = "condensers.json"
 ROUNDING = 0.05
 """How far, relative to its largest value, float32 may carry a bias off its whole steps: 800,000 steps at 2^-24 each."""
@@ -178,7 +180,7 @@ class Condenser(BiasOnly):
         biases, chosen = selection_biases(model), condensers_of(model)
         usage = self.usage if self.usage is not None else torch.zeros_like(biases)
         return {
-            "format_version": 1,
+            "format_version": FORMAT_VERSION,
             "rule": self.config.condenser_rule,
             "num_condensers": str(self.config.num_condensers),
             "ties": "lower usage in phase 1, then lower index",
@@ -236,7 +238,9 @@ class Condenser(BiasOnly):
     def _explicit(self) -> dict[int, list[int]]:
         path = Path(str(self.config.condensers_file))
         try:
-            entries = read_json(path)["layers"]
+            content = read_json(path)
+            entries = content["layers"]
+            _check_kinds(content)
             check_same_routers(entries, self.layers)
             return {entry["layer"]: entry["condensers"] for entry in entries}
         except RoutingError as error:
@@ -245,3 +249,13 @@ class Condenser(BiasOnly):
             raise TrainingError(
                 f"condensers_file is the condensers.json of a run; {path} is none ({error!r})"
             ) from error
+
+
+def _check_kinds(content: Any) -> None:
+    """Raise `TypeError` unless every layer and condenser is an integer (True is none), of a version that is known."""
+    if (version := content.get("format_version", FORMAT_VERSION)) != FORMAT_VERSION:
+        raise TypeError(f"format_version is {version!r}, and this release reads {FORMAT_VERSION}")
+    for entry in content["layers"]:
+        numbers = [entry["layer"], *entry["condensers"]]
+        if any(type(number) is not int for number in numbers):
+            raise TypeError(f"layer and condensers are integers, got {numbers}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
@@ -200,12 +201,17 @@ class MethodCallback(TrainerCallback):
         content = read_json(path)
         if not isinstance(content, dict) or "interval" not in content:
             raise TrainingError(f"{path} is a method's state as a checkpoint has it; this one is damaged: take another")
-        interval = content.pop("interval")
-        self._interval = None if interval is None else torch.tensor(interval)
-        self.method.load_state_dict(content)
-        if (folder / USAGE_HISTORY).exists():
-            saved = load_file(folder / USAGE_HISTORY)
+        try:
+            interval = content.pop("interval")
+            self._interval = None if interval is None else torch.tensor(interval, dtype=torch.int64)
+            path = folder / USAGE_HISTORY
+            saved = load_file(path) if path.exists() else {"step": torch.empty(0), "counts": torch.empty(0)}
             self._history = dict(zip(saved["step"].tolist(), saved["counts"], strict=True))
+        except (KeyError, TypeError, ValueError, SafetensorError) as error:
+            raise TrainingError(
+                f"{path} counts what experts did; this one is damaged ({error}): take another"
+            ) from error
+        self.method.load_state_dict(content)
 
     def _nll(self, logs: dict[str, Any], prefix: str = "") -> float:
         auxiliary = logs.get(f"{prefix}aux_loss")

@@ -22,7 +22,7 @@ from typing import Any
 
 from accelerate.logging import get_logger
 
-from expert_condenser.checkpoint.guard import UNFINISHED, check_whole, is_closed, newest_whole, set_aside
+from expert_condenser.checkpoint.guard import check_whole, is_closed, newest_whole, set_aside, unfinished_in
 from expert_condenser.clearing import Kind
 from expert_condenser.data.report import DataReport
 from expert_condenser.errors import CheckpointError, DataError, TrainingError
@@ -196,7 +196,7 @@ class RunFolder:
 
     def close(self, phase: str) -> None:
         """The phase has left all of it: what crashes left of it goes, and `final` gets its manifest."""
-        for path in self.phase(phase).glob(f"{UNFINISHED}*"):
+        for path in unfinished_in(self.phase(phase)):
             shutil.rmtree(path)
         write_manifest(self.final(phase))
 
