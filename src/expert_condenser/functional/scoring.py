@@ -129,6 +129,13 @@ def mixture_weights(
     return scores.scatter(-1, indices, chosen)
 
 
+def multiply_gain(
+    weights: Float[Tensor, "T S"], indices: Int[Tensor, "T S"], gain: Float[Tensor, " G"]
+) -> Float[Tensor, "T S"]:
+    """Weights times a factor that the family learns, one per expert (`G = E`) or one for all (`G = 1`)."""
+    return weights * (gain if len(gain) == 1 else gain[indices])
+
+
 def _normalizer(chosen: Float[Tensor, "T S"], scoring: Scoring) -> Float[Tensor, "T 1"]:
     total = chosen.sum(dim=-1, keepdim=True)
     if scoring.sum_epsilon:

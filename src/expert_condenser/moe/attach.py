@@ -108,7 +108,8 @@ def set_top_k(model: nn.Module, top_k: int) -> None:
         raise RoutingError(f"top_k is changed in the config, and that of {family_name(model)} has none")
     setattr(config, field, top_k)
     for layer in layers:
-        layer.router.top_k = top_k
+        if hasattr(layer.router, "top_k"):  # elsewhere it reads the config
+            layer.router.top_k = top_k
 
 
 _TOP_K_FIELDS = ("num_experts_per_tok", "moe_topk", "moe_top_k", "top_k_experts")

@@ -103,7 +103,8 @@ class _LeanHook:
 
 def mix(router: Any, logits: Tensor, weights: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
     """What a router with a mixer returns: all experts under `plain`, its own choice under `lean`."""
-    dense = mixture_weights(logits, indices, router.scoring).to(weights.dtype)
+    dense = mixture_weights(logits, indices, router.scoring)
+    dense = (dense if router.gain is None else dense * router.gain).to(weights.dtype)
     if router.mixer == "plain":
         return plain_mixture(dense, indices)
     router.mixture = (dense, indices)

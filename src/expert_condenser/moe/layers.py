@@ -32,6 +32,14 @@ class MoELayer:
     """Qualified name of the module that holds router and experts, such as `model.layers.0.mlp`."""
 
     @property
+    def shared(self) -> str:
+        """Qualified name of the module whose other parts are shared experts.
+
+        It is the block; where router and experts sit in the decoder layer itself, the MLP that runs beside them.
+        """
+        return f"{self.block}.mlp" if self.block.rpartition(".")[2].isdigit() else self.block
+
+    @property
     def scoring(self) -> Scoring:
         """How this layer's router turns logits into weights."""
         return self.rule.scoring(self.router)
@@ -109,7 +117,8 @@ def _layer(name: str, router: Any, modules: dict[str, Any], rule: Rule) -> MoELa
     experts = getattr(modules[block], "experts", None)
     if experts is None:
         raise UnsupportedModelError(f"a router has its experts beside it, as {block}.experts; {name} has none there")
-    return MoELayer(name, router, experts, int(router.num_experts), int(router.top_k), rule, block)
+    num_experts, top_k = rule.sizes(router)
+    return MoELayer(name, router, experts, int(num_experts), int(top_k), rule, block)
 
 
 def outermost(name: str) -> str:

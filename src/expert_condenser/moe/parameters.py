@@ -103,7 +103,7 @@ def _group(name: str, layers: Sequence[MoELayer], embeddings: set[str], norms: s
         return "norms"
     if _ATTENTION.search(name):
         return "attention"
-    if any(_under(name, layer.block) for layer in layers):
+    if any(_under(name, layer.shared) for layer in layers):
         return "shared experts"
     return "other"
 

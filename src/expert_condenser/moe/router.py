@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from expert_condenser.functional.routing import RoutingConfig, route
-from expert_condenser.functional.scoring import Scoring
+from expert_condenser.functional.scoring import Scoring, multiply_gain
 from expert_condenser.moe.attachment import Attachment
 from expert_condenser.moe.counting import Counter, count_choice
 from expert_condenser.moe.dense_mixture import mix, remove_mixture
@@ -32,8 +32,6 @@ class PolicyRouter(nn.Module):
     counter: Counter
     mixer: str | None = None
     """DenseMixer's implementation, see `expert_condenser.moe.dense_mixture`."""
-    num_experts: int
-    top_k: int
     selection_bias: Float[Tensor, " E"]
     condenser_ids: Int[Tensor, " R"]
 
@@ -42,17 +40,35 @@ class PolicyRouter(nn.Module):
         """The model's routing policy; None: the family's own routing, only counted."""
         return self.attachment.policy
 
+    @property
+    def num_experts(self) -> int:
+        """E; a family may name it otherwise."""
+        return self.rule.sizes(self)[0]
+
+    @property
+    def experts_per_token(self) -> int:
+        """K, of which a family may keep no attribute of its own."""
+        return self.rule.sizes(self)[1]
+
+    @property
+    def gain(self) -> Tensor | None:
+        """The family's own learnt factor on the weights."""
+        return None if self.rule.gain is None else self.rule.gain(self)
+
     def forward(self, hidden_states: Tensor, *extra: Any) -> tuple[Tensor, Tensor, Tensor]:
         """`(logits (T, E), weights (T, S), indices (T, S))`, as the family's own router returns them."""
         correction = None if self.rule.correction is None else self.rule.correction(self, *extra)
         if self.policy is None:
-            logits, weights, indices = super().forward(hidden_states, *extra)
+            returned, weights, indices = super().forward(hidden_states, *extra)
+            # Where a family returns something else, the logits are made once more, for DenseMixer's gradient alone.
+            logits = self.rule.logits(self, hidden_states) if self.rule.returned and self._mixes() else returned
         else:
             logits = self.rule.logits(self, hidden_states)
             weights, indices = self._choose(logits, self.policy, correction)
             weights = weights.to(hidden_states.dtype) if self.rule.weights_like_hidden else weights
+            returned = logits if self.rule.returned is None else self.rule.returned(logits)
         self._watch(logits, weights, indices, correction)
-        return logits, *self._gradient(logits, weights, indices)
+        return returned, *self._gradient(logits, weights, indices)
 
     def _choose(self, logits: Tensor, policy: RoutingConfig, correction: Tensor | None) -> tuple[Tensor, Tensor]:
         """The experts of every token and their weights; when a layer is recomputed, the experts of the first pass."""
@@ -61,14 +77,14 @@ class PolicyRouter(nn.Module):
             logits,
             self.selection_bias,
             self.condenser_ids,
-            top_k=self.top_k,
+            top_k=self.experts_per_token,
             scoring=self.scoring,
             config=policy,
             correction=correction,
             indices=replay.recall(self),
         )
         replay.remember(self, indices)
-        return weights, indices
+        return weights if self.gain is None else multiply_gain(weights, indices, self.gain), indices
 
     def _watch(self, logits: Tensor, weights: Tensor, indices: Tensor, correction: Tensor | None) -> None:
         """Count the choice, in a forward that is counted."""
@@ -79,9 +95,10 @@ class PolicyRouter(nn.Module):
 
     def _gradient(self, logits: Tensor, weights: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
         """What the experts get: the choice, or while DenseMixer trains, one whose gradient is the dense mixture's."""
-        if self.mixer is None or not (self.training and torch.is_grad_enabled()):
-            return weights, indices
-        return mix(self, logits, weights, indices)
+        return mix(self, logits, weights, indices) if self._mixes() else (weights, indices)
+
+    def _mixes(self) -> bool:
+        return self.mixer is not None and self.training and torch.is_grad_enabled()
 
     def check_state(self, name: str, bias: Tensor | None = None, condensers: Tensor | None = None) -> None:
         """Raise `CheckpointError` where a bias or condensers, by default the router's own, are none; see `state`."""
@@ -91,7 +108,7 @@ class PolicyRouter(nn.Module):
                 self.selection_bias if bias is None else bias,
                 self.condenser_ids if condensers is None else condensers,
                 num_experts=self.num_experts,
-                top_k=self.top_k,
+                top_k=self.experts_per_token,
                 policy=self.policy,
                 scoring=self.scoring,
             )

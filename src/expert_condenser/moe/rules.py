@@ -9,9 +9,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 from expert_condenser.functional.scoring import Scoring
+from expert_condenser.moe import projections
+
+
+def _own_sizes(router: Any) -> tuple[int, int]:
+    own = vars(router)  # as the family set them: a router with a policy has a property of the first name
+    return own["num_experts"], own["top_k"]
 
 
 @dataclass(frozen=True)
@@ -26,63 +31,12 @@ class Rule:
     """The family's own bias on the scores, `(router, what else the block passes) -> (E,)`, where it has one."""
     weights_like_hidden: bool = False
     """Whether weights come back in the dtype of the hidden states rather than that of the logits."""
-
-
-# --- logits ---
-
-
-def _flat(hidden: Tensor) -> Tensor:
-    return hidden.reshape(-1, hidden.shape[-1])
-
-
-def _linear(router: Any, hidden: Tensor) -> Tensor:
-    return linear(_flat(hidden), router.weight)
-
-
-def _linear_with_bias(router: Any, hidden: Tensor) -> Tensor:
-    return linear(_flat(hidden), router.weight, router.bias)
-
-
-def _linear_in_float32(router: Any, hidden: Tensor) -> Tensor:
-    return linear(_flat(hidden).float(), router.weight.float())
-
-
-def _kolibri_linear(router: Any, hidden: Tensor) -> Tensor:
-    flat = _flat(hidden)
-    if flat.is_cuda and flat.dtype == router.weight.dtype and not torch.is_grad_enabled():
-        return torch.mm(flat, router.weight.t(), out_dtype=torch.float32)  # as the family does when it infers
-    return _linear_in_float32(router, hidden)
-
-
-def _linear_without_autocast(router: Any, hidden: Tensor) -> Tensor:
-    with torch.autocast(hidden.device.type, enabled=False):
-        return _linear_in_float32(router, hidden)
-
-
-def _linear_to_float32(router: Any, hidden: Tensor) -> Tensor:
-    return _linear(router, hidden).float()
-
-
-def _linear_like_weight(router: Any, hidden: Tensor) -> Tensor:
-    return linear(_flat(hidden).to(router.weight.dtype), router.weight)
-
-
-def _softcapped(router: Any, hidden: Tensor) -> Tensor:
-    logits, cap = _linear_to_float32(router, hidden), router.router_logit_softcapping
-    return torch.tanh(logits / cap) * cap if cap > 0 else logits
-
-
-def _multiplied(router: Any, hidden: Tensor) -> Tensor:
-    return _linear_in_float32(router, hidden) * router.output_multiplier
-
-
-def _afmoe_gate(router: Any, hidden: Tensor) -> Tensor:
-    return router.gate(_flat(hidden)).to(torch.float32)
-
-
-def _hunyuan_gate(router: Any, hidden: Tensor) -> Tensor:
-    flat = _flat(hidden)
-    return router.wg(flat.float() if router.wg.weight.dtype == torch.float32 else flat)
+    sizes: Callable[[Any], tuple[int, int]] = _own_sizes
+    """The numbers of experts to choose from and per token, `router -> (E, K)`."""
+    gain: Callable[[Any], Tensor] | None = None
+    """The family's own learnt factor on the weights, `router -> (E,)` or `(1,)`, where it has one."""
+    returned: Callable[[Tensor], Tensor] | None = None
+    """What the router returns in the place of logits, made from them; None: the logits."""
 
 
 # --- native corrections ---
@@ -187,45 +141,57 @@ def _cohere2(router: Any) -> Scoring:
 
 # --- the rules ---
 
-SOFTMAX = Rule("softmax, renormalised if norm_topk_prob", _linear, lambda r: Scoring(normalize=r.norm_topk_prob))
-SOFTMAX_PLAIN = Rule("softmax", _linear, _constant(weights_in_float32=True), weights_like_hidden=True)
-SOFTMAX_NORMALIZED = Rule("softmax, renormalised", _linear, _constant(normalize=True))
-SOFTMAX_HUNYUAN = Rule("softmax, renormalised", _hunyuan_gate, _constant(normalize=True))
-SOFTMAX_FLOAT32 = Rule(
-    "softmax, renormalised, float32 weights", _linear, _constant(normalize=True, weights_in_float32=True)
+SOFTMAX = Rule(
+    "softmax, renormalised if norm_topk_prob", projections.plain, lambda r: Scoring(normalize=r.norm_topk_prob)
 )
-SOFTMAX_LIMITED = Rule("softmax, group-limited by the best of a group, scaled", _linear_in_float32, _deepseek_v2)
-SOFTMAX_GROUPED = Rule("softmax, group-limited by the two best of a group", _linear, _softmax_grouped)
+SOFTMAX_PLAIN = Rule("softmax", projections.plain, _constant(weights_in_float32=True), weights_like_hidden=True)
+SOFTMAX_NORMALIZED = Rule("softmax, renormalised", projections.plain, _constant(normalize=True))
+SOFTMAX_HUNYUAN = Rule("softmax, renormalised", projections.hunyuan, _constant(normalize=True))
+SOFTMAX_FLOAT32 = Rule(
+    "softmax, renormalised, float32 weights", projections.plain, _constant(normalize=True, weights_in_float32=True)
+)
+SOFTMAX_PER_EXPERT = Rule(
+    "softmax, renormalised, times a learnt factor per expert",
+    projections.gemma4,
+    _constant(normalize=True, weights_in_float32=True),
+    sizes=lambda router: (router.config.num_experts, router.config.top_k_experts),
+    gain=lambda router: router.per_expert_scale,
+    returned=lambda logits: torch.softmax(logits, dim=-1, dtype=torch.float32),
+)
+SOFTMAX_LIMITED = Rule("softmax, group-limited by the best of a group, scaled", projections.in_float32, _deepseek_v2)
+SOFTMAX_GROUPED = Rule("softmax, group-limited by the two best of a group", projections.plain, _softmax_grouped)
 SOFTMAX_GROUPED_FLOAT32 = Rule(
-    "softmax, group-limited by the two best of a group", _linear_in_float32, _softmax_grouped
+    "softmax, group-limited by the two best of a group", projections.in_float32, _softmax_grouped
 )
 SOFTMAX_CORRECTED = Rule(
     "softmax with native correction bias, renormalised",
-    _linear_without_autocast,
+    projections.without_autocast,
     lambda router: Scoring(normalize=True, sum_minimum=router.norm_min),
     _moe_statics,
     weights_like_hidden=True,
 )
 TOPK_SOFTMAX = Rule(
     "softmax over the chosen logits",
-    _linear,
+    projections.plain,
     _constant(function="topk_softmax", float32=None, weights_in_float32=True),
 )
 TOPK_SOFTMAX_BIASED = Rule(
     "softmax over the chosen logits; linear with bias",
-    _linear_with_bias,
+    projections.with_bias,
     _constant(function="topk_softmax", float32=False),
 )
 TOPK_SOFTMAX_FLOAT32 = Rule(
     "softmax over the chosen logits, in float32",
-    _linear_to_float32,
+    projections.to_float32,
     _constant(function="topk_softmax"),
     weights_like_hidden=True,
 )
-TOPK_EITHER = Rule("softmax over the chosen logits, or sigmoid of them", _linear, _cohere2, weights_like_hidden=True)
+TOPK_EITHER = Rule(
+    "softmax over the chosen logits, or sigmoid of them", projections.plain, _cohere2, weights_like_hidden=True
+)
 TOPK_SIGMOID_CORRECTED = Rule(
     "logits with native correction bias, sigmoid of the chosen",
-    _kolibri_linear,
+    projections.kolibri,
     lambda router: Scoring(
         function="topk_sigmoid", float32=False, normalize=router.norm_topk_prob, weights_in_float32=True
     ),
@@ -233,59 +199,59 @@ TOPK_SIGMOID_CORRECTED = Rule(
 )
 SIGMOID = Rule(
     "sigmoid, renormalised if norm_topk_prob",
-    _linear_without_autocast,
+    projections.without_autocast,
     lambda router: Scoring(function="sigmoid", normalize=router.norm_topk_prob),
 )
 SIGMOID_GROUPED = Rule(
     "sigmoid with native correction bias, group-limited by the two best of a group, scaled",
-    _linear_in_float32,
+    projections.in_float32,
     _grouped("sigmoid"),
     _own_correction,
 )
 SIGMOID_GROUPED_SORTED = Rule(
-    SIGMOID_GROUPED.description, _linear_in_float32, _grouped("sigmoid", sorted_slots=True), _own_correction
+    SIGMOID_GROUPED.description, projections.in_float32, _grouped("sigmoid", sorted_slots=True), _own_correction
 )
 SIGMOID_CORRECTED = Rule(
     "sigmoid with native correction bias, renormalised, float32 weights",
-    _linear_like_weight,
+    projections.like_weight,
     _constant(function="sigmoid", normalize=True, weights_in_float32=True, sorted_slots=False),
     _own_correction,
 )
 SIGMOID_CORRECTED_BY_BLOCK = Rule(
-    SIGMOID_CORRECTED.description, _linear_like_weight, SIGMOID_CORRECTED.scoring, _passed_correction
+    SIGMOID_CORRECTED.description, projections.like_weight, SIGMOID_CORRECTED.scoring, _passed_correction
 )
 SIGMOID_SCALED_BY_BLOCK = Rule(
     "sigmoid with native correction bias, renormalised, scaled",
-    _linear_in_float32,
+    projections.in_float32,
     _scaled_sigmoid("router_scaling_factor"),
     _passed_correction,
 )
 SIGMOID_AFMOE = Rule(
     SIGMOID_SCALED_BY_BLOCK.description,
-    _afmoe_gate,
+    projections.afmoe,
     _scaled_sigmoid("route_scale", sorted_slots=True),
     _passed_correction,
 )
 SIGMOID_LFM2 = Rule(
-    "sigmoid with native correction bias if use_expert_bias, scaled", _linear, _lfm2, _passed_correction
+    "sigmoid with native correction bias if use_expert_bias, scaled", projections.plain, _lfm2, _passed_correction
 )
 SIGMOID_MUSE = Rule(
     SIGMOID_SCALED_BY_BLOCK.description,
-    _multiplied,
+    projections.multiplied,
     _scaled_sigmoid("routed_scaling_factor", epsilon=1e-15),
     _own_correction,
 )
 SIGMOID_LAGUNA = Rule(
     "sigmoid of soft-capped logits with native correction bias, renormalised",
-    _softcapped,
+    projections.softcapped,
     _constant(function="sigmoid", normalize=True),
     _own_correction,
     weights_like_hidden=True,
 )
 SCORED = Rule(
     "sigmoid or sqrt(softplus) with native correction bias, renormalised, scaled",
-    _linear,
+    projections.plain,
     _scored_by,
     _own_correction,
 )
-SCORED_FLOAT32 = Rule(SCORED.description, _linear_in_float32, _scored_by, _own_correction)
+SCORED_FLOAT32 = Rule(SCORED.description, projections.in_float32, _scored_by, _own_correction)

@@ -85,6 +85,18 @@ _QWEN4 = {
     "indexer_compress_ratio": 2,
 }
 
+_GEMMA4: dict[str, Any] = {
+    **_HEAD,
+    "enable_moe_block": True,
+    "num_experts": 8,
+    "top_k_experts": 3,
+    "moe_intermediate_size": 20,
+    "hidden_size_per_layer_input": 0,
+    "global_head_dim": 16,
+    "sliding_window": 8,
+    "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+}
+
 # Towers for images and sound.
 _TOWER = {
     "hidden_size": 16,
@@ -158,6 +170,7 @@ _TEXT_ONLY: dict[str, dict[str, Any]] = {
     "exaone_moe": {**_EXPERTS, **_HEAD, "n_group": 4, "topk_group": 3},
     "flex_olmo": _EXPERTS,
     "flint": {**_EXPERTS, **_HEAD, **_SHARED, "mlp_only_layers": [0]},
+    "gemma4_text": _GEMMA4,
     "glm4_moe": {**_GROUPED, **_HEAD},
     "glm4_moe_lite": _DEEPSEEK,
     "glm_moe_dsa": _DEEPSEEK_INDEXED,
@@ -216,6 +229,7 @@ _OF_IMAGES_AND_TEXT: dict[str, dict[str, Any]] = {
         "text_config": {**_ERNIE, "moe_intermediate_size": [20, 12], **_rope(3, 3, 2)},
         "vision_config": {**_DEPTH, "hidden_size": 32},
     },
+    "gemma4": {"text_config": _GEMMA4, "vision_config": {**_TOWER, **_HEAD, "position_embedding_size": 16}},
     "glm4v_moe": {"text_config": {**_GROUPED, **_HEAD, **_rope(1, 1, 2)}, "vision_config": _GLM_VIT},
     "glm5_next": {
         "text_config": {

@@ -80,7 +80,7 @@ def tiny_model(name: str = "olmoe", *, seed: int = 0, spread: float = 8.0, **ove
     """A random model of `TINY_CONFIGS[name]` or `TINY_FAMILIES[name]`, float32, in eval mode, same for the same seed.
 
     The router weights are scaled by `spread`, so that experts are used unequally, as in real models; a
-    family's own correction bias is small random numbers.
+    family's own correction bias is small random numbers, its learnt factor on the weights 0.5 to 1.5.
     """
     config = tiny_config(name, **overrides)
     with torch.random.fork_rng(devices=[]):
@@ -95,6 +95,9 @@ def tiny_model(name: str = "olmoe", *, seed: int = 0, spread: float = 8.0, **ove
         for tensor_name, tensor in (*model.named_parameters(), *model.named_buffers()):
             if tensor_name.rpartition(".")[2] in _CORRECTIONS:
                 tensor.copy_(torch.rand(tensor.shape, generator=generator) * 0.1 - 0.05)
+        for layer in moe_layers(model):
+            if layer.rule.gain is not None:
+                layer.rule.gain(layer.router).uniform_(0.5, 1.5, generator=generator)
     return model
 
 
