@@ -16,6 +16,7 @@ from expert_condenser import METHODS, MethodConfig, RoutingConfig, attach, detac
 from expert_condenser.checkpoint.describe import describe_model
 from expert_condenser.checkpoint.load import load_model
 from expert_condenser.errors import UnsupportedModelError
+from expert_condenser.functional.allocation import Allocation
 from expert_condenser.moe.attachment import attachment_of
 from expert_condenser.moe.families import FAMILIES, REFUSED
 from expert_condenser.moe.layers import expert_norms
@@ -45,6 +46,8 @@ VARIANTS = {
 CASES = {**{name: (name, {}) for name in FAMILIES}, **VARIANTS}
 # With scores in bfloat16, experts tie whose logits differ; what is ranked with a bias are the logits.
 ROUND_THEIR_SCORES = {"lfm2_moe, without its bias", "mistral4", "mistral4, as it is"}
+FEWER = {"phimoe": 2}
+"""Experts per token where a family has fewer than `TOP_K`."""
 every_family = pytest.mark.parametrize("name", FAMILIES)
 every_case = pytest.mark.parametrize("name", CASES)
 
@@ -84,13 +87,19 @@ def logits_and_gradients(model):
     return logits.detach(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
+def condensers_for(model):
+    """Two condensers in every layer, or as many as leave a token one expert to choose."""
+    layers = moe_layers(model)
+    return {index: [6, index][: min(2, layer.top_k - 1)] for index, layer in enumerate(layers)}
+
+
 def condensed(model):
-    """`model` with random biases and two condensers in every layer."""
+    """`model` with random biases, and condensers in every layer."""
     attach(model, RoutingConfig())
     generator = torch.Generator().manual_seed(2)
     for layer in moe_layers(model):
         layer.router.selection_bias.copy_(torch.randn(EXPERTS, generator=generator))
-    set_condensers(model, {index: [6, index] for index in range(len(moe_layers(model)))})
+    set_condensers(model, condensers_for(model))
     return model
 
 
@@ -117,7 +126,7 @@ def test_the_tiny_model_is_of_the_family_and_uses_what_its_rule_says(name):
     layers = moe_layers(model)
     assert type(model) is stock_class(name)
     assert len(layers) >= 2
-    assert {(layer.num_experts, layer.top_k) for layer in layers} == {(EXPERTS, TOP_K)}
+    assert {(layer.num_experts, layer.top_k) for layer in layers} == {(EXPERTS, FEWER.get(name, TOP_K))}
     assert {type(layer.router).__name__ for layer in layers} == {FAMILIES[name].router_class}
     assert all(expert_norms(layer).shape == (EXPERTS,) and expert_norms(layer).min() > 0 for layer in layers)
 
@@ -162,21 +171,22 @@ def test_off_is_the_stock_model_under_autocast(name):
 @every_case
 def test_condensers_take_their_slots_of_every_token(name, recorded_routing):
     model = attach(fresh(name), RoutingConfig())
-    condensers = {index: [6, index] for index in range(len(moe_layers(model)))}
+    condensers, top_k = condensers_for(model), FEWER.get(CASES[name][0], TOP_K)
+    assert all(condensers.values())
     set_condensers(model, condensers)
     with recorded_routing(model) as calls:
         logits_of(model)
     assert len(calls) == len(condensers)
     for index, logits, weights, indices in calls:
         assert logits.shape == (IDS.numel(), EXPERTS)
-        assert weights.shape == indices.shape == (IDS.numel(), TOP_K)
-        assert all(len(set(row)) == TOP_K and set(condensers[index]) <= set(row) for row in indices.tolist())
+        assert weights.shape == indices.shape == (IDS.numel(), top_k)
+        assert all(len(set(row)) == top_k and set(condensers[index]) <= set(row) for row in indices.tolist())
 
 
 @every_family
 def test_a_training_step_moves_the_weights_and_the_bias(name):
     model = fresh(name)
-    method = METHODS["condenser"](MethodConfig(bias_step=STEP))
+    method = METHODS["condenser"](MethodConfig(bias_step=STEP, num_condensers=Allocation.parse("1")))
     method.prepare(model)
     layers = moe_layers(model)
     before = {key: p.detach().clone() for key, p in model.named_parameters()}
@@ -186,7 +196,7 @@ def test_a_training_step_moves_the_weights_and_the_bias(name):
     model.train()(input_ids=IDS, attention_mask=mask, labels=IDS, use_cache=False).loss.backward()
     optimizer.step()
     counts = collect(attachment_of(model)).counts
-    assert counts.sum(-1).tolist() == [int(mask.sum()) * TOP_K] * len(layers)
+    assert counts.sum(-1).tolist() == [int(mask.sum()) * FEWER.get(name, TOP_K)] * len(layers)
     method.step(counts)
     expected = STEP * torch.sign(counts * EXPERTS - counts.sum(-1, keepdim=True)).float()
     assert torch.equal(selection_biases(model), expected)
@@ -222,7 +232,7 @@ def test_detach_restores_the_stock_model(name):
     stock, model = fresh(name), fresh(name)
     expected = logits_and_gradients(stock)
     attach(model, RoutingConfig())
-    set_condensers(model, {0: [4, 1]})
+    set_condensers(model, {0: [4]})
     set_bias(model, 2, 1.0)
     assert not torch.equal(logits_of(model), expected[0])
     detach(model)

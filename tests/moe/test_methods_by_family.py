@@ -5,14 +5,15 @@ import torch
 
 from expert_condenser import METHODS, MethodConfig, moe_layers
 from expert_condenser.checkpoint.load import load_model
-from expert_condenser.moe.attachment import attachment_of
+from expert_condenser.errors import UnsupportedModelError
+from expert_condenser.moe.attachment import attachment_of, find_attachment
 from expert_condenser.moe.parameters import parameter_groups
 from expert_condenser.testing import tiny_batch, tiny_model
 from expert_condenser.training.run import train
 from tests.moe.test_families import eager
 from tests.runs import assert_identical, config, interrupted, make_base, read
 
-FAMILIES = ("gemma4_text",)
+FAMILIES = ("gemma4_text", "phimoe")
 every_family = pytest.mark.parametrize("name", FAMILIES)
 MIXED = ("gemma4_text",)
 LORA = {"method": "sft", "lora": "experts", "lora_r": 2, "lora_alpha": 4, "num_train_epochs": 1.0}
@@ -107,3 +108,11 @@ def test_densemixer_has_the_sparse_forward_and_the_dense_gradient_of_the_router(
     experts = [key for key in sft if groups[key] == "routed experts" and key.startswith(last.block)]
     assert all(torch.equal(sft[key], lean[key]) for key in experts)
     assert not attachment_of(model).policy
+
+
+@pytest.mark.parametrize(("name", "reason"), [("phimoe", "SparseMixer has a gradient of its own")])
+def test_densemixer_is_refused_where_the_output_is_no_weighed_sum(name, reason):
+    model = tiny_model(name)
+    with pytest.raises(UnsupportedModelError, match=reason):
+        METHODS["densemixer"]().prepare(model)
+    assert find_attachment(model) is None, "nothing was changed"

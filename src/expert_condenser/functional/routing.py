@@ -22,6 +22,7 @@ from expert_condenser.functional.scoring import (
     native_dtype,
     native_ranks,
 )
+from expert_condenser.functional.sparse_mixer import largest_one_by_one
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,11 @@ def check_condensers(
     R <= K-1 under the shared budget and R < E; the slots that are chosen fit among the experts that are
     not condensers, in group-limited routing even if all condensers lie in the groups that were kept.
     """
+    if config.duplicates and scoring.function == "sparse_mixer":
+        raise RoutingError(
+            "duplicates counts an expert twice, and SparseMixer takes every expert once: leave duplicates out, and "
+            "preset 'reference', which sets it"
+        )
     if config.budget == "shared" and num_condensers >= top_k:
         raise RoutingError(
             f"the shared budget of K = {top_k} experts per token needs R <= {top_k - 1} condensers, so that at least "
@@ -190,10 +196,15 @@ def choose_experts(
         others = ranks.index_fill(-1, condensers, -torch.inf) if len(condensers) else ranks
     if config.budget == "shared":
         ranks = ranks.index_fill(-1, condensers, torch.inf) if len(condensers) else ranks
-        return torch.topk(ranks, top_k, dim=-1, sorted=scoring.sorted_slots).indices
-    candidates = ranks if config.duplicates else others
-    routed = torch.topk(candidates, top_k, dim=-1, sorted=scoring.sorted_slots).indices
+        return _largest(ranks, top_k, scoring)
+    routed = _largest(ranks if config.duplicates else others, top_k, scoring)
     return torch.cat([routed, condensers.expand(len(routed), -1)], dim=-1)
+
+
+def _largest(ranks: Tensor, count: int, scoring: Scoring) -> Tensor:
+    if scoring.function == "sparse_mixer":
+        return largest_one_by_one(ranks, count)
+    return torch.topk(ranks, count, dim=-1, sorted=scoring.sorted_slots).indices
 
 
 def biased_ranks(

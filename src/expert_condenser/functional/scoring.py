@@ -10,13 +10,20 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from expert_condenser.functional.sparse_mixer import sparse_mixer_weights
+
 
 @dataclass(frozen=True)
 class Scoring:
     """One family's formula. The defaults are `softmax` over all experts, weights as they are."""
 
-    function: Literal["softmax", "sigmoid", "sqrtsoftplus", "topk_softmax", "topk_sigmoid"] = "softmax"
-    """A score per expert; with `topk_` experts are chosen by their logits, and only those chosen are scored."""
+    function: Literal["softmax", "sigmoid", "sqrtsoftplus", "topk_softmax", "topk_sigmoid", "sparse_mixer"] = "softmax"
+    """A score per expert; with `topk_` experts are chosen by their logits, and only those chosen are scored.
+
+    `sparse_mixer` also chooses by logits, see `expert_condenser.functional.sparse_mixer`.
+    """
+    jitter: float = 0.0
+    """How near to the largest logit an expert is part of SparseMixer's softmax (`router_jitter_noise`)."""
     float32: bool | None = True
     """Whether scores are computed in float32 or in the dtype of the logits; None leaves it to torch (autocast)."""
     normalize: bool = False
@@ -41,7 +48,7 @@ class Scoring:
     @property
     def chooses_by_logits(self) -> bool:
         """Whether experts are ranked by their logits rather than by a score."""
-        return self.function in ("topk_softmax", "topk_sigmoid")
+        return self.function in ("topk_softmax", "topk_sigmoid", "sparse_mixer")
 
 
 SOFTMAX = Scoring()
@@ -49,7 +56,7 @@ SOFTMAX = Scoring()
 
 def expert_scores(logits: Float[Tensor, "T E"], scoring: Scoring = SOFTMAX) -> Float[Tensor, "T E"]:
     """`s`, a score per expert; where only chosen experts are scored, their scores before that choice."""
-    if scoring.function in ("softmax", "topk_softmax"):
+    if scoring.function in ("softmax", "topk_softmax", "sparse_mixer"):
         dtype = {True: torch.float32, False: logits.dtype, None: None}[scoring.float32]
         return torch.softmax(logits, dim=-1, dtype=dtype)
     logits = logits.float() if scoring.float32 else logits
@@ -100,7 +107,9 @@ def gate_weights(
     logits: Float[Tensor, "T E"], indices: Int[Tensor, "T S"], scoring: Scoring = SOFTMAX
 ) -> Float[Tensor, "T S"]:
     """The weights of the chosen experts, after the family's own post-processing over all of them."""
-    if scoring.chooses_by_logits:
+    if scoring.function == "sparse_mixer":
+        weights = sparse_mixer_weights(logits, indices, scoring.jitter)
+    elif scoring.chooses_by_logits:
         weights = expert_scores(logits.gather(-1, indices), scoring)
     else:
         weights = expert_scores(logits, scoring).gather(-1, indices)

@@ -100,6 +100,10 @@ def set_top_k(model: nn.Module, top_k: int) -> None:
     eligible = min(layer.num_experts // layer.scoring.num_groups * layer.scoring.groups_kept for layer in layers)
     if not 1 <= top_k <= eligible:
         raise RoutingError(f"top_k is a number of experts that a token may choose, 1 to {eligible}; got {top_k}")
+    if (fixed := layers[0].rule.fixed_top_k) is not None:
+        raise RoutingError(
+            f"the routers of {family_name(model)} take {fixed} experts per token whatever its config says"
+        )
     if any(name.endswith(".tid2eid") for name, _ in model.named_buffers()):
         raise RoutingError(f"some layers of {family_name(model)} have a table of K experts for every token id")
     config: Any = model.config.get_text_config()  # type: ignore[operator, union-attr]

@@ -7,12 +7,14 @@ experts and computes `dL/dq_i = <E_i(x), dL/dy>` of the others in the backward p
 the forward ran: its extra memory is that of the sparse forward, O(T D), not O(T E D).
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from expert_condenser.errors import UnsupportedModelError
 from expert_condenser.functional.scoring import mixture_weights
 from expert_condenser.moe.experts import inner_products_of
 from expert_condenser.moe.layers import MoELayer
@@ -63,6 +65,16 @@ def _inner_products(
     slots = ids.repeat_interleave(len(hidden))[:, None]
     outputs = experts.forward(rows, slots, rows.new_ones(len(rows), 1))
     return (outputs.view(len(ids), *hidden.shape) * gradient).sum(dim=-1).T
+
+
+def check_mixture(layers: Sequence[MoELayer]) -> None:
+    """Raise `UnsupportedModelError` where the output of the experts is no sum weighed by scores."""
+    for layer in layers:
+        if layer.rule.sparse_gradient_only is not None:
+            raise UnsupportedModelError(
+                f"DenseMixer gives the router the gradient of sum_i q_i E_i(x); {layer.name} "
+                f"({type(layer.router).__name__}): {layer.rule.sparse_gradient_only}. Take another method."
+            )
 
 
 def install_mixture(layer: MoELayer, mixer: Mixer) -> None:

@@ -79,3 +79,11 @@ def gemma4(router: Any, hidden: Tensor) -> Tensor:
     """Of normalised hidden states, each dimension times a learnt factor."""
     # Of tokens in one row already: one more view would add up the gradients in another order.
     return router.proj(router.norm(hidden) * router.scale * router.scalar_root_size)
+
+
+def phimoe(router: Any, hidden: Tensor) -> Tensor:
+    """Of hidden states that are noisy in training, where the config says so; the experts get the same."""
+    if router.training and router.input_jitter_noise > 0:
+        noise = router.input_jitter_noise
+        hidden *= torch.empty_like(hidden).uniform_(1.0 - noise, 1.0 + noise)
+    return linear(hidden, router.weight)

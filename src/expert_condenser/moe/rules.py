@@ -33,6 +33,10 @@ class Rule:
     """Whether weights come back in the dtype of the hidden states rather than that of the logits."""
     sizes: Callable[[Any], tuple[int, int]] = _own_sizes
     """The numbers of experts to choose from and per token, `router -> (E, K)`."""
+    fixed_top_k: int | None = None
+    """K, where the family's router has it built in and does not go by its config."""
+    sparse_gradient_only: str | None = None
+    """Why DenseMixer does not apply: its gradient is that of a sum of outputs, weighed by scores."""
     gain: Callable[[Any], Tensor] | None = None
     """The family's own learnt factor on the weights, `router -> (E,)` or `(1,)`, where it has one."""
     returned: Callable[[Tensor], Tensor] | None = None
@@ -122,6 +126,10 @@ def _scaled_sigmoid(scale: str, epsilon: float = 1e-20, **options: Any) -> Calla
     return scoring
 
 
+def _sparse_mixer(router: Any) -> Scoring:
+    return Scoring(function="sparse_mixer", jitter=router.router_jitter_noise, weights_in_float32=True)
+
+
 def _scored_by(router: Any) -> Scoring:
     """DeepSeek-V4 names its score function in the config."""
     function = {"Sigmoid": "sigmoid", "SqrtSoftplus": "sqrtsoftplus"}
@@ -196,6 +204,14 @@ TOPK_SIGMOID_CORRECTED = Rule(
         function="topk_sigmoid", float32=False, normalize=router.norm_topk_prob, weights_in_float32=True
     ),
     _own_correction,
+)
+SPARSE_MIXER = Rule(
+    "SparseMixer: each expert a softmax over those near the largest logit left",
+    projections.phimoe,
+    _sparse_mixer,
+    sizes=lambda router: (vars(router)["num_experts"], 2),
+    fixed_top_k=2,
+    sparse_gradient_only="SparseMixer has a gradient of its own for the router, and no weight for an expert not chosen",
 )
 SIGMOID = Rule(
     "sigmoid, renormalised if norm_topk_prob",

@@ -202,6 +202,7 @@ _TEXT_ONLY: dict[str, dict[str, Any]] = {
     "minimax_m3_vl_text": _MINIMAX_M3,
     "mistral4": {**_GROUPED, **_LATENT},
     "nemotron_h": _NEMOTRON,
+    "phimoe": {"num_local_experts": 8, "num_experts_per_tok": 2, "router_jitter_noise": 0.2},
     "qwen3_5_moe_text": _QWEN3_5,
     "qwen3_next": _QWEN3_5,
     "qwen4_exp_text": _QWEN4,
