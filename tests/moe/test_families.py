@@ -90,7 +90,7 @@ def logits_and_gradients(model):
 def condensers_for(model):
     """Two condensers in every layer, or as many as leave a token one expert to choose."""
     layers = moe_layers(model)
-    return {index: [6, index][: min(2, layer.top_k - 1)] for index, layer in enumerate(layers)}
+    return {index: [5, index][: min(2, layer.top_k - 1)] for index, layer in enumerate(layers)}
 
 
 def condensed(model):
@@ -128,7 +128,11 @@ def test_the_tiny_model_is_of_the_family_and_uses_what_its_rule_says(name):
     assert len(layers) >= 2
     assert {(layer.num_experts, layer.top_k) for layer in layers} == {(EXPERTS, FEWER.get(name, TOP_K))}
     assert {type(layer.router).__name__ for layer in layers} == {FAMILIES[name].router_class}
-    assert all(expert_norms(layer).shape == (EXPERTS,) and expert_norms(layer).min() > 0 for layer in layers)
+    for layer in layers:
+        assert expert_norms(layer).shape == (EXPERTS,)
+        assert expert_norms(layer)[: layer.num_weighted].min() > 0
+        assert not expert_norms(layer)[layer.num_weighted :].any()
+        assert layer.num_weighted == (6 if name == "longcat_flash" else EXPERTS)
 
 
 @every_case

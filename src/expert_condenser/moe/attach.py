@@ -137,9 +137,9 @@ def _check_fit(index: int, layer: MoELayer, count: int, config: RoutingConfig) -
 
 
 def _check_ids(index: int, layer: MoELayer, ids: Sequence[int]) -> None:
-    outside = [i for i in ids if not 0 <= i < layer.num_experts]
+    outside = [i for i in ids if not 0 <= i < layer.num_weighted]
     if outside or len(set(ids)) != len(ids):
         raise RoutingError(
-            f"layer {index} ({layer.name}): condensers are distinct expert ids in 0..{layer.num_experts - 1}; "
+            f"layer {index} ({layer.name}): condensers are distinct expert ids in 0..{layer.num_weighted - 1}; "
             f"got {list(ids)}"
         )

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from expert_condenser.errors import UnsupportedModelError
 from expert_condenser.functional.scoring import mixture_weights
@@ -36,34 +37,42 @@ class LeanMixture(torch.autograd.Function):
 
     @staticmethod
     def forward(  # noqa: D102
-        ctx: Any, weights: Float[Tensor, "T E"], hidden: Float[Tensor, "T D"], indices: Int[Tensor, "T K"], experts: Any
+        ctx: Any,
+        weights: Float[Tensor, "T E"],
+        hidden: Float[Tensor, "T D"],
+        indices: Int[Tensor, "T K"],
+        experts: Any,
+        identity: int | None,
     ) -> Float[Tensor, "T D"]:
         ctx.save_for_backward(hidden, indices)
-        ctx.experts, ctx.num_experts, ctx.dtype = experts, weights.shape[-1], weights.dtype
+        ctx.experts, ctx.identity, ctx.num_experts, ctx.dtype = experts, identity, weights.shape[-1], weights.dtype
         device = hidden.device.type
         ctx.autocast = (device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
         return torch.zeros_like(hidden)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: D102
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:  # noqa: D102
         hidden, indices = ctx.saved_tensors
         dense = inner_products_of(ctx.experts, hidden, gradients[0])
         if dense is None:
             device, dtype, enabled = ctx.autocast
             with torch.autocast(device, dtype=dtype, enabled=enabled):  # as in the experts' forward
                 chunks = torch.split(torch.arange(ctx.num_experts, device=hidden.device), indices.shape[-1])
-                products = [_inner_products(ctx.experts, hidden, gradients[0], chunk) for chunk in chunks]
+                products = [_inner_products(ctx, hidden, gradients[0], chunk) for chunk in chunks]
             dense = torch.cat(products, dim=-1)
-        return dense.to(ctx.dtype).scatter(-1, indices, 0.0), None, None, None
+        return dense.to(ctx.dtype).scatter(-1, indices, 0.0), None, None, None, None
 
 
 def _inner_products(
-    experts: Any, hidden: Float[Tensor, "T D"], gradient: Float[Tensor, "T D"], ids: Int[Tensor, " C"]
+    ctx: Any, hidden: Float[Tensor, "T D"], gradient: Float[Tensor, "T D"], ids: Int[Tensor, " C"]
 ) -> Float[Tensor, "T C"]:
     """`<E_i(x), dL/dy>` of every token for the experts `ids`, by one forward of the family's own experts."""
     rows = hidden.repeat(len(ids), 1)
-    slots = ids.repeat_interleave(len(hidden))[:, None]
-    outputs = experts.forward(rows, slots, rows.new_ones(len(rows), 1))
+    slots, weights = ids.repeat_interleave(len(hidden))[:, None], rows.new_ones(len(rows), 1)
+    if ctx.identity is not None:
+        # LongCat's experts fail on a single slot per token; a second one, of the identity with weight 0, costs nothing.
+        slots, weights = (pad(x, (0, 1), value=v) for x, v in ((slots, ctx.identity), (weights, 0.0)))
+    outputs = ctx.experts.forward(rows, slots, weights)
     return (outputs.view(len(ids), *hidden.shape) * gradient).sum(dim=-1).T
 
 
@@ -110,7 +119,9 @@ class _LeanHook:
             return None
         weights, indices = choice
         hidden = args[0].reshape(-1, args[0].shape[-1]).detach()
-        return output + LeanMixture.apply(weights, hidden, indices, experts).view_as(output)  # type: ignore[no-untyped-call]
+        identity = self.router.num_experts - 1 if self.router.rule.num_identity(self.router) else None
+        mixed = LeanMixture.apply(weights, hidden, indices, experts, identity)  # type: ignore[no-untyped-call]
+        return output + mixed.view_as(output)
 
 
 def mix(router: Any, logits: Tensor, weights: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:

@@ -40,6 +40,11 @@ class MoELayer:
         return f"{self.block}.mlp" if self.block.rpartition(".")[2].isdigit() else self.block
 
     @property
+    def num_weighted(self) -> int:
+        """How many of the E experts, the first ones, have weights; the others are the identity."""
+        return self.num_experts - self.rule.num_identity(self.router)
+
+    @property
     def scoring(self) -> Scoring:
         """How this layer's router turns logits into weights."""
         return self.rule.scoring(self.router)
@@ -129,10 +134,15 @@ def outermost(name: str) -> str:
 
 
 def expert_norms(layer: MoELayer) -> Tensor:
-    """Frobenius norm of all weights of every expert, `(E,)` float32, for the rule `smallest_norm` (ES-Mag)."""
+    """Frobenius norm of all weights of every expert, `(E,)` float32, for the rule `smallest_norm` (ES-Mag).
+
+    That of an expert that is the identity is 0, whatever rows of a fused weight are left for it.
+    """
+    sizes = (layer.num_experts, layer.num_weighted)
     squares = [
-        parameter.detach().float().pow(2).flatten(1).sum(dim=1)
+        parameter.detach()[: layer.num_weighted].float().pow(2).flatten(1).sum(dim=1)
         for parameter in layer.experts.parameters()
-        if parameter.dim() > 1 and len(parameter) == layer.num_experts
+        if parameter.dim() > 1 and len(parameter) in sizes
     ]
-    return torch.stack(squares).sum(dim=0).sqrt()
+    norms = torch.stack(squares).sum(dim=0).sqrt()
+    return torch.nn.functional.pad(norms, (0, layer.num_experts - layer.num_weighted))

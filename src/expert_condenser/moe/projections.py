@@ -87,3 +87,8 @@ def phimoe(router: Any, hidden: Tensor) -> Tensor:
         noise = router.input_jitter_noise
         hidden *= torch.empty_like(hidden).uniform_(1.0 - noise, 1.0 + noise)
     return linear(hidden, router.weight)
+
+
+def longcat(router: Any, hidden: Tensor) -> Tensor:
+    """As `in_float32`, of a linear module inside the router whose bias the family leaves out where it has one."""
+    return linear(_flat(hidden).type(torch.float32), router.classifier.weight.type(torch.float32))

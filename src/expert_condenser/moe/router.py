@@ -111,6 +111,7 @@ class PolicyRouter(nn.Module):
                 top_k=self.experts_per_token,
                 policy=self.policy,
                 scoring=self.scoring,
+                num_identity=self.rule.num_identity(self),
             )
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:

@@ -33,6 +33,8 @@ class Rule:
     """Whether weights come back in the dtype of the hidden states rather than that of the logits."""
     sizes: Callable[[Any], tuple[int, int]] = _own_sizes
     """The numbers of experts to choose from and per token, `router -> (E, K)`."""
+    num_identity: Callable[[Any], int] = lambda router: 0
+    """How many of the E experts, the last ones, are the identity: chosen and counted, but without weights."""
     fixed_top_k: int | None = None
     """K, where the family's router has it built in and does not go by its config."""
     sparse_gradient_only: str | None = None
@@ -177,6 +179,14 @@ SOFTMAX_CORRECTED = Rule(
     lambda router: Scoring(normalize=True, sum_minimum=router.norm_min),
     _moe_statics,
     weights_like_hidden=True,
+)
+SOFTMAX_IDENTITY = Rule(
+    "softmax with native correction bias, scaled; the last experts are the identity",
+    projections.longcat,
+    lambda router: Scoring(float32=None, scale=router.routed_scaling_factor, sorted_slots=False),
+    _own_correction,
+    sizes=lambda router: (router.n_routed_experts, vars(router)["top_k"]),
+    num_identity=lambda router: router.n_routed_experts - vars(router)["num_experts"],
 )
 TOPK_SOFTMAX = Rule(
     "softmax over the chosen logits",
