@@ -29,7 +29,7 @@ def _recorded_routing(model):
     for index, layer in enumerate(moe_layers(model)):
 
         def hook(module, args, output, index=index):
-            calls.append((index, *(tensor.detach() for tensor in output)))
+            calls.append((index, *(tensor.detach() for tensor in output[:3])))
 
         handles.append(layer.router.register_forward_hook(hook))
     try:

@@ -13,9 +13,9 @@ from expert_condenser.training.run import train
 from tests.moe.test_families import eager
 from tests.runs import assert_identical, config, interrupted, make_base, read
 
-FAMILIES = ("gemma4_text", "phimoe", "longcat_flash")
+FAMILIES = ("gemma4_text", "phimoe", "longcat_flash", "inkling_text")
 every_family = pytest.mark.parametrize("name", FAMILIES)
-MIXED = ("gemma4_text", "longcat_flash")
+MIXED = ("gemma4_text", "longcat_flash", "inkling_text")
 LORA = {"method": "sft", "lora": "experts", "lora_r": 2, "lora_alpha": 4, "num_train_epochs": 1.0}
 ESFT = {"method": "esft_gate", "top_p": 0.4, "score_rows": 8, "num_train_epochs": 1.0}
 

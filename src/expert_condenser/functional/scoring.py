@@ -1,6 +1,7 @@
 """How a model family turns router logits into choices and gate weights; the method leaves all of this as it is.
 
-Pure functions on tensors. Shape letters: `T` tokens, `E` routed experts, `S` slots (columns) of the result.
+Pure functions on tensors. Shape letters: `T` tokens, `E` routed experts, `S` slots (columns) of the result;
+`C` and `W` are E and S, with the columns of shared experts where a family weighs these too.
 """
 
 from dataclasses import dataclass
@@ -28,6 +29,10 @@ class Scoring:
     """Whether scores are computed in float32 or in the dtype of the logits; None leaves it to torch (autocast)."""
     normalize: bool = False
     """Divide the chosen scores by their sum (`norm_topk_prob`)."""
+    in_logs: bool = False
+    """Whether that quotient is computed as `exp(log s - log sum s)`, of sigmoid scores."""
+    num_shared: int = 0
+    """Shared experts that are weighed together with the chosen: their logits follow those of the E routed experts."""
     sum_epsilon: float = 0.0
     """What the family adds to that sum."""
     sum_minimum: float = 0.0
@@ -52,6 +57,11 @@ class Scoring:
 
 
 SOFTMAX = Scoring()
+
+
+def routed_logits(logits: Float[Tensor, "T _"], scoring: Scoring) -> Float[Tensor, "T E"]:
+    """The logits of the experts that are chosen from, without those of shared experts."""
+    return logits[..., : -scoring.num_shared] if scoring.num_shared else logits
 
 
 def expert_scores(logits: Float[Tensor, "T E"], scoring: Scoring = SOFTMAX) -> Float[Tensor, "T E"]:
@@ -104,16 +114,23 @@ def group_mask(
 
 
 def gate_weights(
-    logits: Float[Tensor, "T E"], indices: Int[Tensor, "T S"], scoring: Scoring = SOFTMAX
-) -> Float[Tensor, "T S"]:
-    """The weights of the chosen experts, after the family's own post-processing over all of them."""
+    logits: Float[Tensor, "T C"], indices: Int[Tensor, "T S"], scoring: Scoring = SOFTMAX
+) -> Float[Tensor, "T W"]:
+    """The weights of the chosen experts, after the family's own post-processing over all of them.
+
+    Where shared experts are weighed together with them, logits and weights of these follow: `(T, E + N)`, `(T, S + N)`.
+    """
+    indices = _with_shared(indices, logits, scoring)
     if scoring.function == "sparse_mixer":
         weights = sparse_mixer_weights(logits, indices, scoring.jitter)
     elif scoring.chooses_by_logits:
         weights = expert_scores(logits.gather(-1, indices), scoring)
     else:
         weights = expert_scores(logits, scoring).gather(-1, indices)
-    if scoring.normalize:
+    if scoring.in_logs:
+        logs = torch.nn.functional.logsigmoid(logits.gather(-1, indices))
+        weights = torch.exp(logs - torch.logsumexp(logs, dim=-1, keepdim=True))
+    elif scoring.normalize:
         quotient = weights / _normalizer(weights, scoring)  # under autocast, sums are float32
         weights = quotient if scoring.weights_in_float32 else quotient.to(weights.dtype)
     if scoring.scale != 1.0:
@@ -122,15 +139,16 @@ def gate_weights(
 
 
 def mixture_weights(
-    logits: Float[Tensor, "T E"], indices: Int[Tensor, "T S"], scoring: Scoring = SOFTMAX
-) -> Float[Tensor, "T E"]:
+    logits: Float[Tensor, "T C"], indices: Int[Tensor, "T S"], scoring: Scoring = SOFTMAX
+) -> Float[Tensor, "T C"]:
     """`q`, the weight of every expert as if it were among the chosen (DenseMixer, section 6 of docs/method.md).
 
     At the chosen experts these are `gate_weights`, with their gradient; elsewhere `s_i * scale`, divided by
     the constant sum over the chosen where the family normalises. Softmax over the chosen logits is softmax
-    over all, normalised.
+    over all, normalised. Weights of shared experts follow, which are always among the chosen.
     """
     chosen = gate_weights(logits, indices, scoring)
+    indices = _with_shared(indices, logits, scoring)
     scores = expert_scores(logits, scoring)
     if scoring.normalize or scoring.function == "topk_softmax":
         scores = scores / _normalizer(scores.detach().gather(-1, indices), scoring)
@@ -138,14 +156,22 @@ def mixture_weights(
     return scores.scatter(-1, indices, chosen)
 
 
+def _with_shared(indices: Tensor, logits: Tensor, scoring: Scoring) -> Tensor:
+    """The chosen experts, then the shared ones, as columns of `logits`."""
+    if not scoring.num_shared:
+        return indices
+    columns = torch.arange(logits.shape[-1] - scoring.num_shared, logits.shape[-1], device=indices.device)
+    return torch.cat([indices, columns.expand(len(indices), -1)], dim=-1)
+
+
 def multiply_gain(
-    weights: Float[Tensor, "T S"], indices: Int[Tensor, "T S"], gain: Float[Tensor, " G"]
-) -> Float[Tensor, "T S"]:
+    weights: Float[Tensor, "T W"], indices: Int[Tensor, "T S"], gain: Float[Tensor, " G"]
+) -> Float[Tensor, "T W"]:
     """Weights times a factor that the family learns, one per expert (`G = E`) or one for all (`G = 1`)."""
     return weights * (gain if len(gain) == 1 else gain[indices])
 
 
-def _normalizer(chosen: Float[Tensor, "T S"], scoring: Scoring) -> Float[Tensor, "T 1"]:
+def _normalizer(chosen: Float[Tensor, "T W"], scoring: Scoring) -> Float[Tensor, "T 1"]:
     total = chosen.sum(dim=-1, keepdim=True)
     if scoring.sum_epsilon:
         total = total + scoring.sum_epsilon

@@ -119,7 +119,7 @@ def _of_every_token(mask: Any) -> Any:
 def count_choice(
     router: Any,
     watch: Watch,
-    logits: Float[Tensor, "T E"],
+    logits: Float[Tensor, "T C"],
     weights: Float[Tensor, "T S"],
     indices: Int[Tensor, "T S"],
     correction: Float[Tensor, " E"] | None,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from expert_condenser.errors import UnsupportedModelError
-from expert_condenser.functional.scoring import mixture_weights
+from expert_condenser.functional.scoring import mixture_weights, routed_logits
 from expert_condenser.moe.experts import inner_products_of
 from expert_condenser.moe.layers import MoELayer
 
@@ -128,6 +128,7 @@ def mix(router: Any, logits: Tensor, weights: Tensor, indices: Tensor) -> tuple[
     """What a router with a mixer returns: all experts under `plain`, its own choice under `lean`."""
     dense = mixture_weights(logits, indices, router.scoring)
     dense = (dense if router.gain is None else dense * router.gain).to(weights.dtype)
+    dense = routed_logits(dense, router.scoring)  # shared experts have their weights already
     if router.mixer == "plain":
         return plain_mixture(dense, indices)
     router.mixture = (dense, indices)

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from expert_condenser.functional.routing import RoutingConfig, route
-from expert_condenser.functional.scoring import Scoring, multiply_gain
+from expert_condenser.functional.scoring import Scoring, multiply_gain, routed_logits
 from expert_condenser.moe.attachment import Attachment
 from expert_condenser.moe.counting import Counter, count_choice
 from expert_condenser.moe.dense_mixture import mix, remove_mixture
@@ -55,20 +55,33 @@ class PolicyRouter(nn.Module):
         """The family's own learnt factor on the weights."""
         return None if self.rule.gain is None else self.rule.gain(self)
 
-    def forward(self, hidden_states: Tensor, *extra: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """`(logits (T, E), weights (T, S), indices (T, S))`, as the family's own router returns them."""
+    def forward(self, hidden_states: Tensor, *extra: Any) -> tuple[Tensor, ...]:
+        """`(logits (T, E), weights (T, S), indices (T, S))`, as the family's own router returns them.
+
+        Where the family weighs shared experts too, their weights `(T, N)` follow.
+        """
         correction = None if self.rule.correction is None else self.rule.correction(self, *extra)
         if self.policy is None:
-            returned, weights, indices = super().forward(hidden_states, *extra)
+            returned, weights, indices, *shared = super().forward(hidden_states, *extra)
             # Where a family returns something else, the logits are made once more, for DenseMixer's gradient alone.
-            logits = self.rule.logits(self, hidden_states) if self.rule.returned and self._mixes() else returned
+            others = self.rule.returned is not None or bool(shared)
+            logits = self.rule.logits(self, hidden_states) if others and self._mixes() else returned
         else:
             logits = self.rule.logits(self, hidden_states)
             weights, indices = self._choose(logits, self.policy, correction)
             weights = weights.to(hidden_states.dtype) if self.rule.weights_like_hidden else weights
-            returned = logits if self.rule.returned is None else self.rule.returned(logits)
+            weights, *shared = self._apart(weights, indices)
+            returned = routed_logits(logits, self.scoring)
+            returned = returned if self.rule.returned is None else self.rule.returned(returned)
         self._watch(logits, weights, indices, correction)
-        return returned, *self._gradient(logits, weights, indices)
+        return returned, *self._gradient(logits, weights, indices), *shared
+
+    def _apart(self, weights: Tensor, indices: Tensor) -> tuple[Tensor, ...]:
+        """The weights of the chosen experts, then those of shared experts where the family weighs them too."""
+        if not self.scoring.num_shared:
+            return (weights,)
+        slots = indices.shape[-1]
+        return weights[..., :slots].contiguous(), weights[..., slots:].contiguous()
 
     def _choose(self, logits: Tensor, policy: RoutingConfig, correction: Tensor | None) -> tuple[Tensor, Tensor]:
         """The experts of every token and their weights; when a layer is recomputed, the experts of the first pass."""

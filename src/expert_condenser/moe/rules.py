@@ -267,6 +267,21 @@ SIGMOID_MUSE = Rule(
     _scaled_sigmoid("routed_scaling_factor", epsilon=1e-15),
     _own_correction,
 )
+SIGMOID_WITH_SHARED = Rule(
+    "sigmoid with native correction bias, renormalised with the shared experts, times a learnt factor",
+    projections.without_autocast,
+    lambda router: Scoring(
+        function="sigmoid",
+        in_logs=True,
+        normalize=True,
+        num_shared=router.n_shared_experts,
+        scale=router.route_scale,
+        sorted_slots=False,
+    ),
+    lambda router: router.e_score_correction_bias.float(),
+    weights_like_hidden=True,
+    gain=lambda router: router.global_scale.float(),
+)
 SIGMOID_LAGUNA = Rule(
     "sigmoid of soft-capped logits with native correction bias, renormalised",
     projections.softcapped,

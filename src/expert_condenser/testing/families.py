@@ -54,6 +54,22 @@ _INKLING2 = {
     "d_rel": 4,
     "sliding_window_size": 8,
 }
+_INKLING = {
+    **_HEAD,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 20,
+    "n_shared_experts": 2,
+    "route_scale": 1.5,
+    "swa_num_attention_heads": 2,
+    "swa_num_key_value_heads": 2,
+    "swa_head_dim": 16,
+    "rel_extent": 16,
+    "d_rel": 4,
+    "sliding_window_size": 8,
+    "logits_mup_width_multiplier": 1.0,
+    "local_layer_ids": [0, 2],
+}
 _MINIMAX_M3 = {
     **_LOCAL,
     **_HEAD,
@@ -182,6 +198,7 @@ _TEXT_ONLY: dict[str, dict[str, Any]] = {
     "hy_v3": {**_EXPERTS, **_HEAD},
     "hy_v4": _DEEPSEEK_INDEXED,
     "inkling2_text": _INKLING2,
+    "inkling_text": _INKLING,
     "jamba": {
         **_EXPERTS,
         "use_mamba_kernels": False,
@@ -257,6 +274,11 @@ _OF_IMAGES_AND_TEXT: dict[str, dict[str, Any]] = {
     "inkling2": {
         "text_config": _INKLING2,
         "vision_config": {**_TOWER, "projection_hidden_dim": 24, "text_hidden_size": 32, "posemb_grid_size": 4},
+    },
+    "inkling_mm_model": {
+        "text_config": _INKLING,
+        "vision_config": {"patch_size": 4, "hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2},
+        "audio_config": {"n_mel_bins": 4, "mel_vocab_size": 8},
     },
     "kimi_k25": {"text_config": {**_DEEPSEEK, "first_k_dense_replace": 1}, "vision_config": _TOWER},
     "minimax_m3_vl": {"text_config": _MINIMAX_M3, "vision_config": _VIT, "projector_hidden_size": 32},

@@ -64,6 +64,8 @@ The others are in `tiny_families.py`, and `tests/test_families.py` runs over all
 _VARIANTS = {"olmoe_normalized": "olmoe", "deepseek_v2_grouped": "deepseek_v2"}
 _CORRECTIONS = ("e_score_correction_bias", "expert_bias")
 """What families name their own bias on the scores."""
+_GAINS = {"per_expert_scale", "global_scale"}
+"""What families name their own learnt factor on the weights."""
 
 
 def tiny_config(name: str = "olmoe", **overrides: Any) -> Any:
@@ -96,8 +98,8 @@ def tiny_model(name: str = "olmoe", *, seed: int = 0, spread: float = 8.0, **ove
             if tensor_name.rpartition(".")[2] in _CORRECTIONS:
                 tensor.copy_(torch.rand(tensor.shape, generator=generator) * 0.1 - 0.05)
         for layer in moe_layers(model):
-            if layer.rule.gain is not None:
-                layer.rule.gain(layer.router).uniform_(0.5, 1.5, generator=generator)
+            for tensor_name in _GAINS & dict(layer.router.named_parameters()).keys():
+                layer.router.get_parameter(tensor_name).uniform_(0.5, 1.5, generator=generator)
     return model
 
 
