@@ -44,12 +44,6 @@ SLOW = (
     ),
     Slow(
         "training/test_run.py",
-        "test_a_truncated_checkpoint_is_skipped",
-        "optimizer",
-        "9 s: three files",
-    ),
-    Slow(
-        "training/test_run.py",
         "test_rows_grouped_by_length_are_in_the_same_order_after_a_resume",
         r"\[3\]",
         "7 s: two places",

@@ -135,7 +135,7 @@ class Condenser(BiasOnly):
         if self.bias_steps is not None and self.bias_step > 0:
             usage = usage.to(biases.device)  # where the bias itself is moved: masses may round otherwise elsewhere
             self.bias_steps = (
-                self.bias_steps + usage_direction(usage, self._competes(usage).to(usage.device)).long().cpu()
+                self.bias_steps + usage_direction(usage, self.competes(usage).to(usage.device)).long().cpu()
             )
 
     def choose(self, model: nn.Module) -> dict[int, list[int]]:

@@ -82,7 +82,7 @@ class SelectionBias(Method):
             usage.to(biases.device),
             self.bias_step,
             self.rule,
-            competes=self._competes(usage).to(biases.device),
+            competes=self.competes(usage).to(biases.device),
             center=self.routing.bias_center,  # type: ignore[arg-type]
             clip=self.config.bias_clip,
         )
@@ -100,7 +100,8 @@ class SelectionBias(Method):
         device = meeting_place({bias.device for bias in biases})
         return torch.stack([bias.to(device) for bias in biases])
 
-    def _competes(self, usage: Tensor) -> Tensor:
+    def competes(self, usage: Tensor) -> Tensor:
+        """`(L, E)` bool: whose bias moves, which is not that of condensers."""
         competes = torch.ones(usage.shape, dtype=torch.bool)
         for row, layer in zip(competes, self.layers, strict=True):
             row[layer.router.condenser_ids.cpu()] = False

@@ -1,6 +1,8 @@
 """The folder of one run: where everything lies, and the only writer of `run.json`.
 
 output_dir/
+    .condenser-lock           the process that works here, while it does
+    .condenser-folder         that this is a run, and what it replaces until its first step (`workfolder`)
     run.json, metrics.jsonl   what was asked for and how far it came; the log of every logged step
     method_state.json         the method's state before the first step: what it learnt from the data, say
     condensers.json, ...      what the method has to say for a person (`Method.artifacts`)
@@ -10,21 +12,27 @@ output_dir/
 """
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from accelerate.logging import get_logger
 
-from expert_condenser.checkpoint.guard import clear, is_whole, newest_whole
-from expert_condenser.errors import TrainingError
-from expert_condenser.files import read_json, write_json
+from expert_condenser.checkpoint.guard import UNFINISHED, check_whole, is_closed, newest_whole, set_aside
+from expert_condenser.clearing import Kind
+from expert_condenser.errors import DataError, TrainingError
+from expert_condenser.files import read_json, write_json, write_manifest
 from expert_condenser.functional.allocation import Allocation
 from expert_condenser.training.callback import METHOD_STATE
+from expert_condenser.training.log import mend
+from expert_condenser.training.main_process import on_main_process
 from expert_condenser.training.recipe import Recipe, option_kinds
-from expert_condenser.training.record import RUN, RunRecord
+from expert_condenser.training.record import METRICS, RUN, RunRecord
 from expert_condenser.training.sft_options import default_of
+from expert_condenser.workfolder import WorkFolder
 
 _MAY_CHANGE = frozenset(
     {"output_dir", "resume", "overwrite", "report_to", "logging_dir", "save_total_limit", "disable_tqdm", "run_name"}
@@ -34,7 +42,10 @@ logger = get_logger(__name__)
 
 
 class RunFolder:
-    """One run on disk. Raises `TrainingError` rather than mix two runs, before anything is written."""
+    """`with RunFolder(recipe) as folder:` is one run on disk, of this process and its fellows alone.
+
+    Raises `TrainingError` rather than mix two runs, on every process, before a model is loaded or anything written.
+    """
 
     record: RunRecord
 
@@ -43,31 +54,63 @@ class RunFolder:
         self.path = Path(recipe.trainer.output_dir)
         self.main = recipe.trainer.process_index == 0
         """Whether this process is the one that writes."""
-        if recipe.run.resume:
-            if not (self.path / RUN).exists():
-                raise TrainingError(f"--resume goes on with a run, and {self.path} holds none ({RUN} is missing)")
-            check_same_run(RunRecord.read(self.path / RUN), recipe)
-        elif self.main and self.path.exists() and any(self.path.iterdir()):
-            self._check_overwrite()
+        self._place = WorkFolder(self.path, RUN_KIND, recipe.inputs())
+        on_main_process(recipe.trainer, self._check)
 
-    def _check_overwrite(self) -> None:
-        if not self.recipe.run.overwrite:
+    def __enter__(self) -> "RunFolder":
+        on_main_process(self.recipe.trainer, self._take)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.main:
+            self._place.__exit__(kind, error, trace)
+
+    def _take(self) -> None:
+        self._place.__enter__()
+        try:
+            self._check()  # again: another process may have been faster
+        except BaseException as error:
+            self._place.__exit__(type(error), error, error.__traceback__)
+            raise
+
+    def _check(self) -> None:
+        run, held = self.recipe.run, self._place.content
+        if run.resume:
+            if not (held / RUN).exists():
+                raise TrainingError(f"--resume goes on with a run, and {self.path} holds none ({RUN} is missing)")
+            check_same_run(RunRecord.read(held / RUN), self.recipe)
+        elif run.overwrite:
+            self._place.check_clearable()
+        elif self._place.holds_something():
             raise TrainingError(
                 f"a run starts in an empty output_dir, and {self.path} is not; --resume goes on with what it "
                 "holds, --overwrite deletes it"
             )
-        if not (self.path / RUN).exists():
-            raise TrainingError(f"--overwrite deletes a run, and {self.path} holds something else ({RUN} is missing)")
 
     def open(self, state: dict[str, Any] | None = None) -> None:
         """Begin the run on disk with the method's state, or read how far it came."""
-        with self.recipe.trainer.main_process_first(local=False, desc="output_dir"):
-            if self.main and not self.recipe.run.resume:
-                clear(self.path)
-                self.path.mkdir(parents=True, exist_ok=True)
-                write_json(self.path / METHOD_STATE, state, indent=None)
-                RunRecord.begin(self.recipe.run.method, self.recipe.flat()).write(self.path / RUN)
-            self.record = RunRecord.read(self.path / RUN)
+        on_main_process(self.recipe.trainer, lambda: self._open(state))
+        self.record = RunRecord.read(self.path / RUN)
+
+    def _open(self, state: dict[str, Any] | None) -> None:
+        if self.recipe.run.resume:
+            self._place.mark()
+            mend(self.path / METRICS)
+            return
+        self._place.begin()
+        write_json(self.path / METHOD_STATE, state, indent=None)
+        try:
+            RunRecord.begin(self.recipe.run.method, self.recipe.flat()).write(self.path / RUN)
+        except BaseException:
+            (self.path / METHOD_STATE).unlink()  # without a record it is nothing, and would be in the way of a start
+            raise
+
+    def settle(self) -> None:
+        """The run has taken its first step: what it replaced is deleted."""
+        if self.main:
+            self._place.settle()
 
     def note(self, record: RunRecord) -> None:
         """Write a newer `run.json`."""
@@ -89,8 +132,12 @@ class RunFolder:
         return self.path / phase / "final"
 
     def is_done(self, phase: str) -> bool:
-        """Whether a phase has left all of it."""
-        return is_whole(self.final(phase))
+        """Whether a phase has left all of it; raises `CheckpointError` where that is not what it was."""
+        final = self.final(phase)
+        if not is_closed(final):
+            return False
+        check_whole(final)
+        return True
 
     def before(self, phase: str) -> Path | None:
         """What the phase before this one left; None of the first."""
@@ -98,17 +145,39 @@ class RunFolder:
         return self.final(self.recipe.phases[position - 1]) if position else None
 
     def newest_checkpoint(self, phase: str) -> Path | None:
-        """Where a resumed phase goes on; newer checkpoints that a crash left unfinished are deleted."""
-        checkpoint, broken = newest_whole(self.phase(phase))
-        for path in broken if self.main else []:
-            logger.warning(f"{path} is not whole: a crash cut it short, it is deleted")
-            clear(path)
+        """Where a resumed phase goes on; what a crash left unfinished is renamed, and deleted when the phase is done.
+
+        Raises `CheckpointError` where that checkpoint is damaged.
+        """
+        checkpoint, unfinished = newest_whole(self.phase(phase))
+        if self.final(phase).exists():
+            unfinished.append(self.final(phase))
+        for path in unfinished if self.main else []:
+            logger.warning(f"{path} was never finished: a crash cut it short; it is {set_aside(path).name} now")
         return checkpoint
+
+    def close(self, phase: str) -> None:
+        """The phase has left all of it: what crashes left of it goes, and `final` gets its manifest."""
+        for path in self.phase(phase).glob(f"{UNFINISHED}*"):
+            shutil.rmtree(path)
+        write_manifest(self.final(phase))
 
     def state_before(self, phase: str, checkpoint: Path | None) -> dict[str, Any] | None:
         """The method's state to go on with: the checkpoint's, the phase before's, or that of the beginning."""
         path = (checkpoint or self.before(phase) or self.path) / METHOD_STATE
         return read_json(path) if path.exists() else None  # runs of version 1 have none of the beginning
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether a folder is one of a release that set no marker: its `run.json` is a record, not just called so."""
+    try:
+        RunRecord.read(folder / RUN)
+    except DataError:
+        return False
+    return True
+
+
+RUN_KIND = Kind("train", is_older=_is_run)
 
 
 def annotate(folder: Path, *, arm: str, cost: dict[str, Any]) -> None:

@@ -1,12 +1,14 @@
 """A recipe: what to train on what, by which method, with which adapter and which of TRL's options."""
 
 from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from expert_condenser.adapters.config import AdapterConfig
 from expert_condenser.errors import TrainingError
+from expert_condenser.files import local_path
 from expert_condenser.functional.allocation import Allocation
 from expert_condenser.methods import METHODS, Method
 from expert_condenser.methods.base import Config
@@ -16,6 +18,14 @@ from expert_condenser.training.sft_options import TrainerConfig
 DTYPES = ("float32", "bfloat16", "float16", "auto")
 _PER_PROCESS = ("local_rank", "hub_token", "accelerator_config", "parallelism_config")
 """What differs between the processes of one run, or is a secret: not of its record."""
+
+
+_INPUTS = (
+    *("model", "data", "eval_data", "chat_template_path", "condensers_file", "expert_config"),
+    *("deepspeed", "fsdp_config", "accelerator_config"),
+)
+"""Options that may name a file or a directory that a run reads."""
+PATHS = (*_INPUTS, "output_dir", "logging_dir")
 
 
 @dataclass(frozen=True)
@@ -41,7 +51,7 @@ class RunConfig:
         default=1.0, metadata={"help": "The routers learn with this times learning_rate."}
     )
     resume: bool = field(default=False, metadata={"help": "Go on from the newest whole checkpoint of output_dir."})
-    overwrite: bool = field(default=False, metadata={"help": "Delete what output_dir holds and start again."})
+    overwrite: bool = field(default=False, metadata={"help": "Take the place of an earlier run in output_dir."})
 
     def __post_init__(self) -> None:
         """Raise `TrainingError` where an option has no meaning."""
@@ -102,6 +112,7 @@ class Recipe:
         """From option names and values; raises `TrainingError` on one that this recipe does not have."""
         name = options.get("method", RunConfig.method)
         RunConfig(method=name)
+        options |= {key: local_path_option(value) for key, value in options.items() if key in PATHS}
         parts = {"run": RunConfig, "data": DataConfig, "method": METHODS[name].Config, **_SHARED}
         taken = {part: {f.name for f in fields(kind) if f.init} & options.keys() for part, kind in parts.items()}
         strange = sorted(options.keys() - set().union(*taken.values()))
@@ -170,9 +181,19 @@ class Recipe:
         names = {f.name for f in fields(self.trainer)} & trainer.keys() - set(_PER_PROCESS)
         return dict(sorted((own | {name: trainer[name] for name in names}).items()))
 
+    def inputs(self) -> dict[str, Path]:
+        """The files and directories that the run reads, by the option that names them."""
+        named = {name: value for name, value in self.flat().items() if name in _INPUTS and isinstance(value, str)}
+        return {name: Path(value) for name, value in named.items() if value != "testbed" and Path(value).exists()}
+
     def going_on(self, *, resume: bool, overwrite: bool) -> "Recipe":
         """The same recipe, with another beginning."""
         return replace(self, run=replace(self.run, resume=resume, overwrite=overwrite))
+
+
+def local_path_option(value: Any) -> Any:
+    """What an option names, with `~` as the home directory; `~` begins no name on the hub."""
+    return str(local_path(value)) if isinstance(value, str) and value.startswith("~") else value
 
 
 _SHARED: dict[str, Any] = {"adapter": AdapterConfig, "trainer": TrainerConfig}

@@ -46,10 +46,12 @@ REFUSED: Mapping[str, str] = {
 SET_BY_RUN: Mapping[str, str] = {
     "output_dir": "the phase's folder within the run's",
     "seed": "of phase 2, the next one: its data order is another",
+    "data_seed": "of phase 2, the next one, where it is set",
     "num_train_epochs": "an equal share of the whole for every phase",
     "max_steps": "an equal share of the whole for every phase",
     "chat_template_path": "the tokenizer has the template already",
     "router_aux_loss_coef": "the method's",
+    "save_total_limit": "the run deletes older checkpoints itself, once the new one is closed",
 }
 """Fields that differ between a recipe and the arguments of a phase, and what the run sets."""
 
