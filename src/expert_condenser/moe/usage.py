@@ -42,8 +42,7 @@ def measure_usage(model: Any, tokenizer: Any, rows: Sequence[list[int]], *, batc
 def _add_batch(decoder: Any, layers: Sequence[MoELayer], inputs: dict[str, Tensor], usage: Usage) -> None:
     mask = inputs["attention_mask"].reshape(-1)
     hooks = [
-        on_choice(layer, partial(_count, usage=usage, index=index, mask=mask))
-        for index, layer in enumerate(layers)
+        on_choice(layer, partial(_count, usage=usage, index=index, mask=mask)) for index, layer in enumerate(layers)
     ]
     try:
         decoder(**inputs, use_cache=False)
