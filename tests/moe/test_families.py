@@ -28,10 +28,13 @@ from tests.model_comparison import assert_same, set_bias
 
 IDS = tiny_batch(3, 11)
 TOP_K, EXPERTS, STEP = 3, 8, 1e-2
+DBRX = TINY_FAMILIES["dbrx"]["ffn_config"]
 VARIANTS = {
     "axk2, without groups": ("axk2", {"n_group": None, "topk_group": None}),
     "cohere2_moe, sigmoid": ("cohere2_moe", {"expert_selection_fn": "sigmoid"}),
     "cohere2_moe, sigmoid as it is": ("cohere2_moe", {"expert_selection_fn": "sigmoid", "norm_topk_prob": False}),
+    "dbrx, as it is": ("dbrx", {"ffn_config": {**DBRX, "moe_normalize_expert_weights": None}}),
+    "dbrx, by another norm": ("dbrx", {"ffn_config": {**DBRX, "moe_normalize_expert_weights": 2.0}}),
     "deepseek_ocr2, without groups": ("deepseek_ocr2", {"topk_method": "greedy"}),
     "deepseek_v3, as it is": ("deepseek_v3", {"norm_topk_prob": False}),
     "deepseek_v4, sigmoid": ("deepseek_v4", {"scoring_func": "sigmoid"}),
@@ -41,13 +44,17 @@ VARIANTS = {
     "laguna, soft-capped": ("laguna", {"moe_router_logit_softcapping": 2.0}),
     "lfm2_moe, without its bias": ("lfm2_moe", {"use_expert_bias": False}),
     "lfm2_moe, as it is": ("lfm2_moe", {"norm_topk_prob": False}),
+    "llama4_text, three experts": ("llama4_text", {"num_experts_per_tok": 3}),
     "mistral4, as it is": ("mistral4", {"norm_topk_prob": False}),
 }
 CASES = {**{name: (name, {}) for name in FAMILIES}, **VARIANTS}
 # With scores in bfloat16, experts tie whose logits differ; what is ranked with a bias are the logits.
 ROUND_THEIR_SCORES = {"lfm2_moe, without its bias", "mistral4", "mistral4, as it is"}
-FEWER = {"phimoe": 2}
-"""Experts per token where a family has fewer than `TOP_K`."""
+ROUND_THEIR_SCORES |= {"dbrx", "dbrx, as it is", "dbrx, by another norm"}
+FEWER = {"phimoe": 2, "llama4": 1, "llama4_text": 1}
+"""Experts per token where a family has fewer than `TOP_K`; with one, condensers need the additive budget."""
+FAIL_UNDER_AUTOCAST = ("dbrx",)
+"""Families whose stock experts add bfloat16 to float32 in place where the weights are float32."""
 every_family = pytest.mark.parametrize("name", FAMILIES)
 every_case = pytest.mark.parametrize("name", CASES)
 
@@ -87,15 +94,28 @@ def logits_and_gradients(model):
     return logits.detach(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
+def with_routing(model):
+    """`model` with the policy that has room for condensers."""
+    alone = all(layer.top_k == 1 for layer in moe_layers(model))
+    return attach(model, RoutingConfig(budget="additive" if alone else "shared"))
+
+
+def assert_fails_under_autocast(*models):
+    for model in models:
+        with pytest.raises(RuntimeError, match="must have the same scalar type"):
+            model(input_ids=IDS, use_cache=False)
+
+
 def condensers_for(model):
     """Two condensers in every layer, or as many as leave a token one expert to choose."""
     layers = moe_layers(model)
-    return {index: [5, index][: min(2, layer.top_k - 1)] for index, layer in enumerate(layers)}
+    room = [2 if attachment_of(model).policy.budget == "additive" else layer.top_k - 1 for layer in layers]
+    return {index: [5, index][: min(2, room[index])] for index in range(len(layers))}
 
 
 def condensed(model):
     """`model` with random biases, and condensers in every layer."""
-    attach(model, RoutingConfig())
+    with_routing(model)
     generator = torch.Generator().manual_seed(2)
     for layer in moe_layers(model):
         layer.router.selection_bias.copy_(torch.randn(EXPERTS, generator=generator))
@@ -165,6 +185,9 @@ def test_off_is_the_stock_model_under_autocast(name):
     """Float32 weights under autocast, as `bf16=True` trains them: every step of a router gets its own dtype."""
     stock, attached = fresh(name), attach(fresh(name), RoutingConfig())
     with torch.autocast("cpu", torch.bfloat16):
+        if CASES[name][0] in FAIL_UNDER_AUTOCAST:
+            assert_fails_under_autocast(stock, attached)
+            return
         expected = logits_and_gradients(stock)
         assert_same(logits_and_gradients(attached), expected)
         if name not in ROUND_THEIR_SCORES:
@@ -174,23 +197,25 @@ def test_off_is_the_stock_model_under_autocast(name):
 
 @every_case
 def test_condensers_take_their_slots_of_every_token(name, recorded_routing):
-    model = attach(fresh(name), RoutingConfig())
-    condensers, top_k = condensers_for(model), FEWER.get(CASES[name][0], TOP_K)
+    model = with_routing(fresh(name))
+    condensers, slots = condensers_for(model), FEWER.get(name, TOP_K)
     assert all(condensers.values())
+    slots += 2 if slots == 1 else 0
     set_condensers(model, condensers)
     with recorded_routing(model) as calls:
         logits_of(model)
     assert len(calls) == len(condensers)
     for index, logits, weights, indices in calls:
         assert logits.shape == (IDS.numel(), EXPERTS)
-        assert weights.shape == indices.shape == (IDS.numel(), top_k)
-        assert all(len(set(row)) == top_k and set(condensers[index]) <= set(row) for row in indices.tolist())
+        assert weights.shape == indices.shape == (IDS.numel(), slots)
+        assert all(len(set(row)) == slots and set(condensers[index]) <= set(row) for row in indices.tolist())
 
 
 @every_family
 def test_a_training_step_moves_the_weights_and_the_bias(name):
     model = fresh(name)
-    method = METHODS["condenser"](MethodConfig(bias_step=STEP, num_condensers=Allocation.parse("1")))
+    budget = "additive" if FEWER.get(name) == 1 else None
+    method = METHODS["condenser"](MethodConfig(bias_step=STEP, num_condensers=Allocation.parse("1"), budget=budget))
     method.prepare(model)
     layers = moe_layers(model)
     before = {key: p.detach().clone() for key, p in model.named_parameters()}
@@ -235,7 +260,7 @@ def test_round_trip(name, dtype, in_bfloat16, tmp_path):
 def test_detach_restores_the_stock_model(name):
     stock, model = fresh(name), fresh(name)
     expected = logits_and_gradients(stock)
-    attach(model, RoutingConfig())
+    with_routing(model)
     set_condensers(model, {0: [4]})
     set_bias(model, 2, 1.0)
     assert not torch.equal(logits_of(model), expected[0])

@@ -5,7 +5,7 @@ import torch
 
 from expert_condenser import METHODS, MethodConfig, moe_layers
 from expert_condenser.checkpoint.load import load_model
-from expert_condenser.errors import UnsupportedModelError
+from expert_condenser.errors import RoutingError, TrainingError, UnsupportedModelError
 from expert_condenser.moe.attachment import attachment_of, find_attachment
 from expert_condenser.moe.parameters import parameter_groups
 from expert_condenser.testing import tiny_batch, tiny_model
@@ -13,9 +13,14 @@ from expert_condenser.training.run import train
 from tests.moe.test_families import eager
 from tests.runs import assert_identical, config, interrupted, make_base, read
 
-FAMILIES = ("gemma4_text", "phimoe", "longcat_flash", "inkling_text")
+SLICED = ("gemma4_text", "phimoe", "longcat_flash", "inkling_text", "llama4_text")
+"""Families whose fused weights have one slice per expert."""
+FAMILIES = (*SLICED, "dbrx")
 every_family = pytest.mark.parametrize("name", FAMILIES)
-MIXED = ("gemma4_text", "longcat_flash", "inkling_text")
+every_sliced = pytest.mark.parametrize("name", SLICED)
+MIXED = ("gemma4_text", "longcat_flash", "inkling_text", "dbrx")
+ALONE = {"llama4_text": {"budget": "additive"}}
+"""What the method needs where a token has one expert."""
 LORA = {"method": "sft", "lora": "experts", "lora_r": 2, "lora_alpha": 4, "num_train_epochs": 1.0}
 ESFT = {"method": "esft_gate", "top_p": 0.4, "score_rows": 8, "num_train_epochs": 1.0}
 
@@ -34,7 +39,7 @@ def base_of(tmp_path_factory):
 
 @every_family
 def test_the_method_trains_resumes_and_reloads(name, base_of, tmp_path):
-    base, options = base_of(name), {"num_train_epochs": 2.0}
+    base, options = base_of(name), {"num_train_epochs": 2.0, **ALONE.get(name, {})}
     train(config(base, tmp_path / "whole", **options))
     interrupted(base, tmp_path / "cut", "condense", "on_step_begin", 2, **options)
     train(config(base, tmp_path / "cut", resume=True, **options))
@@ -47,7 +52,7 @@ def test_the_method_trains_resumes_and_reloads(name, base_of, tmp_path):
         assert model(input_ids=tiny_batch(2, 9)).logits.isfinite().all()
 
 
-@every_family
+@every_sliced
 def test_esft_trains_the_chosen_experts_and_no_other(name, base_of, tmp_path):
     base = base_of(name)
     train(config(base, tmp_path, **ESFT))
@@ -64,7 +69,7 @@ def test_esft_trains_the_chosen_experts_and_no_other(name, base_of, tmp_path):
     assert all(torch.equal(model.get_parameter(key), start.get_parameter(key)) for key in rest)
 
 
-@every_family
+@every_sliced
 def test_lora_trains_and_resumes(name, base_of, tmp_path):
     base = base_of(name)
     train(config(base, tmp_path / "whole", **LORA))
@@ -110,9 +115,34 @@ def test_densemixer_has_the_sparse_forward_and_the_dense_gradient_of_the_router(
     assert not attachment_of(model).policy
 
 
-@pytest.mark.parametrize(("name", "reason"), [("phimoe", "SparseMixer has a gradient of its own")])
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("phimoe", "SparseMixer has a gradient of its own"), ("llama4_text", "it weighs the input of an expert")],
+)
 def test_densemixer_is_refused_where_the_output_is_no_weighed_sum(name, reason):
     model = tiny_model(name)
     with pytest.raises(UnsupportedModelError, match=reason):
         METHODS["densemixer"]().prepare(model)
     assert find_attachment(model) is None, "nothing was changed"
+
+
+def test_stacked_experts_train_whole_or_not_at_all(base_of, tmp_path):
+    """DBRX has no slice per expert: neither ESFT nor an adapter on experts can tell them apart, and both say so."""
+    base = base_of("dbrx")
+    with pytest.raises(TrainingError, match=r"experts train as slices .* has mlp.v1, mlp.w1, mlp.w2 besides"):
+        train(config(base, tmp_path / "esft", **ESFT))
+    with pytest.raises(TrainingError, match="stacked in matrices"):
+        train(config(base, tmp_path / "experts", **LORA))
+    options = {**LORA, "lora": "attention", "router": "lora"}
+    train(config(base, tmp_path / "others", **options))
+    start, found = load_model(base / "model").state_dict(), load_model(tmp_path / "others" / "model").state_dict()
+    moved = {key for key in start if not torch.equal(start[key], found[key])}
+    assert {key.split(".")[3] for key in moved} == {"norm_attn_norm", "ffn"}
+    assert all(key.endswith((".Wqkv.weight", ".out_proj.weight", ".router.layer.weight")) for key in moved)
+
+
+def test_one_expert_per_token_leaves_no_room_in_the_shared_budget():
+    """The default number of condensers is refused with what to set; with it, every token has them besides."""
+    model = tiny_model("llama4_text")
+    with pytest.raises(RoutingError, match=r"K = 1 expert per token .* Set budget='additive'"):
+        METHODS["condenser"]().prepare(model)

@@ -149,10 +149,15 @@ def check_condensers(
     R <= K-1 under the shared budget and R < E; the slots that are chosen fit among the experts that are
     not condensers, in group-limited routing even if all condensers lie in the groups that were kept.
     """
-    if config.duplicates and scoring.function == "sparse_mixer":
+    if config.duplicates and not scoring.takes_twice:
         raise RoutingError(
-            "duplicates counts an expert twice, and SparseMixer takes every expert once: leave duplicates out, and "
+            "duplicates counts an expert twice, and this family takes every expert once: leave duplicates out, and "
             "preset 'reference', which sets it"
+        )
+    if config.budget == "shared" and num_condensers >= top_k == 1:
+        raise RoutingError(
+            f"with K = 1 expert per token a condenser would be the only one, and nothing would be chosen; got "
+            f"R = {num_condensers}. Set budget='additive': K + R slots, the condensers besides the one chosen."
         )
     if config.budget == "shared" and num_condensers >= top_k:
         raise RoutingError(

@@ -23,12 +23,16 @@ class Scoring:
 
     `sparse_mixer` also chooses by logits, see `expert_condenser.functional.sparse_mixer`.
     """
+    by_logits: bool = False
+    """Choose by logits although every expert gets a score."""
     jitter: float = 0.0
     """How near to the largest logit an expert is part of SparseMixer's softmax (`router_jitter_noise`)."""
     float32: bool | None = True
     """Whether scores are computed in float32 or in the dtype of the logits; None leaves it to torch (autocast)."""
     normalize: bool = False
     """Divide the chosen scores by their sum (`norm_topk_prob`)."""
+    norm_order: float | None = None
+    """Divide them by their norm of this order instead (DBRX); the sum is that of order 1."""
     in_logs: bool = False
     """Whether that quotient is computed as `exp(log s - log sum s)`, of sigmoid scores."""
     num_shared: int = 0
@@ -47,13 +51,15 @@ class Scoring:
     """A group is ranked by its best expert, or by the sum of its two best."""
     sorted_slots: bool = True
     """Whether the family asks `torch.topk` for sorted columns; it decides their order, nothing else."""
+    takes_twice: bool = True
+    """Whether the family can give one expert two slots of a token (`duplicates`)."""
     weights_in_float32: bool = False
     """Weights stay in the dtype that they get (float32 if scores are) instead of being cast to that of the logits."""
 
     @property
     def chooses_by_logits(self) -> bool:
         """Whether experts are ranked by their logits rather than by a score."""
-        return self.function in ("topk_softmax", "topk_sigmoid", "sparse_mixer")
+        return self.by_logits or self.function in ("topk_softmax", "topk_sigmoid", "sparse_mixer")
 
 
 SOFTMAX = Scoring()
@@ -123,7 +129,7 @@ def gate_weights(
     indices = _with_shared(indices, logits, scoring)
     if scoring.function == "sparse_mixer":
         weights = sparse_mixer_weights(logits, indices, scoring.jitter)
-    elif scoring.chooses_by_logits:
+    elif scoring.function in ("topk_softmax", "topk_sigmoid"):
         weights = expert_scores(logits.gather(-1, indices), scoring)
     else:
         weights = expert_scores(logits, scoring).gather(-1, indices)
@@ -172,6 +178,8 @@ def multiply_gain(
 
 
 def _normalizer(chosen: Float[Tensor, "T W"], scoring: Scoring) -> Float[Tensor, "T 1"]:
+    if scoring.norm_order is not None:
+        return torch.norm(chosen, p=scoring.norm_order, dim=-1, keepdim=True)  # as the family: rounding counts
     total = chosen.sum(dim=-1, keepdim=True)
     if scoring.sum_epsilon:
         total = total + scoring.sum_epsilon

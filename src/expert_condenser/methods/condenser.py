@@ -213,6 +213,8 @@ class Condenser(BiasOnly):
 
     def _allocation(self) -> list[int]:
         layer, routing = self.layers[0], self.routing
+        if layer.top_k == 1 and any(self.config.num_condensers.numbers):
+            check_condensers(1, layer.num_experts, 1, routing, layer.scoring)  # says which budget has room for one
         eligible = layer.num_experts // layer.scoring.num_groups * layer.scoring.groups_kept
         room = layer.top_k - 1 if routing.budget == "shared" else eligible - layer.top_k
         most = min(layer.num_experts - 1, layer.num_weighted)

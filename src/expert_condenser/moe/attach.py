@@ -9,6 +9,7 @@ from torch import nn
 from expert_condenser.errors import RoutingError, UnsupportedModelError
 from expert_condenser.functional.routing import RoutingConfig, check_condensers
 from expert_condenser.moe.attachment import attachment_of, find_attachment
+from expert_condenser.moe.backbone import return_backbone
 from expert_condenser.moe.hooked import check_forward
 from expert_condenser.moe.layers import MoELayer, decoder_of, family_name, moe_layers
 from expert_condenser.moe.own_types import CondenserModel, adopt, causal_lm, install_policy, own_config, release
@@ -56,6 +57,7 @@ def detach(model: nn.Module) -> nn.Module:
     """Undo `attach`: the routers' classes, tensors and outputs are the stock ones again, bit for bit."""
     attachment = attachment_of(model)
     attachment.remove(decoder_of(model, moe_layers(model)))
+    return_backbone(causal_lm(model))
     for router in attachment.routers:
         clear_policy(router)
     if isinstance(inner := causal_lm(model), CondenserModel):

@@ -7,7 +7,7 @@ A type in `FAMILIES` is supported: the suite attaches to a tiny model of it, tra
 from dataclasses import dataclass
 
 from expert_condenser.moe import rules
-from expert_condenser.moe.rules import Rule
+from expert_condenser.moe.rule import Rule
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ FAMILIES: dict[str, Family] = {
     "bailing_hybrid": Family("BailingHybridTopkRouter", rules.SIGMOID_GROUPED, "mlp.gate"),
     "beam": Family("BeamTopKRouter", rules.SIGMOID_GROUPED_SORTED, "mlp.gate"),
     "cohere2_moe": Family("Cohere2MoeTopKRouter", rules.TOPK_EITHER, "mlp.gate"),
+    "dbrx": Family("DbrxFFN", rules.SOFTMAX_NORM, "ffn"),
     "deepseek_ocr2": Family("DeepseekOcr2TextTopkRouter", rules.SOFTMAX_LIMITED, "mlp.gate"),
     "deepseek_v2": Family("DeepseekV2TopkRouter", rules.SOFTMAX_LIMITED, "mlp.gate"),
     "deepseek_v3": Family("DeepseekV3TopkRouter", rules.SIGMOID_GROUPED, "mlp.gate"),
@@ -67,6 +68,8 @@ FAMILIES: dict[str, Family] = {
     "kolibri1": Family("Kolibri1TopKRouter", rules.TOPK_SIGMOID_CORRECTED, "mlp.gate"),
     "laguna": Family("LagunaTopKRouter", rules.SIGMOID_LAGUNA, "mlp.gate"),
     "lfm2_moe": Family("Lfm2MoeTopKRouter", rules.SIGMOID_LFM2, "feed_forward.gate"),
+    "llama4": Family("Llama4Router", rules.SIGMOID_OF_INPUT, "feed_forward.router"),
+    "llama4_text": Family("Llama4Router", rules.SIGMOID_OF_INPUT, "feed_forward.router"),
     "longcat_flash": Family("LongcatFlashTopkRouter", rules.SOFTMAX_IDENTITY, "mlp.router"),
     "mellum": Family("MellumTopKRouter", rules.SOFTMAX, "mlp.gate"),
     "mimo_v2_flash": Family("MiMoV2FlashTopkRouter", rules.SIGMOID_GROUPED, "mlp.gate"),
@@ -96,12 +99,9 @@ FAMILIES: dict[str, Family] = {
 }
 
 REFUSED: dict[str, str] = {
-    "dbrx": "its router returns logits only; the choice is made inside the block of experts",
     "diffusion_gemma": "it is trained by denoising blocks of text, not by predicting the next token",
     "doge": "its experts are retrieved from a product-key grid, without a router that returns a choice",
     "jetmoe": "its routers return tokens already sorted by expert, for the attention as well",
-    "llama4": "its block computes every expert on every token; the router returns no choice",
-    "llama4_text": "its block computes every expert on every token; the router returns no choice",
     "nemotron_h_omni": "TRL needs hidden states of the language model inside, which returns logits instead",
     "nllb-moe": "its router drops tokens by expert capacity, and it is an encoder-decoder",
     "openai_privacy_filter": "it classifies tokens and generates no text",

@@ -92,3 +92,8 @@ def phimoe(router: Any, hidden: Tensor) -> Tensor:
 def longcat(router: Any, hidden: Tensor) -> Tensor:
     """As `in_float32`, of a linear module inside the router whose bias the family leaves out where it has one."""
     return linear(_flat(hidden).type(torch.float32), router.classifier.weight.type(torch.float32))
+
+
+def none(block: Any, logits: Tensor) -> Tensor:
+    """The logits as they are, where a block chooses by those of its router (DBRX)."""
+    return logits

@@ -18,8 +18,9 @@ from expert_condenser.functional.scoring import Scoring, multiply_gain, routed_l
 from expert_condenser.moe.attachment import Attachment
 from expert_condenser.moe.counting import Counter, count_choice
 from expert_condenser.moe.dense_mixture import mix, remove_mixture
+from expert_condenser.moe.handover import Choice
 from expert_condenser.moe.hooked import computes_on, swap_class
-from expert_condenser.moe.rules import Rule
+from expert_condenser.moe.rule import Rule
 from expert_condenser.moe.state import STATE, check_router_state
 
 
@@ -32,6 +33,8 @@ class PolicyRouter(nn.Module):
     counter: Counter
     mixer: str | None = None
     """DenseMixer's implementation, see `expert_condenser.moe.dense_mixture`."""
+    listeners: tuple[Callable[[Choice], None], ...] = ()
+    """Who else gets every choice; see `expert_condenser.moe.choices`."""
     selection_bias: Float[Tensor, " E"]
     condenser_ids: Int[Tensor, " R"]
 
@@ -55,17 +58,23 @@ class PolicyRouter(nn.Module):
         """The family's own learnt factor on the weights."""
         return None if self.rule.gain is None else self.rule.gain(self)
 
-    def forward(self, hidden_states: Tensor, *extra: Any) -> tuple[Tensor, ...]:
-        """`(logits (T, E), weights (T, S), indices (T, S))`, as the family's own router returns them.
+    def forward(self, hidden_states: Tensor, *extra: Any) -> Any:
+        """What the family's own router returns: nearly always `(logits (T, E), weights (T, S), indices (T, S))`.
 
         Where the family weighs shared experts too, their weights `(T, N)` follow.
         """
+        return self._route(super().forward, hidden_states, *extra)
+
+    def _route(self, own: Callable[..., Any], hidden_states: Tensor, *extra: Any) -> Any:
+        """Logits, choose, watch, gradient; without a policy the family's `own` routing, watched."""
         correction = None if self.rule.correction is None else self.rule.correction(self, *extra)
+        output = None
         if self.policy is None:
-            returned, weights, indices, *shared = super().forward(hidden_states, *extra)
+            output = own(hidden_states, *extra)
+            choice = self.rule.handover.read(self, output, hidden_states)
             # Where a family returns something else, the logits are made once more, for DenseMixer's gradient alone.
-            others = self.rule.returned is not None or bool(shared)
-            logits = self.rule.logits(self, hidden_states) if others and self._mixes() else returned
+            others = self.rule.returned is not None or choice.shared
+            logits = self.rule.logits(self, hidden_states) if others and self._mixes() else choice.returned
         else:
             logits = self.rule.logits(self, hidden_states)
             weights, indices = self._choose(logits, self.policy, correction)
@@ -73,8 +82,14 @@ class PolicyRouter(nn.Module):
             weights, *shared = self._apart(weights, indices)
             returned = routed_logits(logits, self.scoring)
             returned = returned if self.rule.returned is None else self.rule.returned(returned)
-        self._watch(logits, weights, indices, correction)
-        return returned, *self._gradient(logits, weights, indices), *shared
+            choice = Choice(returned, weights, indices, tuple(shared))
+        self._watch(logits, choice, correction)
+        if self._mixes():
+            weights, indices = mix(self, logits, choice.weights, choice.indices)
+            choice = choice._replace(weights=weights, indices=indices)
+        elif output is not None:
+            return output
+        return self.rule.handover.give(choice)
 
     def _apart(self, weights: Tensor, indices: Tensor) -> tuple[Tensor, ...]:
         """The weights of the chosen experts, then those of shared experts where the family weighs them too."""
@@ -99,16 +114,14 @@ class PolicyRouter(nn.Module):
         replay.remember(self, indices)
         return weights if self.gain is None else multiply_gain(weights, indices, self.gain), indices
 
-    def _watch(self, logits: Tensor, weights: Tensor, indices: Tensor, correction: Tensor | None) -> None:
-        """Count the choice, in a forward that is counted."""
+    def _watch(self, logits: Tensor, choice: Choice, correction: Tensor | None) -> None:
+        """Count the choice, in a forward that is counted, and tell the listeners."""
         watch = self.attachment.watch
         if watch.counting:
             with torch.no_grad():
-                count_choice(self, watch, logits, weights, indices, correction)
-
-    def _gradient(self, logits: Tensor, weights: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """What the experts get: the choice, or while DenseMixer trains, one whose gradient is the dense mixture's."""
-        return mix(self, logits, weights, indices) if self._mixes() else (weights, indices)
+                count_choice(self, watch, logits, choice.weights, choice.indices, correction)
+        for listener in self.listeners:
+            listener(choice)
 
     def _mixes(self) -> bool:
         return self.mixer is not None and self.training and torch.is_grad_enabled()
@@ -149,15 +162,28 @@ class PolicyRouter(nn.Module):
         return self
 
 
+class PolicyBlock(PolicyRouter):
+    """The same for a family whose block chooses (DBRX): its forward is its own, and asks us instead of itself."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """As in the family."""
+        return super(PolicyRouter, self).forward(*args, **kwargs)
+
+    def route_tokens_to_experts(self, router_logits: Tensor) -> Any:
+        """`(weights (T, S), indices (T, S))`, by the logits `(T, E)` of the block's router."""
+        return self._route(super().route_tokens_to_experts, router_logits)  # type: ignore[misc]
+
+
 @cache
-def policy_class(router_class: Any) -> Any:
+def policy_class(router_class: Any, in_block: bool = False) -> Any:
     """`OlmoeTopKRouter` -> `CondenserOlmoeTopKRouter`, made once per class."""
-    return type(f"Condenser{router_class.__name__}", (PolicyRouter, router_class), {"base_class": router_class})
+    mixed_in = PolicyBlock if in_block else PolicyRouter
+    return type(f"Condenser{router_class.__name__}", (mixed_in, router_class), {"base_class": router_class})
 
 
 def set_policy(router: Any, rule: Rule, attachment: Attachment) -> None:
     """Turn a plain router into a `PolicyRouter`, in place; with a policy it also gets a zero bias and no condensers."""
-    swap_class(router, policy_class(router.__class__))
+    swap_class(router, policy_class(router.__class__, rule.handover.in_block))
     router.rule, router.scoring, router.attachment = rule, rule.scoring(router), attachment
     router.counter = Counter(router.num_experts)
     if attachment.policy is None:
@@ -177,4 +203,5 @@ def clear_policy(router: Any) -> None:
         del router.selection_bias, router.condenser_ids
     for name in ("rule", "scoring", "attachment", "counter"):
         delattr(router, name)
+    vars(router).pop("listeners", None)
     swap_class(router, type(router).base_class)

@@ -4,46 +4,14 @@ Nothing here is guessed: the suite compares every family's rule with the family'
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from expert_condenser.functional.scoring import Scoring
-from expert_condenser.moe import projections
-
-
-def _own_sizes(router: Any) -> tuple[int, int]:
-    own = vars(router)  # as the family set them: a router with a policy has a property of the first name
-    return own["num_experts"], own["top_k"]
-
-
-@dataclass(frozen=True)
-class Rule:
-    """How a router class computes; `router` is an instance of it."""
-
-    description: str
-    logits: Callable[[Any, Tensor], Tensor]
-    """`(router, hidden) -> (T, E)`, in the dtype that the family computes them in."""
-    scoring: Callable[[Any], Scoring]
-    correction: Callable[..., Tensor | None] | None = None
-    """The family's own bias on the scores, `(router, what else the block passes) -> (E,)`, where it has one."""
-    weights_like_hidden: bool = False
-    """Whether weights come back in the dtype of the hidden states rather than that of the logits."""
-    sizes: Callable[[Any], tuple[int, int]] = _own_sizes
-    """The numbers of experts to choose from and per token, `router -> (E, K)`."""
-    num_identity: Callable[[Any], int] = lambda router: 0
-    """How many of the E experts, the last ones, are the identity: chosen and counted, but without weights."""
-    fixed_top_k: int | None = None
-    """K, where the family's router has it built in and does not go by its config."""
-    sparse_gradient_only: str | None = None
-    """Why DenseMixer does not apply: its gradient is that of a sum of outputs, weighed by scores."""
-    gain: Callable[[Any], Tensor] | None = None
-    """The family's own learnt factor on the weights, `router -> (E,)` or `(1,)`, where it has one."""
-    returned: Callable[[Tensor], Tensor] | None = None
-    """What the router returns in the place of logits, made from them; None: the logits."""
-
+from expert_condenser.moe import handover, projections
+from expert_condenser.moe.rule import Rule
 
 # --- native corrections ---
 
@@ -129,7 +97,9 @@ def _scaled_sigmoid(scale: str, epsilon: float = 1e-20, **options: Any) -> Calla
 
 
 def _sparse_mixer(router: Any) -> Scoring:
-    return Scoring(function="sparse_mixer", jitter=router.router_jitter_noise, weights_in_float32=True)
+    return Scoring(
+        function="sparse_mixer", jitter=router.router_jitter_noise, weights_in_float32=True, takes_twice=False
+    )
 
 
 def _scored_by(router: Any) -> Scoring:
@@ -147,6 +117,11 @@ def _cohere2(router: Any) -> Scoring:
         normalize=sigmoid and router.norm_topk_prob,
         weights_in_float32=True,
     )
+
+
+def _dbrx(block: Any) -> Scoring:
+    order = block.moe_normalize_expert_weights
+    return Scoring(float32=False, normalize=order is not None, norm_order=order, weights_in_float32=True)
 
 
 # --- the rules ---
@@ -167,6 +142,14 @@ SOFTMAX_PER_EXPERT = Rule(
     sizes=lambda router: (router.config.num_experts, router.config.top_k_experts),
     gain=lambda router: router.per_expert_scale,
     returned=lambda logits: torch.softmax(logits, dim=-1, dtype=torch.float32),
+)
+SOFTMAX_NORM = Rule(
+    "softmax, divided by a norm of the chosen, in the block",
+    projections.none,
+    _dbrx,
+    sizes=lambda block: (block.experts.num_experts, vars(block)["top_k"]),
+    handover=handover.BLOCK,
+    stacked_experts=True,
 )
 SOFTMAX_LIMITED = Rule("softmax, group-limited by the best of a group, scaled", projections.in_float32, _deepseek_v2)
 SOFTMAX_GROUPED = Rule("softmax, group-limited by the two best of a group", projections.plain, _softmax_grouped)
@@ -214,6 +197,13 @@ TOPK_SIGMOID_CORRECTED = Rule(
         function="topk_sigmoid", float32=False, normalize=router.norm_topk_prob, weights_in_float32=True
     ),
     _own_correction,
+)
+SIGMOID_OF_INPUT = Rule(
+    "logits choose, sigmoid weighs the input of the expert",
+    projections.plain,
+    _constant(function="sigmoid", by_logits=True, takes_twice=False),
+    sparse_gradient_only="it weighs the input of an expert, so that the output is no sum weighed by scores",
+    handover=handover.SCORES,
 )
 SPARSE_MIXER = Rule(
     "SparseMixer: each expert a softmax over those near the largest logit left",

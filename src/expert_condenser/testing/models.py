@@ -90,7 +90,7 @@ def tiny_model(name: str = "olmoe", *, seed: int = 0, spread: float = 8.0, **ove
         model = auto_class(type(config)).from_config(config, dtype=torch.float32).eval()
     with torch.no_grad():
         for layer in moe_layers(model):
-            for parameter in layer.router.parameters():
+            for parameter in model.get_submodule(layer.gate).parameters():
                 if parameter.dim() > 1:
                     parameter.mul_(spread)
         generator = torch.Generator().manual_seed(seed)
