@@ -1,4 +1,4 @@
-"""Llama 4 has no base model of its own: TRL gets the hidden states of the whole model's forward, with its images."""
+"""Llama 4 and Nemotron 3 Omni have no base model of their own: TRL gets the hidden states of a whole forward."""
 
 import copy
 
@@ -10,11 +10,11 @@ from expert_condenser.moe.own_types import stock_class
 from expert_condenser.testing import tiny_batch, tiny_model
 
 IDS = tiny_batch(2, 9)
-NAMES = ("llama4_text", "llama4")
-both = pytest.mark.parametrize("name", NAMES)
+NAMES = ("llama4_text", "llama4", "nemotron_h_omni")
+every_family = pytest.mark.parametrize("name", NAMES)
 
 
-@both
+@every_family
 @pytest.mark.parametrize("policy", [None, RoutingConfig()], ids=["counted", "with a policy"])
 def test_the_head_on_the_hidden_states_gives_the_logits(name, policy):
     stock = tiny_model(name)

@@ -79,7 +79,7 @@ def fresh(name):
 
 def reloaded(model, folder, dtype=torch.float32):
     model.save_pretrained(folder)
-    return eager(load_model(folder, dtype=dtype).eval())
+    return eager(load_model(folder, dtype=dtype, experts_implementation="eager").eval())
 
 
 def logits_of(model):

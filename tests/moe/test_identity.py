@@ -38,7 +38,7 @@ def model_of(tmp_path_factory):
             return eager(model.to(dtype))  # loaded so, the stock model fails: float16 times float32
         folder = tmp_path_factory.mktemp("stock")
         model.save_pretrained(folder)
-        return eager(load_model(folder, dtype=dtype).eval())
+        return eager(load_model(folder, dtype=dtype, experts_implementation="eager").eval())
 
     return lambda name, dtype: copy.deepcopy(made(name, dtype))
 

@@ -15,11 +15,11 @@ from tests.runs import assert_identical, config, interrupted, make_base, read
 
 SLICED = ("gemma4_text", "phimoe", "longcat_flash", "inkling_text", "llama4_text")
 """Families whose fused weights have one slice per expert."""
-FAMILIES = (*SLICED, "dbrx")
-every_family = pytest.mark.parametrize("name", FAMILIES)
+WITH_IMAGES = ("gemma4", "inkling_mm_model", "llama4", "nemotron_h_omni")
+every_family = pytest.mark.parametrize("name", [*SLICED, "dbrx", *WITH_IMAGES])
 every_sliced = pytest.mark.parametrize("name", SLICED)
 MIXED = ("gemma4_text", "longcat_flash", "inkling_text", "dbrx")
-ALONE = {"llama4_text": {"budget": "additive"}}
+ALONE = {name: {"budget": "additive"} for name in ("llama4_text", "llama4")}
 """What the method needs where a token has one expert."""
 LORA = {"method": "sft", "lora": "experts", "lora_r": 2, "lora_alpha": 4, "num_train_epochs": 1.0}
 ESFT = {"method": "esft_gate", "top_p": 0.4, "score_rows": 8, "num_train_epochs": 1.0}

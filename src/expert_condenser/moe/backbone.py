@@ -1,12 +1,13 @@
-"""`base_model` of a family that has none: trainers that compute the loss from hidden states (TRL's) call it for them.
+"""What a trainer that computes the loss from hidden states (TRL's) asks a model for: `base_model`, and the head.
 
 A transformers model finds its decoder by a name, `base_model_prefix`. Llama 4's names a part that its models do not
-have (transformers 5.23), so that `base_model` is the model itself, which returns logits instead.
+have, and Nemotron 3 Omni has none (transformers 5.23): there `base_model` is the model itself, which returns logits.
+Omni does not find its head either, which is that of the language model inside.
 """
 
 from typing import Any
 
-_PLACE = "expert_condenser_backbone"
+_PLACE, _HEAD = "expert_condenser_backbone", "get_output_embeddings"
 
 
 class Backbone:
@@ -34,12 +35,17 @@ class Backbone:
 
 
 def lend_backbone(model: Any, decoder: Any) -> None:
-    """Give a model a `base_model` where it has none, on the instance."""
-    if model is not None and model.base_model is model:
-        vars(model).update({_PLACE: Backbone(model, decoder), "base_model_prefix": _PLACE})
+    """Give a model what it has not, on the instance."""
+    if model is None or model.base_model is not model:
+        return
+    vars(model).update({_PLACE: Backbone(model, decoder), "base_model_prefix": _PLACE})
+    if model.get_output_embeddings() is None:
+        parts = (part for part in model.modules() if part is not model and hasattr(part, _HEAD))
+        vars(model)[_HEAD] = next(getattr(part, _HEAD) for part in parts if getattr(part, _HEAD)() is not None)
 
 
 def return_backbone(model: Any) -> None:
     """Undo `lend_backbone`."""
     if model is not None and _PLACE in vars(model):
-        del vars(model)[_PLACE], vars(model)["base_model_prefix"]
+        for name in (_PLACE, "base_model_prefix", _HEAD):
+            vars(model).pop(name, None)

@@ -24,6 +24,7 @@ from expert_condenser.testing.text_families import (
     LLAMA4,
     LOCAL,
     MINIMAX_M3,
+    NEMOTRON,
     QWEN3_5,
     QWEN4,
     ROUTED,
@@ -145,6 +146,13 @@ _OF_IMAGES_AND_TEXT: dict[str, dict[str, Any]] = {
         "audio_config": {"hidden_sizes": [8, 8, 8, 16], "depths": [1, 1, 1, 1], "out_hidden_size": 32},
         "out_hidden_size": 32,
         "projector_hidden_size": 32,
+    },
+    "nemotron_h_omni": {
+        "text_config": {**NEMOTRON, "model_type": "nemotron_h"},
+        "vision_config": {**_VIT, "model_type": "radio", "video_temporal_patch_size": 2, "max_img_size": 32},
+        "vision_hidden_size": 16,
+        "projector_hidden_size": 32,
+        "image_token_id": 95,
     },
     "qwen3_5_moe": {"text_config": QWEN3_5, "vision_config": _QWEN_VIT},
     "qwen3_omni_moe_thinker": {
