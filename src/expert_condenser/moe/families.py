@@ -101,13 +101,13 @@ FAMILIES: dict[str, Family] = {
 
 REFUSED: dict[str, str] = {
     "diffusion_gemma": "it is trained by denoising blocks of text, not by predicting the next token",
-    "doge": "its experts are retrieved from a product-key grid, without a router that returns a choice",
+    "doge": "its experts are rows of an embedding, retrieved by the sum of two keys: there is no logit per expert",
     "jetmoe": "its routers return tokens already sorted by expert, for the attention as well",
     "nllb-moe": "its router drops tokens by expert capacity, and it is an encoder-decoder",
     "openai_privacy_filter": "it classifies tokens and generates no text",
     "qwen3_omni_moe": "it is a text model and a speech model in one; load its thinker (qwen3_omni_moe_thinker)",
     "switch_transformers": "its router drops tokens by expert capacity, and it is an encoder-decoder",
     "vitpose_backbone": "it estimates poses in images and generates no text",
-    "zaya": "its router may skip the experts of a layer and passes its own state on to the next layer",
+    "zaya": "a token that skips the experts is handed on as expert 0 of weight 0; the router has a state across layers",
 }
 """Model types with experts whose routing does not fit, with the reason."""
