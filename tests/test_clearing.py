@@ -6,9 +6,10 @@ import subprocess
 
 import pytest
 
-from expert_condenser.clearing import MARKER, Kind, Marker, check_clearable, is_mount
+from expert_condenser.clearing import MARKER, Kind, Marker, check_clearable, mounts_in
 from expert_condenser.errors import FolderError
 
+MARKED = '{"kind": "train", "format_version": 1, "replaces": %s}'
 KIND = Kind("train", own_runs=r"seed\d+")
 
 
@@ -50,7 +51,9 @@ def test_a_folder_of_nobody_or_of_another_command_is_not_cleared(ours):
         check_clearable(ours, Kind("train", is_older=lambda folder: True), {})
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"kind": "train"}'])
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"kind": "train"}', MARKED % '5, "began": true', MARKED % '"x", "began": 1']
+)
 def test_a_marker_that_cannot_be_read_clears_nothing(ours, text):
     (ours / MARKER).write_text(text)
     with pytest.raises(FolderError, match="cannot be read"):
@@ -98,17 +101,69 @@ def test_the_working_directory_and_home_are_not_cleared(ours, monkeypatch, where
         check_clearable(ours, KIND, {})
 
 
-def test_a_mount_point_is_not_cleared(ours, tmp_path):
+@pytest.mark.parametrize("within", ["", "dáta/old rows"])
+def test_a_mount_point_is_not_cleared_nor_what_holds_one(ours, tmp_path, within):
     """A folder of the same disk that is mounted a second time, as containers do."""
-    place = tmp_path / "a place"
-    place.mkdir()
-    if os.geteuid() or subprocess.run(["mount", "--bind", ours, place], check=False).returncode:
+    source, place = tmp_path / "source", ours / within
+    source.mkdir()
+    Marker("train").write(source)
+    place.mkdir(parents=True, exist_ok=True)
+    if os.geteuid() or subprocess.run(["mount", "--bind", source, place], check=False).returncode:
         pytest.skip("needs the right to mount")
     try:
-        assert is_mount(place)
-        assert not is_mount(ours)
-        with pytest.raises(FolderError, match="is a mount point"):
-            check_clearable(place, KIND, {})
+        assert mounts_in(ours) == [place]
+        assert mounts_in(source) == []
+        with pytest.raises(FolderError, match=f"{place} is a mount point"):
+            check_clearable(ours, KIND, {})
     finally:
         subprocess.run(["umount", place], check=True)
-    assert not is_mount(place)
+    assert mounts_in(ours) == []
+    check_clearable(ours, KIND, {})
+
+
+def test_what_an_input_links_to_at_any_level_is_not_cleared(ours, tmp_path):
+    rows, data = ours / "rows" / "train.jsonl", tmp_path / "data"
+    rows.parent.mkdir()
+    rows.write_text("{}")
+    (data / "a" / "b").mkdir(parents=True)
+    check_clearable(ours, KIND, {"data": data})
+    (data / "a" / "b" / "round").symlink_to(data)
+    check_clearable(ours, KIND, {"data": data})
+    (data / "a" / "b" / "train.jsonl").symlink_to(rows)
+    with pytest.raises(FolderError, match="is not cleared: data is"):
+        check_clearable(ours, KIND, {"data": data})
+    (data / "a" / "b" / "train.jsonl").unlink()
+    (ours / "through").symlink_to(tmp_path / "far")
+    (data / "a" / "b" / "train.jsonl").symlink_to(ours / "through")
+    with pytest.raises(FolderError, match="is not cleared: data is"):
+        check_clearable(ours, KIND, {"data": data})
+    (data / "a" / "b" / "train.jsonl").unlink()
+    (data / "self").symlink_to(data / "self")
+    check_clearable(ours, KIND, {"data": data})
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "rows").symlink_to(rows.parent)
+    (data / "a" / "more").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(FolderError, match="is not cleared: data is"):
+        check_clearable(ours, KIND, {"data": data})
+
+
+def test_an_input_that_is_named_by_a_link_in_the_folder_keeps_it(ours, tmp_path):
+    (tmp_path / "base").mkdir()
+    (ours / "base").symlink_to(tmp_path / "base")
+    (tmp_path / "other").symlink_to(ours)
+    for named in (ours / "base", tmp_path / "other" / "base"):
+        with pytest.raises(FolderError, match="is not cleared: model is"):
+            check_clearable(ours, KIND, {"model": named})
+    check_clearable(ours, KIND, {"model": ours / ".." / "base"})
+
+
+def test_a_name_that_cannot_get_longer_is_refused(tmp_path):
+    for length, cleared in ((223, True), (224, False)):
+        folder = tmp_path / ("o" * length)
+        folder.mkdir()
+        Marker("train").write(folder)
+        if cleared:
+            check_clearable(folder, KIND, {})
+        else:
+            with pytest.raises(FolderError, match="its name is too long"):
+                check_clearable(folder, KIND, {})

@@ -161,6 +161,54 @@ def test_before_that_its_content_is_already_the_old_one(path):
     assert place.holds_something()
 
 
+def test_a_marker_that_a_crash_left_half_written_is_no_content(path, tmp_path):
+    aside = tmp_path / "out.replaced-20260101T000000000000"
+    path.rename(aside)
+    path.mkdir()
+    (path / f".{MARKER}.partial").write_text('{"ki')
+    with WorkFolder(path, KIND):
+        assert content(path) == {"result": "old", LOCK: (path / LOCK).read_text()}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_was_killed_is_undone_before_anything_is_said_of_the_folder(path, tmp_path):
+    path.rename(tmp_path / "out.replaced-20260101T000000000000")
+    WorkFolder(path, KIND).undo_killed()
+    assert content(path) == {"result": "old"}
+    assert list(tmp_path.iterdir()) == [path]
+    before = path.stat().st_mtime_ns
+    WorkFolder(path, KIND).undo_killed()
+    assert path.stat().st_mtime_ns == before, "there is nothing to undo"
+
+
+@pytest.mark.parametrize("began", [True, False])
+@pytest.mark.parametrize("name", ["other", "../other", ".", "out.replaced-20260101T000000000000"])
+def test_a_marker_that_names_another_folder_touches_none(path, tmp_path, name, began):
+    (tmp_path / "other").mkdir()
+    Marker("train", replaces=name, began=began).write(path)
+    with WorkFolder(path, KIND):
+        pass
+    assert {file.name for file in tmp_path.iterdir()} == {"out", "other"}
+    assert content(path) == {"result": "old"}
+    assert Marker.read(path) == Marker("train")
+
+
+def test_what_cannot_be_deleted_is_left_and_the_new_work_goes_on(path, tmp_path, monkeypatch, caplog):
+    def refuse(*_):
+        raise PermissionError("no")
+
+    monkeypatch.setattr(workfolder, "_delete", refuse)
+    with WorkFolder(path, KIND) as place:
+        place.begin()
+        (path / "result").write_text("new")
+        place.settle()
+    assert "delete it by hand" in caplog.text
+    assert content(path) == {"result": "new"}
+    assert Marker.read(path) == Marker("train")
+    (aside,) = tmp_path.glob("out.replaced-*")
+    assert content(aside) == {"result": "old"}
+
+
 def test_a_folder_of_another_command_is_not_marked_anew(path):
     with (
         pytest.raises(FolderError, match=r"is a folder of `train`, and not of `study`"),

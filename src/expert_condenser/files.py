@@ -16,6 +16,7 @@ from expert_condenser.errors import DataError, StorageError
 MANIFEST = "manifest.json"
 DIGESTED_BYTES = 32 * 2**20
 """A manifest has the digests of files up to this size; larger ones are weights, whose size and header are checked."""
+_PARTIAL = ".{}.partial"
 _CARD = "README.md"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -42,7 +43,7 @@ def storage_errors(path: Path, size: int | None = None) -> Iterator[None]:
 def _not_written(path: Path, size: int | None, error: OSError) -> str:
     if error.errno not in _FULL:
         return f"{path} must be writable: {error}; what was there is as it was"
-    free = _free(path.parent)
+    free = free_bytes(path.parent)
     missing = "" if size is None else f" of {size:,} bytes at least {max(size - free, 1):,} are missing;"
     return f"the disk of {path} is full:{missing} {free:,} are free ({error}); what was there is as it was. Make room."
 
@@ -61,12 +62,12 @@ def full_disk_named(folder: Path) -> Iterator[None]:
         ):
             raise
         raise StorageError(
-            f"the disk of {folder} is full: {_free(folder):,} bytes are left ({error}). What was finished is whole: "
-            "make room, and go on with --resume."
+            f"the disk of {folder} is full: {free_bytes(folder):,} bytes are left ({error}). What was finished is "
+            "whole: make room, and go on with --resume."
         ) from error
 
 
-def _free(path: Path) -> int:
+def free_bytes(path: Path) -> int:
     """Bytes left on the disk of a path, which need not exist yet."""
     return shutil.disk_usage(next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())).free
 
@@ -78,7 +79,7 @@ def replacing(path: Path, size: int | None = None) -> Iterator[Path]:
     After a crash at any moment `path` is what it was, or whole and new. Raises `StorageError`, which leaves `path`
     alone and says how many of `size` bytes were missing.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(_PARTIAL.format(path.name))
     with storage_errors(path, size):
         try:
             yield partial
@@ -88,6 +89,12 @@ def replacing(path: Path, size: int | None = None) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
             raise
         _sync(path.parent)  # the new name is on the disk too
+
+
+def is_partial(name: str) -> bool:
+    """Whether a file of this name is what a crash left of another one."""
+    before, after = _PARTIAL.split("{}")
+    return name.startswith(before) and name.endswith(after)
 
 
 def _sync(path: Path) -> None:
@@ -195,6 +202,8 @@ def differences(folder: Path) -> list[str]:
         if Path(name).name == _CARD:
             continue
         file, wanted = folder / name, entry if isinstance(entry, dict) else {"size": entry}
+        if type(wanted.get("size")) is not int:
+            raise DataError(f"{folder / MANIFEST} has the size of every file in bytes; got {entry!r} for {name}")
         if not file.is_file():
             found.append(f"{file} is missing")
         elif (size := file.stat().st_size) != wanted.get("size"):

@@ -17,8 +17,10 @@ from pathlib import Path
 
 from expert_condenser.clearing import MARKER, Kind, Marker, check_clearable
 from expert_condenser.errors import FolderError
+from expert_condenser.files import is_partial
 from expert_condenser.ownership import LOCK, Lock
 
+_ASIDE = r"\.replaced-\d{8}T\d{12}"
 _NOT_CONTENT = (LOCK, MARKER, "lost+found")
 logger = logging.getLogger(__name__)
 
@@ -75,6 +77,15 @@ class WorkFolder:
             self._lock.__exit__()
             self._remove_made()
 
+    def undo_killed(self) -> None:
+        """Put back at once what killed work replaced, so that what is said of the folder next is true of it.
+
+        Raises `FolderError` where a process works there.
+        """
+        if self._to_put_back() is not None:
+            with self:
+                pass
+
     def begin(self) -> None:
         """Make the folder this work's own. What it held is renamed aside; see `settle`."""
         if not _holds_something(self.path):
@@ -110,7 +121,10 @@ class WorkFolder:
             self._finish_deleting(replaced)
 
     def _finish_deleting(self, replaced: Path) -> None:
-        _delete(replaced)
+        try:
+            _delete(replaced)
+        except OSError as error:  # the new work is what counts, and goes on
+            logger.warning(f"{replaced} was replaced and cannot be deleted ({error}); delete it by hand")
         Marker(self.kind.name).write(self.path)
 
     def _to_put_back(self) -> Path | None:
@@ -118,8 +132,7 @@ class WorkFolder:
         place = self.path.resolve()
         marker = Marker.read(place)
         if marker is not None:
-            aside = place.with_name(marker.replaces) if marker.replaces and not marker.began else None
-            return aside if aside is not None and aside.is_dir() else None
+            return None if marker.began else _named(marker, place)
         if _holds_something(place) or not place.parent.is_dir():
             return None
         # Killed between the renaming and the marking.
@@ -133,8 +146,8 @@ class WorkFolder:
             return
         marker = Marker.read(self.path)
         if marker is not None and marker.replaces:
-            old = self.path.resolve().with_name(marker.replaces)
-            if old.is_dir() and marker.began:
+            old = _named(marker, self.path.resolve())
+            if old is not None and marker.began:
                 self._finish_deleting(old)
             else:
                 replace(marker, replaces=None, began=False).write(self.path)
@@ -144,8 +157,14 @@ class WorkFolder:
         place = self.path.resolve()
 
         def swap() -> None:
-            if place.exists():
-                _delete(place)
+            try:
+                if place.exists():
+                    _delete(place)
+            except OSError as error:
+                raise FolderError(
+                    f"{place} must make room for {aside.name}, which it replaced, and cannot be deleted ({error}); "
+                    "delete it by hand"
+                ) from error
             aside.rename(place)
 
         self._lock.moving(swap)
@@ -161,7 +180,9 @@ class WorkFolder:
 
 
 def _holds_something(folder: Path) -> bool:
-    return folder.is_dir() and any(path.name not in _NOT_CONTENT for path in folder.iterdir())
+    """Whether there is more than what says whose it is, and what a crash left half-written."""
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return any(name not in _NOT_CONTENT and not is_partial(name) for name in names)
 
 
 def _free_name(place: Path) -> Path:
@@ -172,8 +193,19 @@ def _free_name(place: Path) -> Path:
             return aside
 
 
+def _named(marker: Marker, place: Path) -> Path | None:
+    """The folder that a marker of `place` says it replaces, if it is there and has the name of such a one.
+
+    It has the name that `place` had then: people rename folders.
+    """
+    if not marker.replaces or not re.fullmatch(rf"[^/]+{_ASIDE}", marker.replaces):
+        return None
+    aside = place.with_name(marker.replaces)
+    return aside if aside.is_dir() else None
+
+
 def _is_aside(path: Path, place: Path) -> bool:
-    return re.fullmatch(re.escape(place.name) + r"\.replaced-\d{8}T\d{12}", path.name) is not None
+    return re.fullmatch(re.escape(place.name) + _ASIDE, path.name) is not None
 
 
 def _delete(folder: Path) -> None:

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 
 from expert_condenser import RoutingConfig, attach, detach, moe_layers, set_condensers
 from expert_condenser.checkpoint.describe import CODE_MODULE, save_model
-from expert_condenser.checkpoint.guard import check_whole, is_whole, newest_whole, set_aside
+from expert_condenser.checkpoint.guard import check_whole, is_whole, keep_newest, newest_whole, set_aside
 from expert_condenser.checkpoint.load import load_model, load_tokenizer
 from expert_condenser.errors import CheckpointError
 from expert_condenser.files import MANIFEST, write_manifest
@@ -319,6 +319,18 @@ def test_a_model_card_is_for_people_and_may_change(checkpoint):
     check_whole(checkpoint)
     (checkpoint / "README.md").unlink()
     check_whole(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("limit", "left"), [(None, "9 10 200"), (0, "9 10 200"), (1, "200"), (2, "10 200"), (5, "9 10 200")]
+)
+def test_older_checkpoints_go_and_what_is_only_called_like_them_stays(tmp_path, limit, left):
+    others = ["checkpoint-1-mine", "checkpoint-2.bak", "checkpoint-01", "checkpoint-best", "my-checkpoint-0"]
+    for name in [*others, "checkpoint-9", "checkpoint-10", "checkpoint-200"]:
+        (tmp_path / name).mkdir()
+    (tmp_path / "checkpoint-3").write_text("a file")
+    keep_newest(tmp_path, limit)
+    assert {p.name for p in tmp_path.iterdir()} == {*others, "checkpoint-3", *(f"checkpoint-{n}" for n in left.split())}
 
 
 def test_newest_whole(tmp_path):

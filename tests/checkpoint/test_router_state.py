@@ -1,6 +1,7 @@
 """Router tensors that no training wrote are refused by every reader, with the name of the layer."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -14,7 +15,8 @@ from expert_condenser.adapters.lora import add_adapter
 from expert_condenser.checkpoint.load import load_model
 from expert_condenser.errors import CheckpointError
 from expert_condenser.moe.own_types import condensers_of, selection_biases
-from expert_condenser.testing import tiny_model
+from expert_condenser.moe.state import check_saved_ids
+from expert_condenser.testing import tiny_batch, tiny_model
 
 PAPER = ("olmoe", "qwen2_moe", "deepseek_v2", "gpt_oss")
 NAN, INF = float("nan"), float("inf")
@@ -26,6 +28,7 @@ FAULTS = {
     "a float id": (IDS, lambda ids: ids.double() + 0.5, "integer expert ids; got (torch.float64|F64)"),
     "an id of yes or no": (IDS, lambda ids: ids.bool(), "integer expert ids; got (torch.bool|BOOL)"),
     "a bias of NaN": (BIAS, lambda bias: bias.index_fill_(0, torch.tensor([2]), NAN), "bias is finite; got .*nan"),
+    "a bias that float32 does not hold": (BIAS, lambda bias: bias.double().fill_(1e300), "bias is finite; got"),
     "a bias of infinity": (
         BIAS,
         lambda bias: bias.index_fill_(0, torch.tensor([2]), -INF),
@@ -51,7 +54,8 @@ def damaged(file, fault):
     key = max(key for key in tensors if key.endswith(tensor))
     tensors[key] = edit(tensors[key].clone()).contiguous()
     save_file(tensors, file, metadata={"format": "pt"})
-    return rf"{key.removesuffix(f'.{tensor}')}.*{message}"
+    name = key.removesuffix(f".{tensor}").removeprefix("base_model.model.")
+    return rf"{re.escape(name)}.*{message}"
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +99,32 @@ def test_a_state_dict_with_it_is_not_taken(family, fault, options, saved_model, 
     assert torch.equal(selection_biases(model), before[1])
 
 
+def test_a_state_dict_of_other_dtypes_is_taken_in_ours(saved_model, tmp_path):
+    model = saved_model("olmoe", tmp_path)
+    narrow = {BIAS: torch.bfloat16, IDS: torch.int32}
+    state = {
+        key: value.to(narrow.get(key.rpartition(".")[2], value.dtype)) for key, value in model.state_dict().items()
+    }
+    before = condensers_of(model)
+    model.load_state_dict(state, assign=True)
+    for layer in moe_layers(model):
+        assert (layer.router.selection_bias.dtype, layer.router.condenser_ids.dtype) == (torch.float32, torch.int64)
+    assert condensers_of(model) == before
+
+
+def test_float_ids_in_the_older_kind_of_file_are_seen(saved_model, tmp_path):
+    saved_model("olmoe", tmp_path)
+    file = tmp_path / "model.safetensors"
+    tensors = load_file(file)
+    file.unlink()
+    torch.save(tensors, tmp_path / "pytorch_model.bin")
+    check_saved_ids(tmp_path)
+    key = max(key for key in tensors if key.endswith(IDS))
+    torch.save(tensors | {key: tensors[key].float()}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=r"integer expert ids; got torch.float32"):
+        load_model(tmp_path)
+
+
 @pytest.fixture
 def saved_adapter(tmp_path):
     def folder(family):
@@ -111,12 +141,35 @@ def with_peft(folder):
     return PeftModel.from_pretrained(load_model(folder.parent / "base"), folder)
 
 
-every_adapter_reader = pytest.mark.parametrize("load", [load_model, with_peft], ids=["load_model", "PEFT"])
+def with_transformers(folder):
+    """It fills tensors in by itself, so that they are checked in the first forward."""
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    model(tiny_batch(1, 4))
+    return model
 
 
+def with_load_adapter(folder):
+    model = AutoModelForCausalLM.from_pretrained(folder.parent / "base")
+    model.load_adapter(str(folder))
+    model(tiny_batch(1, 4))
+    return model
+
+
+READERS = {"load_model": load_model, "PEFT": with_peft, "from_pretrained": with_transformers, "load": with_load_adapter}
+every_adapter_reader = pytest.mark.parametrize("load", READERS.values(), ids=READERS)
+
+
+# transformers makes integers of ids before anybody can look.
 @every_family
-@every_fault
-@every_adapter_reader
+@pytest.mark.parametrize(
+    ("fault", "load"),
+    [
+        pytest.param(fault, load, id=f"{fault}-{name}")
+        for fault in FAULTS
+        for name, load in READERS.items()
+        if load in (load_model, with_peft) or fault not in ("a float id", "an id of yes or no")
+    ],
+)
 def test_an_adapter_with_it_is_not_loaded(family, fault, load, saved_adapter, tmp_path):
     model = saved_adapter(family)
     assert condensers_of(load(tmp_path / "adapter")) == condensers_of(model), "control: it loads"
@@ -133,9 +186,9 @@ def test_an_adapter_without_the_state_of_a_router_is_not_loaded(tensor, load, sa
     tensors = load_file(file)
     tensors.pop(f"base_model.model.model.layers.1.mlp.gate.{tensor}")
     save_file(tensors, file, metadata={"format": "pt"})
-    with pytest.raises(
-        CheckpointError, match=rf"state of every router; missing: model\.layers\.1\.mlp\.gate\.{tensor}"
-    ):
+    found = {IDS: r"got \[8, 8\]", BIAS: "is finite; got .*nan"}[tensor]
+    missing = rf"state of every router; missing: model\.layers\.1\.mlp\.gate\.{tensor}"
+    with pytest.raises(CheckpointError, match=rf"{missing}|layers\.1\.mlp\.gate: .*{found}"):
         load(tmp_path / "adapter")
 
 
@@ -155,6 +208,10 @@ SECTIONS = {
     "one layer short": (
         lambda s: {**s, "condensers_per_layer": [2, 2]},
         r"a number for each of 3 MoE layers; got \[2, 2",
+    ),
+    "with other numbers than it promises": (
+        lambda s: {**s, "routing": {**s["routing"], "num_condensers": 1}},
+        r"condensers_per_layer is what num_condensers says, 1; got \[2, 2, 2\]",
     ),
     "with fractions": (lambda s: {**s, "condensers_per_layer": [2, 2, 1.5]}, "a number for each of 3"),
     "with more than fit": (lambda s: {**s, "condensers_per_layer": [2, 2, 3]}, r"layers\.2\.mlp\.gate: .*R <= 2"),

@@ -8,9 +8,9 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from expert_condenser.data import sources
-from expert_condenser.data.rows import load_rows
 from expert_condenser.data.sources import DataFile, DataFiles, files_of, find_files
 from expert_condenser.errors import DataError
+from tests.pairs import load_rows
 
 OTHERS = ["val.jsonl", "eval.jsonl", "gsm8k_test.jsonl", "testing.jsonl", "Test.jsonl", "test/part.json"]
 
@@ -52,11 +52,16 @@ def test_hidden_files_and_metadata_are_not_read(tmp_path, other):
     assert asked(tmp_path) == ["a"]
 
 
-def test_a_folder_of_save_to_disk_is_named(tmp_path):
+def test_a_folder_of_save_to_disk_is_read(tmp_path):
     rows = Dataset.from_list([{"prompt": "a", "completion": "b"}])
     DatasetDict({"train": rows, "test": rows}).save_to_disk(tmp_path)
-    with pytest.raises(DataError, match=r"none \(such files in it: none\); .*\.arrow is a file of save_to_disk: write"):
-        load_rows(str(tmp_path))
+    assert asked(tmp_path) == asked(tmp_path, "test") == ["a"]
+    with pytest.raises(DataError, match=r"has the splits train, test, but 'validation' was asked"):
+        load_rows(str(tmp_path), "validation")
+    rows.save_to_disk(tmp_path / "one")
+    assert asked(tmp_path / "one") == ["a"]
+    with pytest.raises(DataError, match="one data set has no splits, but split='test' was asked"):
+        load_rows(str(tmp_path / "one"), "test")
 
 
 def test_every_level_is_searched(tmp_path):

@@ -30,7 +30,8 @@ both = pytest.mark.parametrize("name", ["esft_token", "esft_gate"])
 
 def score_experts(model, words, data, kind, *, rows, max_length=None):
     method = METHODS[f"esft_{kind}"](MethodConfig(score_rows=rows))
-    method.calibrate(usage_on_rows(model, words, data, method.calibration_rows, max_length))
+    examples = Dataset.from_dict({"input_ids": tokens_of(data)})
+    method.calibrate(usage_on_rows(model, words, examples, method.calibration_rows, max_length))
     return method.scores
 
 

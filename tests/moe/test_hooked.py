@@ -1,6 +1,7 @@
 """Models that are offloaded or over several devices: their routers route and count; another forward is refused."""
 
 import copy
+from contextlib import nullcontext
 from types import MethodType
 
 import pytest
@@ -9,8 +10,8 @@ from accelerate import cpu_offload, dispatch_model
 from accelerate.hooks import remove_hook_from_module
 from transformers import AutoModelForCausalLM
 
-from expert_condenser import RoutingConfig, attach, detach, moe_layers, set_condensers
-from expert_condenser.errors import UnsupportedModelError
+from expert_condenser import METHODS, MethodConfig, RoutingConfig, attach, detach, moe_layers, set_condensers
+from expert_condenser.errors import RoutingError, UnsupportedModelError
 from expert_condenser.moe.attachment import attachment_of
 from expert_condenser.moe.hooked import computes_on
 from expert_condenser.moe.own_types import CondenserModel
@@ -149,6 +150,16 @@ def test_a_hook_around_such_a_forward_is_refused_too():
     router.forward = lambda *inputs: stock(*inputs)
     with pytest.raises(UnsupportedModelError, match=r"model\.layers\.2\.mlp\.gate has a forward"):
         attach(cpu_offload(model), RoutingConfig())
+
+
+def test_a_bias_that_is_offloaded_later_cannot_move():
+    for offload in (False, True):
+        model, method = tiny_model(), METHODS["loss_free"](MethodConfig())
+        method.prepare(model)
+        cpu_offload(model, offload_buffers=offload)
+        usage = torch.arange(8).repeat(len(method.layers), 1)
+        with pytest.raises(RoutingError, match="is offloaded") if offload else nullcontext():
+            method.step(usage)
 
 
 def test_offloaded_buffers_are_refused():

@@ -20,6 +20,7 @@ from expert_condenser.training import folder as folder_module
 from expert_condenser.training import phase as phase_module
 from expert_condenser.training import recorder as recorder_module
 from expert_condenser.training import run as run_module
+from expert_condenser.training import space as space_module
 from expert_condenser.training.folder import RunFolder
 from expert_condenser.training.run import train
 from tests.runs import (
@@ -110,6 +111,15 @@ def test_a_start_over_something_is_refused(base, tmp_path, no_model):
     assert {file.name for file in tmp_path.iterdir()} == {"notes.txt", "run.json"}
 
 
+@pytest.mark.parametrize("content", [{"method": "x", "config": {}}, {"method": "sft", "config": {"learning_rate": 1}}])
+def test_a_record_of_another_program_is_none_of_a_run(base, tmp_path, no_model, content):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "run.json").write_text(json.dumps(content))
+    with pytest.raises(TrainingError, match="holds something else"):
+        train(config(base, tmp_path / "out", overwrite=True))
+    assert (tmp_path / "out" / "run.json").exists()
+
+
 def test_overwrite_takes_the_place_of_a_run_and_of_one_without_a_marker(base, old):
     (old / MARKER).unlink()
     for _ in range(2):
@@ -165,7 +175,7 @@ def test_overwrite_never_deletes_its_recipe(base, old, capsys):
 
 MISTAKES = {
     "eval_strategy without eval_data": {"eval_strategy": "steps"},
-    "padding_free with max_length": {"padding_free": True, "max_length": 32, "packing": False},
+    "a learning rate of no optimizer": {"learning_rate": -1.0},
     "a tracker that is not installed": {"report_to": "wandb"},
     "an option of no schedule": {"lr_scheduler_kwargs": {"min_lr_rate": 0.1, "nonsense": 1}},
     "more condensers than there may be": {"num_condensers": "3"},
@@ -189,8 +199,9 @@ def test_a_new_run_that_is_killed_before_its_first_step_never_was(base, old, fin
     assert Marker.read(old).replaces.startswith("old.replaced-")
     with pytest.raises(TrainingError, match="--overwrite deletes it"):
         RunFolder(config(base, old))
+    assert "holds again what it held before" in caplog.text, "what is refused is undone first"
+    assert [path.name for path in old.parent.iterdir()] == ["old"]
     train(config(base, old, resume=True))
-    assert "holds again what it held before" in caplog.text
     assert_identical(old, finished)
     assert [path.name for path in old.parent.iterdir()] == ["old"]
 
@@ -349,6 +360,20 @@ def test_a_disk_that_fills_up_leaves_what_is_finished_and_a_resume_goes_on(base,
     assert_identical(place / "run", finished)
 
 
+@pytest.mark.parametrize("strategy", ["no", "steps"])
+def test_a_disk_with_too_little_room_is_refused_before_anything_is_written(base, tmp_path, monkeypatch, strategy):
+    weights = sum(tensor.nbytes for tensor in load_file(base / "model" / "model.safetensors").values())
+    needed = {"no": weights, "steps": 4 * weights}[strategy]  # weights, and weights with AdamW's two moments
+    options = {"method": "sft", "max_steps": 1, "save_strategy": strategy}
+    free = [needed - 1]
+    monkeypatch.setattr(space_module, "free_bytes", lambda _: free[0])
+    with pytest.raises(TrainingError, match=f"must have room for what the run writes, {needed:,} bytes at least"):
+        train(config(base, tmp_path / "run", **options))
+    assert list(tmp_path.iterdir()) == []
+    free[0] = needed
+    train(config(base, tmp_path / "run", **options))
+
+
 # Checkpoints
 
 
@@ -434,6 +459,24 @@ def test_an_edited_file_of_a_finished_phase_is_an_error_that_names_it(base, old,
     train(config(base, old, resume=True))
 
 
+def test_a_finished_phase_that_is_gone_is_not_trained_again_in_silence(base, old):
+    for gone in ("condense/final/manifest.json", "condense/final", "condense", "sparsify"):
+        path = old / gone
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        before = files(old)
+        with pytest.raises(CheckpointError, match=r"run.json says that \w+ is finished, and .*final is not there"):
+            train(config(base, old, resume=True))
+        assert files(old) == before
+
+
+@pytest.mark.parametrize("entry", [None, "12", 1.5, {"sha256": "0"}])
+def test_a_manifest_without_sizes_is_an_error_that_names_it(base, old, entry):
+    path = old / "condense" / "final" / "manifest.json"
+    path.write_text(json.dumps(read(path) | {"config.json": entry}))
+    with pytest.raises(CheckpointError, match=r"manifest.json has the size of every file in bytes; got .* config.json"):
+        train(config(base, old, resume=True))
+
+
 # The log, the clock, the result
 
 
@@ -447,6 +490,21 @@ def test_a_last_line_that_was_cut_short_is_dropped(base, finished, tmp_path, pha
     assert "its last line was cut short" in caplog.text
     assert_identical(folder, finished)
     assert log_of(folder) == log_of(finished)
+
+
+def test_a_last_line_that_lacks_its_end_alone_is_kept(base, old, finished, caplog):
+    log = old / "metrics.jsonl"
+    log.write_text(log.read_text().removesuffix("\n"))
+    train(config(base, old, resume=True))
+    assert log_of(old) == log_of(finished)
+    assert "cut short" not in caplog.text
+
+
+def test_a_line_of_deep_nesting_is_an_error_with_its_number(base, old):
+    log = old / "metrics.jsonl"
+    log.write_text("[" * 200_000 + "\n" + log.read_text())
+    with pytest.raises(DataError, match="line 1 is none"):
+        train(config(base, old, resume=True))
 
 
 def test_another_line_that_is_no_entry_is_an_error_with_its_number(base, tmp_path):

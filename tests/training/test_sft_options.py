@@ -60,6 +60,9 @@ def test_a_field_that_the_run_sets(name, tmp_path):
         "chat_template_path": [None, None],
         "router_aux_loss_coef": [0.0, 0.0],
         "save_total_limit": [None, None],
+        "completion_only_loss": [None, None],
+        "assistant_only_loss": [False, False],
+        "max_length": [1024, 1024],
     }
     assert [getattr(args, name) for args in (first, second)] == expected[name]
     assert made.trainer.seed == 5, "the recipe stays as it is"

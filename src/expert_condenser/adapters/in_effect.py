@@ -8,16 +8,19 @@ from torch import nn
 from expert_condenser.functional.routing import RoutingConfig
 from expert_condenser.moe.attachment import attachment_of
 from expert_condenser.moe.layers import decoder_of, moe_layers
+from expert_condenser.moe.state import check_layers
 
 
 class RoutingInEffect:
     """Hooks on the decoder of an attached model that take its policy away in forwards without the adapter `name`.
 
-    PEFT and transformers have several ways to switch an adapter off, and all of them set it in its layers.
+    PEFT and transformers have several ways to switch an adapter off, and all of them set it in its layers. The first
+    forward raises `CheckpointError` on router state that is none: transformers fills it in where nobody can look.
     """
 
     def __init__(self, model: nn.Module, name: str) -> None:
-        decoder = decoder_of(model, moe_layers(model))
+        self._unchecked = moe_layers(model)
+        decoder = decoder_of(model, self._unchecked)
         self.name, self.attachment = name, attachment_of(model)
         self._suspended: RoutingConfig | None = None
         """The policy, during a forward without the adapter."""
@@ -27,6 +30,9 @@ class RoutingInEffect:
         ]
 
     def _enter(self, decoder: nn.Module, args: Any) -> None:
+        if self._unchecked:
+            check_layers(self._unchecked)
+            self._unchecked = []
         layer = next((module for module in decoder.modules() if isinstance(module, LoraLayer)), None)
         if layer is not None and not self._is_active(layer) and self.attachment.policy is not None:
             self._suspended, self.attachment.policy = self.attachment.policy, None

@@ -7,6 +7,7 @@ imported and refuses otherwise.
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from peft import LoraConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.lora import LoraModel
@@ -57,10 +58,13 @@ class CondenserLoraModel(LoraModel):
     def __init__(self, model: Any, config: Any, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         if hasattr(model, "peft_config"):
             raise RoutingError(ONE_ADAPTER)
-        saved = config[adapter_name].condenser if isinstance(config, dict) else config.condenser
-        policy, condensers = read_section(saved, moe_layers(model))  # refuses what cannot be read
+        own = config[adapter_name] if isinstance(config, dict) else config
+        policy, condensers = read_section(own.condenser, moe_layers(model))  # refuses what cannot be read
         _attach_for(model, policy)
         make_room(model, condensers)
+        if own.inference_mode:  # it was saved: what its file does not fill in is found in the first forward
+            for layer in moe_layers(model):
+                layer.router.selection_bias.fill_(torch.nan)
         if (inner := causal_lm(model)) is not None:
             inner.config.condenser["condensers_per_layer"] = condensers
         super().__init__(model, config, adapter_name, *args, **kwargs)

@@ -5,6 +5,7 @@ damaged or edited afterwards, which is for a person to judge: nothing is trained
 """
 
 import re
+import shutil
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -33,17 +34,15 @@ def is_closed(folder: Path) -> bool:
     return (folder / MANIFEST).exists()
 
 
-def check_whole(folder: Path) -> None:
-    """Raise `CheckpointError`, with the file's name, where a closed checkpoint is not what it was."""
+def check_whole(folder: Path, remedy: str = "Restore it, or delete {} to go on from what was there before it.") -> None:
+    """Raise `CheckpointError`, with the file's name and what to do, where a closed checkpoint is not what it was."""
     try:
         found = differences(folder)
     except DataError as error:
         found = [str(error)]
     if found:
-        raise CheckpointError(
-            f"a checkpoint is used as it was written, and {'; '.join(found)}. Restore it, or delete {folder} to go on "
-            "from what was there before it."
-        )
+        what = f"a checkpoint is used as it was written, and {'; '.join(found)}"
+        raise CheckpointError(f"{what}. {remedy.format(folder)}")
     check_readable(folder)
 
 
@@ -56,15 +55,26 @@ def is_whole(folder: Path) -> bool:
     return True
 
 
+def checkpoints_in(folder: Path) -> list[Path]:
+    """Every `checkpoint-N` of a directory by N, as they are written: any other name is somebody else's."""
+    numbers = {path: re.fullmatch(r"checkpoint-(0|[1-9]\d*)", path.name) for path in folder.glob("checkpoint-*")}
+    steps = {path: int(match[1]) for path, match in numbers.items() if match and path.is_dir()}
+    return sorted(steps, key=steps.__getitem__)
+
+
+def keep_newest(folder: Path, limit: int | None) -> None:
+    """Delete all checkpoints of a directory but the `limit` newest ones; None or 0 keeps all."""
+    for path in checkpoints_in(folder)[: -limit if limit and limit > 0 else 0]:
+        shutil.rmtree(path)
+
+
 def newest_whole(folder: Path) -> tuple[Path | None, list[Path]]:
     """The newest closed `checkpoint-N` of a directory, and the newer ones that a crash left unfinished.
 
-    Raises `CheckpointError` where that one is damaged. Any other name in the directory is none of a checkpoint.
+    Raises `CheckpointError` where that one is damaged.
     """
-    numbers = {path: re.fullmatch(r"checkpoint-(\d+)", path.name) for path in folder.glob("checkpoint-*")}
-    steps = {path: int(match[1]) for path, match in numbers.items() if match and path.is_dir()}
     unfinished: list[Path] = []
-    for path in sorted(steps, key=steps.__getitem__, reverse=True):
+    for path in reversed(checkpoints_in(folder)):
         if is_closed(path):
             check_whole(path)
             return path, unfinished

@@ -41,6 +41,7 @@ def run(words: list[str]) -> None:
     """Fine-tune, evaluate and compare; under five minutes on two CPU cores."""
     options = _read(words)
     place = WorkFolder(options.output_dir, _KIND)
+    place.undo_killed()
     place.check_clearable()
     from expert_condenser.kernels.buffers import keep_freed_memory
 

@@ -25,6 +25,8 @@ class Term(NamedTuple):
     name: str
     read: Callable[[Run], Any]
     """None: not known."""
+    per_seed: bool = False
+    """Whether runs of different seeds may differ, but none of one seed."""
 
 
 def differences(
@@ -45,14 +47,21 @@ def differences(
 
 def _terms(runs: Sequence[Run], tasks: Sequence[str]) -> list[Term]:
     return [
-        Term("steps", "", lambda run: run.steps),
-        Term("tokens", "", lambda run: run.tokens),
-        *(Term("data", f"{name} = ", _text(_option(name))) for name in _DATA),
+        Term("steps", "", lambda run: run.steps, per_seed=True),
+        Term("tokens", "", lambda run: run.tokens, per_seed=True),
+        *_data(runs),
         Term("base", "", _text(_option("model"))),
         *(Term("prompts", f"{key} = ", _generation(key)) for key in _RECORDED),
         *_prompts(runs, tasks),
         *(Term("items", f"{task}: ", _items(task)) for task in tasks),
     ]
+
+
+def _data(runs: Sequence[Run]) -> list[Term]:
+    """The rows, by the digest of their tokens where every run says it, else by the options that chose them."""
+    if all(run.rows is not None for run in runs):
+        return [Term("data", "rows with digest ", lambda run: run.rows, per_seed=True)]
+    return [Term("data", f"{name} = ", _text(_option(name))) for name in _DATA]
 
 
 def _prompts(runs: Sequence[Run], tasks: Sequence[str]) -> list[Term]:
@@ -118,7 +127,7 @@ def _note(found: dict[str, list[str]], term: Term, arms: Mapping[str, Arm], seed
 def _differs(term: Term, arms: Mapping[str, Arm], seeds: Sequence[int]) -> bool:
     """Whether arms differ: at any seed (the order of the data is the seed's), or any two runs at all."""
     rows = [[term.read(arm.runs[seed]) for seed in seeds] for arm in arms.values()]
-    if term.kind in ("steps", "tokens"):
+    if term.per_seed:
         return any(row != rows[0] for row in rows)
     return len({repr(value) for row in rows for value in row if value is not None}) > 1
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from expert_condenser.errors import RoutingError
 from expert_condenser.functional.bias import BiasRule, update_bias
 from expert_condenser.functional.routing import RoutingConfig
 from expert_condenser.methods.base import Method, RouterConfig
@@ -95,8 +96,12 @@ class SelectionBias(Method):
         return {"bias_range": (biases.amax(-1) - biases.amin(-1)).mean().item()}
 
     def _biases(self) -> Tensor:
-        """`(L, E)`, where all of them can be computed with."""
+        """`(L, E)`, where all of them can be computed with; raises `RoutingError` where one is not in memory."""
         biases = [layer.router.selection_bias for layer in self.layers]
+        if gone := [layer.name for layer in self.layers if layer.router.selection_bias.is_meta]:
+            raise RoutingError(  # what is written to `meta` is lost without an error
+                f"a bias moves in memory, and that of {gone[0]} is offloaded; leave offload_buffers out of the hooks"
+            )
         device = meeting_place({bias.device for bias in biases})
         return torch.stack([bias.to(device) for bias in biases])
 

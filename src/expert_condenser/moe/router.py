@@ -149,6 +149,9 @@ class PolicyRouter(nn.Module):
         if any(f"{prefix}{name}" in state_dict for name in STATE):
             self.check_state(prefix.removesuffix("."), *loaded)
         super()._load_from_state_dict(state_dict, prefix, *args)
+        if self.policy is not None:  # with assign=True the tensors are the file's, in its dtypes
+            self.selection_bias = self.selection_bias.float()
+            self.condenser_ids = self.condenser_ids.long()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Move the bias with the module, but never cast it: half precision loses its steps.

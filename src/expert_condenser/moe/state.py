@@ -49,7 +49,7 @@ def check_router_state(
         shape = tuple(condensers.shape)
         raise _fault(name, "condensers are one row of integer expert ids", f"{condensers.dtype} of shape {shape}")
     _check_fit(name, len(condensers), num_experts, top_k, policy, scoring)
-    if not bias.is_meta and not bias.isfinite().all():
+    if not bias.is_meta and not bias.float().isfinite().all():
         raise _fault(name, "the selection bias is finite", f"{bias.tolist()}")
     if not condensers.is_meta and not _are_distinct_ids(ids := condensers.tolist(), num_experts - num_identity):
         last = num_experts - num_identity - 1
@@ -96,6 +96,10 @@ def read_section(section: Any, layers: Sequence[MoELayer]) -> tuple[RoutingConfi
     whole = isinstance(counts, list | tuple) and all(type(count) is int and count >= 0 for count in counts)
     if not whole or len(counts) != len(layers):
         raise CheckpointError(f"condensers_per_layer has a number for each of {len(layers)} MoE layers; got {counts!r}")
+    wanted = policy.num_condensers
+    promised = [wanted] * len(counts) if isinstance(wanted, int) else list(wanted or counts)
+    if any(counts) and list(counts) != promised:
+        raise CheckpointError(f"condensers_per_layer is what num_condensers says, {wanted}; got {counts!r}")
     for layer, count in zip(layers, counts, strict=True):
         _check_fit(layer.name, count, layer.num_experts, layer.top_k, policy, layer.scoring)
     return policy, list(counts)
@@ -111,6 +115,10 @@ def check_saved_ids(path: str | Path) -> None:
             for key in tensors.keys():  # noqa: SIM118 - it is no dict
                 if key.endswith(f".{IDS}") and (dtype := tensors.get_slice(key).get_dtype()) not in ("I64", "I32"):
                     raise _fault(key.removesuffix(f".{IDS}"), "condensers are integer expert ids", dtype)
+    for file in sorted(Path(path).glob("pytorch_model*.bin")):
+        for key, tensor in torch.load(file, map_location="meta", weights_only=True).items():
+            if key.endswith(f".{IDS}") and tensor.dtype not in (torch.int64, torch.int32):
+                raise _fault(key.removesuffix(f".{IDS}"), "condensers are integer expert ids", str(tensor.dtype))
 
 
 def check_complete(keys: Iterable[str], layers: Sequence[MoELayer]) -> None:

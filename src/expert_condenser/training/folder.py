@@ -11,6 +11,7 @@ output_dir/
     model/                    the result; of a LoRA run the merged one, beside adapter/
 """
 
+import datetime
 import json
 import shutil
 from collections.abc import Mapping
@@ -23,7 +24,8 @@ from accelerate.logging import get_logger
 
 from expert_condenser.checkpoint.guard import UNFINISHED, check_whole, is_closed, newest_whole, set_aside
 from expert_condenser.clearing import Kind
-from expert_condenser.errors import DataError, TrainingError
+from expert_condenser.data.report import DataReport
+from expert_condenser.errors import CheckpointError, DataError, TrainingError
 from expert_condenser.files import read_json, write_json, write_manifest
 from expert_condenser.functional.allocation import Allocation
 from expert_condenser.training.callback import METHOD_STATE
@@ -55,17 +57,44 @@ class RunFolder:
         self.main = recipe.trainer.process_index == 0
         """Whether this process is the one that writes."""
         self._place = WorkFolder(self.path, RUN_KIND, recipe.inputs())
-        on_main_process(recipe.trainer, self._check)
+        on_main_process(recipe.trainer, self._look)
 
     def __enter__(self) -> "RunFolder":
         on_main_process(self.recipe.trainer, self._take)
+        if self.recipe.run.resume:
+            self.record = RunRecord.read(self.path / RUN)
+            self.recipe = as_it_began(self.record, self.recipe)
         return self
+
+    @property
+    def date(self) -> datetime.date | None:
+        """The day that the rows of a run that goes on show, where they show one."""
+        found = (self.record.data or {}).get("date") if self.recipe.run.resume else None
+        return None if found is None else datetime.date.fromisoformat(found)
+
+    def check_rows(self, report: DataReport) -> None:
+        """Raise `TrainingError` where a run would go on with other rows than it began with."""
+        began = self.record.data if self.recipe.run.resume else None
+        found = report.facts()
+        if began is None or began["digest"] == found["digest"]:
+            return
+        names = {"rows": "rows", "examples": "examples", "template": "the chat template", "files": "files"}
+        differing = [f"{name}: {began.get(key)} there, {found[key]} now" for key, name in names.items()]
+        rows = "; ".join(text for text, key in zip(differing, names, strict=True) if began.get(key) != found[key])
+        raise TrainingError(
+            f"a run goes on with the rows that it began with, and these are others ({rows or 'their tokens differ'}); "
+            "bring the data back as it was, or start a new run"
+        )
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.main:
             self._place.__exit__(kind, error, trace)
+
+    def _look(self) -> None:
+        self._place.undo_killed()
+        self._check()
 
     def _take(self) -> None:
         self._place.__enter__()
@@ -80,7 +109,8 @@ class RunFolder:
         if run.resume:
             if not (held / RUN).exists():
                 raise TrainingError(f"--resume goes on with a run, and {self.path} holds none ({RUN} is missing)")
-            check_same_run(RunRecord.read(held / RUN), self.recipe)
+            record = RunRecord.read(held / RUN)
+            check_same_run(record, as_it_began(record, self.recipe))
         elif run.overwrite:
             self._place.check_clearable()
         elif self._place.holds_something():
@@ -89,12 +119,12 @@ class RunFolder:
                 "holds, --overwrite deletes it"
             )
 
-    def open(self, state: dict[str, Any] | None = None) -> None:
-        """Begin the run on disk with the method's state, or read how far it came."""
-        on_main_process(self.recipe.trainer, lambda: self._open(state))
+    def open(self, report: DataReport, state: dict[str, Any] | None = None) -> None:
+        """Begin the run on disk with the facts about its rows and the method's state, or read how far it came."""
+        on_main_process(self.recipe.trainer, lambda: self._open(report, state))
         self.record = RunRecord.read(self.path / RUN)
 
-    def _open(self, state: dict[str, Any] | None) -> None:
+    def _open(self, report: DataReport, state: dict[str, Any] | None) -> None:
         if self.recipe.run.resume:
             self._place.mark()
             mend(self.path / METRICS)
@@ -102,7 +132,7 @@ class RunFolder:
         self._place.begin()
         write_json(self.path / METHOD_STATE, state, indent=None)
         try:
-            RunRecord.begin(self.recipe.run.method, self.recipe.flat()).write(self.path / RUN)
+            RunRecord.begin(self.recipe.run.method, self.recipe.flat(), report.facts()).write(self.path / RUN)
         except BaseException:
             (self.path / METHOD_STATE).unlink()  # without a record it is nothing, and would be in the way of a start
             raise
@@ -132,11 +162,19 @@ class RunFolder:
         return self.path / phase / "final"
 
     def is_done(self, phase: str) -> bool:
-        """Whether a phase has left all of it; raises `CheckpointError` where that is not what it was."""
+        """Whether a phase has left all of it; raises `CheckpointError` where that is not what it was.
+
+        A finished run has left all of every phase: there is nothing that a resume could train again.
+        """
         final = self.final(phase)
+        if not self.record.finished:
+            if is_closed(final):
+                check_whole(final)
+            return is_closed(final)
+        remedy = f"The run is finished, its result is {self.path / 'model'}: restore {final}, or --overwrite the run."
         if not is_closed(final):
-            return False
-        check_whole(final)
+            raise CheckpointError(f"{RUN} says that {phase} is finished, and {final} is not there as it was. {remedy}")
+        check_whole(final, remedy)
         return True
 
     def before(self, phase: str) -> Path | None:
@@ -171,10 +209,10 @@ class RunFolder:
 def _is_run(folder: Path) -> bool:
     """Whether a folder is one of a release that set no marker: its `run.json` is a record, not just called so."""
     try:
-        RunRecord.read(folder / RUN)
+        config = RunRecord.read(folder / RUN).config
     except DataError:
         return False
-    return True
+    return {"output_dir", "model", "data", "learning_rate"} <= config.keys()  # all of which every record has
 
 
 RUN_KIND = Kind("train", is_older=_is_run)
@@ -185,12 +223,20 @@ def annotate(folder: Path, *, arm: str, cost: dict[str, Any]) -> None:
     replace(RunRecord.read(folder / RUN), arm=arm, cost=cost).write(folder / RUN)
 
 
+def as_it_began(record: RunRecord, recipe: Recipe) -> Recipe:
+    """The recipe of a run that an earlier release began: it learnt the last answer of a conversation alone."""
+    if "loss_on" in record.config or recipe.data.loss_on != "all":
+        return recipe
+    return replace(recipe, data=replace(recipe.data, loss_on="last"))
+
+
 def check_same_run(record: RunRecord, recipe: Recipe) -> None:
     """Raise `TrainingError` if the record is of another run: the method, the model, the data or a number differs."""
     wanted = json.loads(json.dumps(recipe.flat()))
     # An option that the run's version did not have yet had its default.
     defaults = {f.name: default_of(f) for kind in option_kinds(recipe.run.method).values() for f in fields(kind)}
     there = {name: record.config.get(name, _as_json(defaults[name])) for name in wanted}
+    there["loss_on"] = record.config.get("loss_on", "last")  # what it was before there was the option
     if record.method != recipe.run.method:
         there["method"] = record.method
     differing = {

@@ -86,6 +86,8 @@ def phase_arguments(recipe: Recipe, method: Method) -> TrainerConfig:
     args = copy.copy(recipe.trainer)
     args.output_dir = str(Path(recipe.trainer.output_dir) / method.phase)
     args.chat_template_path = None
+    args.completion_only_loss, args.assistant_only_loss = None, False
+    args.max_length = recipe.max_length
     args.save_total_limit = None
     position = recipe.phases.index(method.phase)
     args.seed = recipe.trainer.seed + position

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch.distributed
 from transformers import TrainerCallback
-from transformers.trainer_utils import rotate_checkpoints
 
+from expert_condenser.checkpoint.guard import keep_newest
 from expert_condenser.files import append_line, read_json, write_json, write_manifest
 from expert_condenser.training.folder import RunFolder
 from expert_condenser.training.log import rewind
@@ -52,4 +52,4 @@ class RunRecorder(TrainerCallback):
             checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             write_json(checkpoint / CLOCK, {"seconds": round(self.seconds(), 1)})
             write_manifest(checkpoint)
-            rotate_checkpoints(args.output_dir, self.folder.recipe.trainer.save_total_limit)
+            keep_newest(checkpoint.parent, self.folder.recipe.trainer.save_total_limit)

@@ -13,6 +13,7 @@ from expert_condenser.training.phase import train_phase
 from expert_condenser.training.publish import publish
 from expert_condenser.training.recipe import Recipe
 from expert_condenser.training.rows import load_rows_of
+from expert_condenser.training.space import check_space
 
 
 def train(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> Path:
@@ -23,11 +24,15 @@ def train(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> Path:
     """
     recipe.phase_length()
     with ending_on_sigterm(), full_disk_named(Path(recipe.trainer.output_dir)), RunFolder(recipe) as folder:
-        rows = load_rows_of(recipe)
+        recipe = folder.recipe
+        rows = load_rows_of(recipe, folder.date)
+        folder.check_rows(rows.report)
         prepared = None if recipe.run.resume else prepare_base(recipe, rows)
-        folder.open(prepared.method.state_dict() if prepared is not None else None)
+        if prepared is not None:
+            check_space(recipe, prepared.model)
+        folder.open(rows.report, prepared.method.state_dict() if prepared is not None else None)
         for phase in recipe.phases:
             if not folder.is_done(phase):
                 train_phase(folder, rows, prepared or prepare_phase(recipe, rows, folder, phase), callbacks)
             prepared = None
-        return publish(folder, rows.tokenizer)
+        return publish(folder, rows)

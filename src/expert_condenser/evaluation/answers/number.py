@@ -21,13 +21,16 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import NamedTuple
 
-from expert_condenser.evaluation.answers.passage import boxes, marked, passages, plain_signs, statements
+from expert_condenser.evaluation.answers.passage import boxes, marked, passages, statements
 from expert_condenser.evaluation.answers.scale import scaled
+from expert_condenser.evaluation.answers.typography import plain_signs
 
 FLOAT_NOISE = Fraction(1, 10**9)
 MIN_DIGITS = 2
 MAX_LENGTH = 300
 """A longer run of digits is a model that repeats itself."""
+SIGHT = 40
+"""Characters before a number that say what it is."""
 
 _FRACTIONS = {"½": "1/2", "¼": "1/4", "¾": "3/4", "⅓": "1/3", "⅔": "2/3"}
 _LENGTH = r"[mcdk]?m|(?:centi|milli|kilo)?met(?:er|re)s?|in|inch(?:es)?|ft|foot|feet|yds?|yards?|mi|miles?|units?"
@@ -60,7 +63,7 @@ _REWRITES: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
 _TOKEN = re.compile(
     r"""(?<![\w.])(?<![A-Za-z]-)(?:
     (?P<mixed>\d+[ ]+(?:and[ ]+)?\d+[ ]?/[ ]?\d+) |
-    (?P<plain>\d{1,3}(?:,\d{2,3})*,\d{3}(?![,\d]*\d)(?:\.\d+)? | \d+(?:\.\d+)? | \.\d+)
+    (?P<plain>\d{1,3}(?:,\d{2,3})*,\d{3}(?!,*\d)(?:\.\d+)? | \d+(?:\.\d+)? | \.\d+)
     (?P<exponent>e[-+]?\d{1,3}(?!\w))? (?P<over>[ ]?/[ ]?\d+(?:\.\d+)?)?
     )""",
     re.VERBOSE | re.IGNORECASE,
@@ -69,8 +72,15 @@ _WORDS = r"\s*%?\s*(?:[a-z]+\s+){0,3}"
 _UNIT = r"\s*(?:hours?|hrs?|minutes?|mins?|days?|weeks?|months?|years?|feet|foot|ft|pounds?|lbs?|dollars?)\s+"
 _PAIR = re.compile(rf"{_WORDS}(?:and|or|to)\s+|\s*%?\s*[-:]\s*|{_UNIT}|[ ]+", re.IGNORECASE)
 _LIST = re.compile(rf"{_PAIR.pattern}|\s*%?\s*(?:[a-z]+\s*){{0,3}},\s*(?:(?:and|or)\s+)?", re.IGNORECASE)
-_ASIDE = re.compile(r"\b(?:of|for|per|in|from|after|before|on|at|with|every|each|by|than)\b", re.IGNORECASE)
-_EXPLANATION = re.compile(r"\(|\b(?:because|since|as|which|so|where|rounded|not)\b", re.IGNORECASE)
+_ASIDE = re.compile(
+    r"\b(?:of|for|per|in|from|after|before|on|at|with|every|each|by|than"
+    r"|de|en|pour|dans|por|para|für|von|pro|в|из|на|за)\b",
+    re.IGNORECASE,
+)
+_EXPLANATION = re.compile(
+    r"\(|\b(?:because|since|as|which|so|where|rounded|not|porque|parce|car|denn|weil|потому|так|因为|因為)\b",
+    re.IGNORECASE,
+)
 _EXPRESSION = re.compile(r"sqrt|\bpi\b|[π√^]|\d\s*[*+]\s*\d")
 _REFERENCE = re.compile(r"\b(?:step|equation|eq\.|see\s+[a-z]+)\s*[(#]?$", re.IGNORECASE)
 _LEAD = re.compile(
@@ -171,7 +181,7 @@ def _single(clause: str) -> str | None:
 def _last(text: str) -> str | None:
     """The last number of a text that is no reference to a step, if it is not the end of a range or of a pair."""
     found = [
-        number for number in _numbers(text) if not _REFERENCE.search(text[max(0, number.start - 40) : number.start])
+        number for number in _numbers(text) if not _REFERENCE.search(text[max(0, number.start - SIGHT) : number.start])
     ]
     if not found:
         return None
@@ -184,7 +194,9 @@ def _numbers(text: str) -> list[_Found]:
     """Every number of a text, in order."""
     found = []
     for match in _TOKEN.finditer(text):
-        number = _sign(text[: match.start()]) + re.sub(r"\s*/\s*", "/", match[0]).replace(",", "").replace(" and ", " ")
+        number = _sign(text[max(0, match.start() - SIGHT) : match.start()]) + re.sub(r"\s*/\s*", "/", match[0]).replace(
+            ",", ""
+        ).replace(" and ", " ")
         if _value(number) is not None:
             found.append(_Found(match.start(), match.end(), " ".join(number.split())))
     return found
