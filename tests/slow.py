@@ -109,6 +109,12 @@ SLOW = (
         "90 s: every family; fast is the same three, and those that can sum scores in half precision",
     ),
     Slow(
+        "moe/test_methods_by_family.py",
+        "test_(the_method_trains|esft_trains|lora_trains)",
+        r"\[(phimoe|llama4_text|dbrx)\]",
+        "80 s: ten families; fast are three that differ most",
+    ),
+    Slow(
         "moe/test_experts.py",
         r".*\[",
         r"\b(olmoe|deepseek_v3|gpt_oss)\b",

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from expert_condenser import RoutingConfig, attach, moe_layers
+from expert_condenser.errors import RoutingError
 from expert_condenser.moe.attachment import attachment_of
-from expert_condenser.moe.counting import Counter, Watch, count_choice, sum_dtype
+from expert_condenser.moe.counting import Counter, Watch, count_choice, sum_dtype, token_mask
 from expert_condenser.testing import tiny_batch, tiny_model
 from expert_condenser.training import usage as step_usage
 from expert_condenser.training.usage import collect, meeting_device
@@ -46,7 +47,7 @@ def test_a_layer_on_another_device_gets_the_mask_there(usage):
     scoring = moe_layers(tiny_model())[0].scoring
     for device in (META, CPU):
         router = SimpleNamespace(
-            policy=RoutingConfig(usage=usage), num_experts=4, top_k=2, scoring=scoring, counter=Counter(4)
+            policy=RoutingConfig(usage=usage), num_experts=4, experts_per_token=2, scoring=scoring, counter=Counter(4)
         )
         router.selection_bias = torch.zeros(4, device=device)
         router.condenser_ids = torch.zeros(0, dtype=torch.int64, device=device)
@@ -70,3 +71,28 @@ def test_collecting_casts_after_it_moved(monkeypatch):
     counts = collect(attachment_of(model)).counts
     assert moved == [CPU]
     assert counts.sum(dim=1).tolist() == [tiny_batch().numel() * 3] * 3
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("left", [True, False], ids=["left", "right"])
+def test_padding_is_read_from_masks_that_a_model_around_the_decoder_made(attention, left):
+    """Gemma 4 makes one 4-D mask per type of layer, of booleans or of floats that are added to the scores."""
+    model = attach(tiny_model("gemma4", attn_implementation=attention), None).train()
+    mask = torch.ones(4, 12, dtype=torch.int64)
+    mask[0, :5] = mask[2, :1] = 0
+    mask = mask if left else mask.flip(-1)
+    model(input_ids=tiny_batch(), attention_mask=mask)
+    assert collect(attachment_of(model)).counts.sum(dim=1).tolist() == [int(mask.sum()) * 3] * 3
+    assert int(mask.sum()) == 42
+    attachment_of(model).reset(detailed=False)
+    model(input_ids=tiny_batch())
+    assert collect(attachment_of(model)).counts.sum(dim=1).tolist() == [48 * 3] * 3, "control: without padding"
+
+
+def test_masks_of_another_kind_are_refused():
+    forward = torch.nn.Module()
+    forward.forward = lambda input_ids=None, attention_mask=None: None
+    for mask in ({"sliding_attention": None}, {"full_attention": object()}, torch.ones(2, 1, 3, 3)):
+        with pytest.raises(RoutingError, match="Pass a 2-D mask"):
+            token_mask(forward, (torch.ones(2, 3),), {"attention_mask": mask})
+    assert token_mask(forward, (torch.ones(2, 3),), {"attention_mask": {"full_attention": None}}) is None

@@ -44,10 +44,11 @@ def keep_adapters_of(layer: MoELayer, ids: Sequence[int]) -> None:
     base's. Raises `TrainingError` where the adapter has learnt something for another expert already.
     """
     for wrapper in _wrappers(layer):
-        chosen = torch.zeros(layer.num_experts, dtype=torch.bool, device=wrapper.get_param().device)
+        fused = wrapper.get_param()
+        chosen = torch.zeros(len(fused), dtype=torch.bool, device=fused.device)
         chosen[list(ids)] = True
         for linear in wrapper.lora_B.values():
-            if linear.weight.reshape(len(linear.weight), -1, layer.num_experts)[..., ~chosen].any():
+            if linear.weight.reshape(len(linear.weight), -1, len(fused))[..., ~chosen].any():
                 raise TrainingError(
                     f"{layer.block}.experts has an adapter that is not zero on other experts than {sorted(ids)}, which "
                     "train; begin with a new adapter"

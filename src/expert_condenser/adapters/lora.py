@@ -50,6 +50,11 @@ def _find(model: nn.Module, targets: Sequence[str]) -> tuple[list[str], list[str
             names = [name for name in names if model.get_parameter(name).dim() == 3]
         of_modules = [n.rpartition(".")[0] for n in names if n.rpartition(".")[0] in linear]
         bare = [n for n in names if n.rpartition(".")[0] not in linear and target != "attention"]
+        if target == "experts" and not bare and any(layer.rule.stacked_experts for layer in layers):
+            raise TrainingError(
+                "lora adapts one expert at a time; the experts of this model are stacked in matrices, which have no "
+                "slice for each. Take lora='attention'"
+            )
         if not of_modules and not bare:
             raise TrainingError(f"lora adapts {target}, and this model has no weight of that kind")
         modules += of_modules

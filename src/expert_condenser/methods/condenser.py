@@ -143,15 +143,16 @@ class Condenser(BiasOnly):
     def choose(self, model: nn.Module) -> dict[int, list[int]]:
         """The condensers by the configured rule, from the model's bias and weights and phase 1's usage."""
         rule = cast(SelectionRule, self.config.condenser_rule)
+        weighted = self.layers[0].num_weighted  # the last experts may be the identity, which is no condenser
         return select_condensers(
             self._allocation(),
             rule=rule,
-            bias=self._ranked_bias(model),
-            usage=self.usage,
-            norms=self._norms(model) if "norm" in rule else None,
+            bias=self._ranked_bias(model)[:, :weighted],
+            usage=None if self.usage is None else self.usage[:, :weighted],
+            norms=self._norms(model)[:, :weighted] if "norm" in rule else None,
             seed=self.config.selection_seed,
             explicit=self._explicit() if rule == "explicit" else None,
-            num_experts=self.layers[0].num_experts,
+            num_experts=weighted,
         )
 
     def _ranked_bias(self, model: nn.Module) -> Tensor:
@@ -214,9 +215,12 @@ class Condenser(BiasOnly):
 
     def _allocation(self) -> list[int]:
         layer, routing = self.layers[0], self.routing
+        if layer.top_k == 1 and any(self.config.num_condensers.numbers):
+            check_condensers(1, layer.num_experts, 1, routing, layer.scoring)  # says which budget has room for one
         eligible = layer.num_experts // layer.scoring.num_groups * layer.scoring.groups_kept
         room = layer.top_k - 1 if routing.budget == "shared" else eligible - layer.top_k
-        maximum = layer.num_experts - 1 if routing.duplicates else min(layer.num_experts - 1, room)
+        most = min(layer.num_experts - 1, layer.num_weighted)
+        maximum = most if routing.duplicates else min(most, room)
         # In phase 1 nothing is counted yet: equal Ginis check the recipe before anything is trained.
         equal = torch.ones(len(self.layers), dtype=torch.float64) if self.phase == "sparsify" else None
         ginis = equal if self.usage is None else gini(self.usage)
@@ -232,7 +236,7 @@ class Condenser(BiasOnly):
                 raise RoutingError(f"layer {index} ({layer.name}): {error}") from None
         if self.config.condenser_rule == "explicit":
             select_condensers(
-                counts, rule="explicit", explicit=self._explicit(), num_experts=self.layers[0].num_experts
+                counts, rule="explicit", explicit=self._explicit(), num_experts=self.layers[0].num_weighted
             )
 
     def _explicit(self) -> dict[int, list[int]]:

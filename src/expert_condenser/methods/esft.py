@@ -89,10 +89,10 @@ class ExpertConfig:
         """Expert ids per MoE layer; raises `TrainingError` where the file is that of another model."""
         depths = [str(decoder_depth(layer)) for layer in layers]
         ids = [i for chosen in self.experts.values() for i in chosen]
-        if set(depths) != set(self.experts) or max(ids, default=0) >= layers[0].num_experts:
+        if set(depths) != set(self.experts) or max(ids, default=0) >= layers[0].num_weighted:
             raise TrainingError(
                 f"expert_cfg.json is of another model: it has decoder layers {', '.join(self.experts)} and experts up "
-                f"to {max(ids, default=0)}; this one has MoE layers {', '.join(depths)} of {layers[0].num_experts} "
+                f"to {max(ids, default=0)}; this one has MoE layers {', '.join(depths)} of {layers[0].num_weighted} "
                 "experts. Score this model: condenser score."
             )
         chosen = [self.experts[depth] for depth in depths]
@@ -158,7 +158,12 @@ class Esft(Method):
         self.scores = expert_shares(usage.counts if self.score == "token" else usage.gate_mass)
 
     def choose(self, layers: Sequence[MoELayer], scores: Float[Tensor, "L E"]) -> ExpertConfig:
-        """The experts to train, by their scores on the task data."""
+        """The experts to train, by their scores on the task data.
+
+        Experts that are the identity have nothing to train: the scores are shares among those with weights.
+        """
+        if (weighted := layers[0].num_weighted) < scores.shape[-1]:
+            scores = expert_shares(scores[:, :weighted])
         ids = select_experts(scores, self.config.top_p)
         experts = {str(decoder_depth(layer)): chosen for layer, chosen in zip(layers, ids, strict=True)}
         self.chosen = ExpertConfig(experts, self.config.shared_experts, self.config.non_expert_modules)

@@ -9,6 +9,7 @@ from torch import nn
 from expert_condenser.errors import RoutingError, UnsupportedModelError
 from expert_condenser.functional.routing import RoutingConfig, check_condensers
 from expert_condenser.moe.attachment import attachment_of, find_attachment
+from expert_condenser.moe.backbone import return_backbone
 from expert_condenser.moe.hooked import check_forward
 from expert_condenser.moe.layers import MoELayer, decoder_of, family_name, moe_layers
 from expert_condenser.moe.own_types import CondenserModel, adopt, causal_lm, install_policy, own_config, release
@@ -56,6 +57,7 @@ def detach(model: nn.Module) -> nn.Module:
     """Undo `attach`: the routers' classes, tensors and outputs are the stock ones again, bit for bit."""
     attachment = attachment_of(model)
     attachment.remove(decoder_of(model, moe_layers(model)))
+    return_backbone(causal_lm(model))
     for router in attachment.routers:
         clear_policy(router)
     if isinstance(inner := causal_lm(model), CondenserModel):
@@ -100,6 +102,10 @@ def set_top_k(model: nn.Module, top_k: int) -> None:
     eligible = min(layer.num_experts // layer.scoring.num_groups * layer.scoring.groups_kept for layer in layers)
     if not 1 <= top_k <= eligible:
         raise RoutingError(f"top_k is a number of experts that a token may choose, 1 to {eligible}; got {top_k}")
+    if (fixed := layers[0].rule.fixed_top_k) is not None:
+        raise RoutingError(
+            f"the routers of {family_name(model)} take {fixed} experts per token whatever its config says"
+        )
     if any(name.endswith(".tid2eid") for name, _ in model.named_buffers()):
         raise RoutingError(f"some layers of {family_name(model)} have a table of K experts for every token id")
     own_config(model, model)
@@ -109,7 +115,8 @@ def set_top_k(model: nn.Module, top_k: int) -> None:
         raise RoutingError(f"top_k is changed in the config, and that of {family_name(model)} has none")
     setattr(config, field, top_k)
     for layer in layers:
-        layer.router.top_k = top_k
+        if hasattr(layer.router, "top_k"):  # elsewhere it reads the config
+            layer.router.top_k = top_k
 
 
 _TOP_K_FIELDS = ("num_experts_per_tok", "moe_topk", "moe_top_k", "top_k_experts")
@@ -133,9 +140,9 @@ def _check_fit(index: int, layer: MoELayer, count: int, config: RoutingConfig) -
 
 
 def _check_ids(index: int, layer: MoELayer, ids: Sequence[int]) -> None:
-    outside = [i for i in ids if not 0 <= i < layer.num_experts]
+    outside = [i for i in ids if not 0 <= i < layer.num_weighted]
     if outside or len(set(ids)) != len(ids):
         raise RoutingError(
-            f"layer {index} ({layer.name}): condensers are distinct expert ids in 0..{layer.num_experts - 1}; "
+            f"layer {index} ({layer.name}): condensers are distinct expert ids in 0..{layer.num_weighted - 1}; "
             f"got {list(ids)}"
         )

@@ -86,7 +86,7 @@ def token_mask(decoder: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> T
     """
     arguments = inspect.signature(decoder.forward).bind_partial(*args, **kwargs).arguments
     arguments = {**arguments.get("kwargs", {}), **arguments}
-    mask = arguments.get("attention_mask")
+    mask = _of_every_token(arguments.get("attention_mask"))
     if mask is None:
         return None
     if not isinstance(mask, Tensor) or mask.dim() != 2:
@@ -100,10 +100,26 @@ def token_mask(decoder: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> T
     return mask[:, -inputs.shape[1] :].reshape(-1)
 
 
+def _of_every_token(mask: Any) -> Any:
+    """The mask of a forward; of masks that were made already, one per type of layer, the diagonal.
+
+    A model around the decoder may make them (Gemma 4 does, for images). Every real token attends to itself, and no
+    token attends to padding, in the mask of a layer that sees all tokens before.
+    """
+    if not isinstance(mask, dict) or "full_attention" not in mask:
+        return mask
+    made = mask["full_attention"]
+    if not isinstance(made, Tensor) or made.dim() != 4:
+        return made
+    queries, keys = made.shape[-2:]
+    diagonal = made[:, 0].diagonal(keys - queries, dim1=-2, dim2=-1)
+    return diagonal if made.dtype == torch.bool else diagonal == 0  # a mask of floats is added to the scores
+
+
 def count_choice(
     router: Any,
     watch: Watch,
-    logits: Float[Tensor, "T E"],
+    logits: Float[Tensor, "T C"],
     weights: Float[Tensor, "T S"],
     indices: Int[Tensor, "T S"],
     correction: Float[Tensor, " E"] | None,
@@ -135,7 +151,7 @@ def _differs_without_bias(
         logits,
         torch.zeros_like(router.selection_bias),
         router.condenser_ids,
-        top_k=router.top_k,
+        top_k=router.experts_per_token,
         scoring=router.scoring,
         config=policy,
         correction=correction,

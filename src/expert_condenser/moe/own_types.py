@@ -19,12 +19,14 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING, AutoConf
 from expert_condenser.errors import CheckpointError
 from expert_condenser.functional.routing import RoutingConfig
 from expert_condenser.moe.attachment import Attachment
+from expert_condenser.moe.backbone import lend_backbone
 from expert_condenser.moe.families import FAMILIES
 from expert_condenser.moe.layers import MODEL_TYPE_PREFIX, decoder_of, family_name, moe_layers
 from expert_condenser.moe.router import set_policy
 from expert_condenser.moe.state import check_layers, check_saved_ids, make_section, read_section
 
-GUARDED_FIELD = "hidden_size"
+GUARDED_FIELDS = ("hidden_size", "d_model")
+"""The width of a text model, by the names that families save it under."""
 NOTICE = "(the routing of this model needs: pip install expert-condenser)"
 
 
@@ -87,7 +89,8 @@ class CondenserConfig:  # in front of a PreTrainedConfig
         path = Path(save_directory) / "config.json"
         content = json.loads(path.read_text())
         section = content.get("text_config", content)
-        section[GUARDED_FIELD] = f"{section[GUARDED_FIELD]} {NOTICE}"
+        field = next(name for name in GUARDED_FIELDS if name in section)
+        section[field] = f"{section[field]} {NOTICE}"
         path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
     @classmethod
@@ -103,15 +106,18 @@ class CondenserConfig:  # in front of a PreTrainedConfig
         """As in transformers, with the notice taken away."""
         config_dict = copy.deepcopy(config_dict)
         section = config_dict.get("text_config", config_dict)
-        if isinstance(guarded := section.get(GUARDED_FIELD), str):
-            section[GUARDED_FIELD] = int(guarded.removesuffix(NOTICE))
+        for field in GUARDED_FIELDS:
+            if isinstance(guarded := section.get(field), str):
+                section[field] = int(guarded.removesuffix(NOTICE))
         return super().from_dict(config_dict, **kwargs)  # type: ignore[misc]
 
 
 def install_policy(model: nn.Module, policy: RoutingConfig | None) -> None:
-    """Give every router of `model` the policy, and the hooks on its decoder."""
+    """Give every router of `model` the policy, its decoder the hooks, and trainers a base model."""
     layers = moe_layers(model)
-    attachment = Attachment(decoder_of(model, layers), [layer.router for layer in layers], policy)
+    decoder = decoder_of(model, layers)
+    attachment = Attachment(decoder, [layer.router for layer in layers], policy)
+    lend_backbone(causal_lm(model), decoder)
     for layer in layers:
         set_policy(layer.router, layer.rule, attachment)
 

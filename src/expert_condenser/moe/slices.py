@@ -102,7 +102,8 @@ def fused_names(layer: MoELayer) -> tuple[str, ...]:
     Raises `TrainingError` where there are others, which no slice could train.
     """
     parameters = dict(layer.experts.named_parameters(recurse=False))
-    names = tuple(name for name, value in parameters.items() if len(value) == layer.num_experts)
+    sizes = (layer.num_experts, layer.num_weighted)  # a family may leave rows for experts that are the identity
+    names = tuple(name for name, value in parameters.items() if len(value) in sizes)
     rest = sorted({name for name, _ in layer.experts.named_parameters()} - set(names))
     if rest or not names:
         raise TrainingError(
@@ -113,9 +114,9 @@ def fused_names(layer: MoELayer) -> tuple[str, ...]:
 
 
 def _check(layer: MoELayer, ids: Sequence[int]) -> None:
-    if len(set(ids)) != len(ids) or any(not 0 <= i < layer.num_experts for i in ids):
+    if len(set(ids)) != len(ids) or any(not 0 <= i < layer.num_weighted for i in ids):
         raise TrainingError(
-            f"{layer.name}: the experts to train are distinct ids in 0..{layer.num_experts - 1}; got {list(ids)}"
+            f"{layer.name}: the experts to train are distinct ids in 0..{layer.num_weighted - 1}; got {list(ids)}"
         )
 
 

@@ -34,8 +34,11 @@ def check_router_state(
     top_k: int,
     policy: RoutingConfig,
     scoring: Scoring = SOFTMAX,
+    num_identity: int = 0,
 ) -> None:
     """Raise `CheckpointError` unless the bias is E finite numbers and the condensers are R distinct expert ids.
+
+    The last `num_identity` experts are the identity, which is no condenser.
 
     A bias of NaN would switch condensers off, and an id given twice would make R smaller. `name` is the router's. On
     `meta` there are no values yet.
@@ -48,8 +51,9 @@ def check_router_state(
     _check_fit(name, len(condensers), num_experts, top_k, policy, scoring)
     if not bias.is_meta and not bias.float().isfinite().all():
         raise _fault(name, "the selection bias is finite", f"{bias.tolist()}")
-    if not condensers.is_meta and not _are_distinct_ids(ids := condensers.tolist(), num_experts):
-        raise _fault(name, f"condensers are distinct expert ids in 0..{num_experts - 1}", f"{ids}")
+    if not condensers.is_meta and not _are_distinct_ids(ids := condensers.tolist(), num_experts - num_identity):
+        last = num_experts - num_identity - 1
+        raise _fault(name, f"condensers are distinct expert ids in 0..{last}", f"{ids}")
 
 
 def check_layers(layers: Sequence[MoELayer]) -> None:

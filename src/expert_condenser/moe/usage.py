@@ -9,6 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from expert_condenser.functional.routing import count_usage
+from expert_condenser.moe.choices import on_choice
+from expert_condenser.moe.handover import Choice
 from expert_condenser.moe.layers import MoELayer, decoder_of, moe_layers
 
 
@@ -40,21 +42,18 @@ def measure_usage(model: Any, tokenizer: Any, rows: Sequence[list[int]], *, batc
 
 def _add_batch(decoder: Any, layers: Sequence[MoELayer], inputs: dict[str, Tensor], usage: Usage) -> None:
     mask = inputs["attention_mask"].reshape(-1)
-    hooks = [
-        layer.router.register_forward_hook(partial(_count, usage=usage, index=index, mask=mask))
-        for index, layer in enumerate(layers)
+    stops = [
+        on_choice(layer, partial(_count, usage=usage, index=index, mask=mask)) for index, layer in enumerate(layers)
     ]
     try:
         decoder(**inputs, use_cache=False)
     finally:
-        for hook in hooks:
-            hook.remove()
+        for stop in stops:
+            stop()
 
 
-def _count(
-    router: Any, args: Any, output: tuple[Tensor, Tensor, Tensor], *, usage: Usage, index: int, mask: Tensor
-) -> None:
-    _, weights, indices = output
+def _count(choice: Choice, *, usage: Usage, index: int, mask: Tensor) -> None:
+    weights, indices = choice.weights, choice.indices
     mask = mask.to(indices.device)  # layers may be spread over devices
     real = mask != 0
     usage.counts[index] += count_usage(indices, usage.counts.shape[1], mask).cpu()

@@ -8,7 +8,7 @@ import torch
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
 from expert_condenser.errors import TrainingError
-from expert_condenser.moe.layers import MoELayer, outermost
+from expert_condenser.moe.layers import MoELayer
 
 ROWS, LENGTH = 2, 16
 _FIELDS = ("output_router_logits", "router_aux_loss_coef", "num_experts")
@@ -91,7 +91,7 @@ def _auxiliary_loss(model: Any, layers: Sequence[MoELayer]) -> torch.Tensor:
 
 
 def _trainable(model: Any, layer: MoELayer) -> list[torch.Tensor]:
-    prefix = outermost(layer.name) + "."
+    prefix = layer.gate + "."
     return [p for name, p in model.named_parameters() if name.startswith(prefix) and p.requires_grad]
 
 
