@@ -21,8 +21,10 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import NamedTuple
 
+from expert_condenser.evaluation.answers.expressions import is_expression, without_text
 from expert_condenser.evaluation.answers.passage import boxes, marked, passages, statements
 from expert_condenser.evaluation.answers.scale import scaled
+from expert_condenser.evaluation.answers.separators import plain_separators
 from expert_condenser.evaluation.answers.typography import plain_signs
 
 FLOAT_NOISE = Fraction(1, 10**9)
@@ -138,7 +140,7 @@ def exact(text: str) -> str | None:
 
 def rewritten(text: str) -> str:
     """A text in which LaTeX, currency and typographic signs are written with plain characters."""
-    text = plain_signs(text)
+    text = plain_separators(plain_signs(text))
     for pattern, replacement in _REWRITES:
         text = re.sub(pattern, replacement, text)
     return scaled(text)
@@ -146,11 +148,16 @@ def rewritten(text: str) -> str:
 
 def _candidates(passage: str) -> Iterator[str | None]:
     """What each rule finds, in their order: a number, "" for an answer that is not one number, None for nothing."""
-    yield from (_single(_with_sign(rewritten(content))) for content in boxes(passage))
+    yield from map(_boxed, boxes(passage))
     text = rewritten(passage)
-    yield from (_single(_with_sign(line)) for line in marked(text))
+    yield from (_single(_with_sign(line.rstrip("! "))) for line in marked(text))
     yield from (_single(clause) for _, clause in reversed(statements(text)))
     yield _last(text)
+
+
+def _boxed(content: str) -> str | None:
+    """What a box holds; words there are units or say more of it, and make no sentence of an expression."""
+    return "" if is_expression(rewritten(without_text(content))) else _single(_with_sign(rewritten(content)))
 
 
 def _with_sign(content: str) -> str:
@@ -159,7 +166,9 @@ def _with_sign(content: str) -> str:
 
 
 def _single(clause: str) -> str | None:
-    """The one number that a statement is about."""
+    """The one number that a statement is about, or "" where it states an expression or several."""
+    if is_expression(clause):
+        return ""
     left, sign, right = clause.rpartition("=")
     clause = right if sign and _numbers(right) else left if sign else clause
     found = _numbers(clause)
