@@ -1,7 +1,8 @@
 r"""Whether what a text states is an expression, and so not one number: `\sqrt{576}`, `3x`, `x^2+5`, `0.\overline{3}`.
 
 Of an equation the right side counts. Words make it a sentence, which is no expression. Units, degrees and what stands
-in `\text{…}` say nothing: `90^\circ`, `3 m` and `24 \text{ pens}` are numbers. `24!` is a factorial in a box, where no sentence ends.
+in `\text{…}` say nothing: `90^\circ`, `3 m` and `24 \text{ pens}` are numbers. `24!` is a factorial in a box, where no
+sentence ends.
 """
 
 import re
