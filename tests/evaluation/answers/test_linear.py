@@ -23,6 +23,8 @@ SLOW = (
         "\nsystem",
         "[Question",
         "confidence: ",
+        *("a **5** 6. ", "__5__", "_5_ ", "__a", "not **5** ", "guess: 5\nprobability: ", "guess: a, ", "it is C "),
+        *("leaving ", "答案是否", "√(", "x=1,", "x=1\\text{ or }", "answer - ", "3x", "\\text{a}^", "sqrt "),
         "confidence: 5%",
         "I am 5% sure ",
     ),
