@@ -108,6 +108,19 @@ def test_a_text_may_speak_of_users(text, answer):
     assert text[up_to_run_on(text)] == text
 
 
+def test_where_a_text_has_answered():
+    for text in (
+        "The answer is that she has 24 pens.",
+        "**Answer:** 24",
+        "3 + 21 = 24",
+        "24 pens",
+        "<answer>24</answer>",
+    ):
+        assert NUMBER.extract(f"{text}\n\nExample 2: Tom has 33") == "24"
+        assert NUMBER.extract(f"Let us see.\nExample 2: Tom has 33. {text}") == "24"
+    assert NUMBER.extract("Let us see, 24.\n\nExample 2: Tom has 33") == "33"
+
+
 @pytest.mark.parametrize("lead", ["[INST] ", "<|assistant|>", "<|im_start|>assistant\n", "<s>", "user\nassistant\n"])
 def test_what_nothing_stands_before_cuts_nothing(lead):
     assert NUMBER.extract(f"{lead}24") == "24"

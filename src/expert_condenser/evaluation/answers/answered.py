@@ -11,7 +11,8 @@ _VALUE = r"""(?:[^\w\n]|\n|\b(?:option|choice|about|approximately|therefore|thus
     (?:\d | (?-i:[A-E])\b(?!\s+[a-z]) | (?:true|false|yes|no)\b | (?:solution|option|ending|answer)[ ]?\d | \\[a-z])"""
 _ANSWER = re.compile(
     rf"""\\(?:boxed|fbox)\s*\{{\s*[^\s}}] | </(?:final_)?ans(?:wer)?> | \#{{4}}\s*[^\s\#]
-    | (?:{ANSWER_IS}|{CORRECTION}|{IN_OTHER_LANGUAGES}|\banswer\**\s*:) {_VALUE}""",
+    | (?:{ANSWER_IS}|{CORRECTION}|{IN_OTHER_LANGUAGES}|\banswer\**\s*:) {_VALUE}
+    | \banswer\s+is\s[^\n.;:]{{0,80}}?\d""",
     re.IGNORECASE | re.VERBOSE,
 )
 _BARE = re.compile(
