@@ -118,7 +118,11 @@ def _linked(folder: Path) -> Iterator[Path]:
         if here.resolve() in seen or not here.is_dir():
             continue
         seen.add(here.resolve())
-        for path in here.iterdir():
+        try:
+            inside = list(here.iterdir())
+        except PermissionError:  # what cannot be read is no input either: its reader says so
+            continue
+        for path in inside:
             yield from _stations(path)
             if path.is_dir():
                 waiting.append(path)

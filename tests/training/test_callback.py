@@ -375,7 +375,10 @@ def test_control_a_stock_adapter_is_whole_where_nothing_is_added_to_the_model():
     method = METHODS["sft"](MethodConfig())
     adapted = get_peft_model(tiny_model(), LoraConfig(target_modules=["q_proj"]))
     method.prepare(adapted)
-    MethodCallback(method).on_train_begin(None, SimpleNamespace(global_step=0), None, model=adapted)
+    callback = MethodCallback(method)
+    callback.on_train_begin(None, SimpleNamespace(global_step=0), None, model=adapted)
+    assert callback.attachment.policy is None
+    assert [layer.router for layer in callback.layers] == [*callback.attachment.routers]
 
 
 @pytest.mark.parametrize("tensor", ["selection_bias", "condenser_ids"])

@@ -133,7 +133,7 @@ class Renderer:
             for text in (_answer_of(turn), *(call["function"]["name"] for call in turn.get("tool_calls", ()))):
                 _check_is_in(text.strip(), shown, f"the turn of {turn['role']!r}")
             if turn["role"] != "tool" and turn.get("name"):  # that of a tool is the call's
-                _check_is_in(turn["name"], shown, f"the name in a turn of {turn['role']!r}")
+                _check_is_in(turn["name"], shown, f"the name in a turn of {turn['role']!r}; ignore: name leaves it out")
         for tool in row.tools:
             _check_is_in(name_of_tool(tool), shown, "the tool")
         return shown
@@ -247,7 +247,7 @@ def _check_is_in(text: str, shown: str, what: str) -> None:
     if text not in shown:
         raise DataError(
             f"the chat template must render all of the data, but it drops {text[:60]!r} ({what}), which the model "
-            "would never see; set a chat template that keeps it, or list it under ignore"
+            "would never see; set a chat template that keeps it"
         )
 
 

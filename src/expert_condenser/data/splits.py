@@ -2,9 +2,9 @@
 
 `gsm8k_test.jsonl`, `Test.json` and `eval/part-3.parquet` are test files; `latest.jsonl` names no split. The rule is
 that of huggingface.co/docs/hub/datasets-file-names-and-splits, but for five points. Letters of either case are equal.
-`myTest`, `testset` and `testdata` name a split too. A
-name of two splits is an error (the hub takes such a file twice, or by its folder), and so is a file that names none
-beside files that do (the hub drops it in silence). Splits of other names, `data/name-00000-of-00001`, are not known.
+`myTest`, `testset` and `testdata` name a split too. A name of two splits is an error (the hub takes such a file twice,
+or by its folder), and so is a file that names none beside files that do (the hub drops it in silence). Splits of other
+names, `data/name-00000-of-00001`, are not known.
 """
 
 import re
