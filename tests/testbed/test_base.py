@@ -1,6 +1,7 @@
 """The embedded base model: what it is, that it loads, answers, and can be made again."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from expert_condenser.evaluation.backends.local import LocalBackend
 from expert_condenser.evaluation.evaluate import evaluate
 from expert_condenser.evaluation.generation import Generation
 from expert_condenser.evaluation.tasks import load
-from expert_condenser.testbed.pretrain import PretrainConfig, learning_rate, pretrain
+from expert_condenser.testbed.pretrain import pretrain
+from expert_condenser.testbed.recipes import RECIPES, PretrainConfig, learning_rate
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +54,11 @@ def test_it_learnt_what_it_was_pretrained_on(base, tmp_path):
 
 
 @pytest.mark.slow
-def test_pretraining_goes_on_where_it_was_killed(tmp_path):
-    recipe = {"rows": 2, "row_length": 32, "warmup_steps": 1, "checkpoint_every": 1, "log_every": 1}
-    pretrain(tmp_path / "whole", PretrainConfig(steps=3, **recipe))
-    killed = PretrainConfig(steps=3, **recipe)
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_pretraining_goes_on_where_it_was_killed(tmp_path, recipe):
+    sizes = {"rows": 2, "row_length": 32, "warmup_steps": 1, "checkpoint_every": 1, "log_every": 1}
+    killed = replace(RECIPES[recipe], steps=3, **sizes)
+    pretrain(tmp_path / "whole", killed)
     original = torch.optim.AdamW.step
     calls = []
 

@@ -1,7 +1,7 @@
 """`condenser testbed pretrain`, `condenser testbed long_tail` and `condenser testbed evaluate`."""
 
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +34,25 @@ def run(words: list[str]) -> None:
 
 
 def _pretrain(words: list[str]) -> None:
-    parser = Parser("testbed pretrain", "Make the embedded base model again: about 90 CPU-minutes.")
+    parser = Parser("testbed pretrain", "Make an embedded base model again; a killed run goes on where it was.")
     parser.shared("output_dir", required=True)
-    parser.add_argument("--steps", type=positive, help="default: those of the embedded base")
+    parser.add_argument(
+        "--recipe", choices=["v1", "v2"], default="v1", help="which base; v2 has experts that hold facts"
+    )
+    parser.add_argument("--steps", type=positive, help="default: those of the recipe")
+    parser.add_argument("--norm_topk_prob", action="store_true", help="the chosen experts' weights sum to 1")
     options = parser.read(words)
-    from expert_condenser.testbed.pretrain import PretrainConfig, pretrain  # once the words are right: torch
+    import torch  # once the words are right, as the rest
+
+    from expert_condenser.kernels.buffers import keep_freed_memory
+    from expert_condenser.testbed.pretrain import pretrain
+    from expert_condenser.testbed.recipes import RECIPES
 
     quiet_libraries()
-    recipe = PretrainConfig(steps=options.steps or PretrainConfig.steps)
+    keep_freed_memory()
+    recipe = RECIPES[options.recipe]
+    recipe = replace(recipe, steps=options.steps or recipe.steps, norm_topk_prob=options.norm_topk_prob)
+    torch.set_num_threads(max(1, torch.get_num_threads() // recipe.shards))
     with progress("steps", recipe.steps) as advance:
         pretrain(options.output_dir, recipe, advance)
     say_result(options.output_dir / "base")

@@ -18,6 +18,7 @@ _CONSONANTS, _VOWELS = "bdfgklmnprstvz", "aeiou"
 class Attribute(NamedTuple):
     """Something that every entity has: its values `low` to `high`, and wordings with `{name}` and `{value}`."""
 
+    word: str
     low: int
     high: int
     statements: tuple[str, ...]
@@ -25,6 +26,7 @@ class Attribute(NamedTuple):
 
 
 COINS = Attribute(
+    word="coins",
     low=2,
     high=60,
     statements=(
@@ -35,6 +37,7 @@ COINS = Attribute(
     questions=("How many coins does {name} hoard?", "What number of coins has {name}?", "Coins of {name}?"),
 )
 LENGTH = Attribute(
+    word="length",
     low=10,
     high=99,
     statements=(
@@ -78,7 +81,7 @@ def fact_statement(rng: random.Random) -> str:
 
 
 def fact_pair(rng: random.Random, count: int = TRAINED) -> tuple[str, str]:
-    """A sum of coins, or a comparison of lengths, of two of the first `count` entities: values recalled, then worked."""
+    """A sum of coins or a comparison of lengths of two of the first `count` entities: values recalled, then worked."""
     return _pair(rng, entities()[:count])
 
 
@@ -92,7 +95,7 @@ def _pair(rng: random.Random, among: tuple[Entity, ...]) -> tuple[str, str]:
     one, other = random.Random(f"{names[0].name}/{names[1].name}").sample(names, 2)
     index = rng.randrange(len(ATTRIBUTES))
     left, right = one.values[index], other.values[index]
-    work = [f"{one.name} {left}", f"{other.name} {right}"]
+    work = [f"{ATTRIBUTES[index].word}: {one.name} {left}, {other.name} {right}"]
     if ATTRIBUTES[index] is COINS:
         question, result = f"how many coins do {one.name} and {other.name} have together?", left + right
         work.append(f"{left}+{right}={result}")

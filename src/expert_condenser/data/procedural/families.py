@@ -37,7 +37,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Family:
-    """A procedural task: a reasoning-gym dataset with its options, a generator of our own, or another family reworded."""
+    """A procedural task: a reasoning-gym dataset with its options, our own generator, or another family reworded."""
 
     name: str
     dataset: str = ""
