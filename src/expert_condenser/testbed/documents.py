@@ -35,8 +35,9 @@ def packed_rows(
         for number in range(row_length):
             name = rng.choices(names, weights)[0]
             ids = tokenizer.encode(_text(_document(name, rng), tokenizer))
-            for column, values in zip(row, (ids, [name] * len(ids), [number] * len(ids)), strict=True):
-                column.extend(values)
+            row.ids.extend(ids)
+            row.families.extend([name] * len(ids))
+            row.documents.extend([number] * len(ids))
             if len(row.ids) >= row_length:
                 break
         yield Row(row.ids[:row_length], row.families[:row_length], row.documents[:row_length])

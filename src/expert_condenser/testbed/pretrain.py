@@ -23,13 +23,13 @@ from expert_condenser.data.procedural.families import FAMILIES, items
 from expert_condenser.errors import FailedRunError, TrainingError
 from expert_condenser.files import append_line, read_json, replacing, write_json, write_text
 from expert_condenser.moe.experts import NAME as SORTED
-from expert_condenser.testbed.documents import packed_rows, shares
+from expert_condenser.testbed.documents import Row, packed_rows, shares
 from expert_condenser.testbed.pools import Documents, PooledRouting, number_documents
 from expert_condenser.testbed.recipes import PretrainConfig, base_config, learning_rate
 from expert_condenser.testbed.replicas import add_gradients, replicas
 from expert_condenser.testbed.tokenizer import train_tokenizer
 
-CHECKPOINT, LOG = "checkpoint.pt", "log.jsonl"
+CHECKPOINT, LOG, RECIPE = "checkpoint.pt", "log.jsonl", "recipe.json"
 
 
 class Shard(NamedTuple):
@@ -140,27 +140,22 @@ def make_batch(tokenizer: PreTrainedTokenizerFast, recipe: PretrainConfig, step:
     rng = random.Random(f"{seed}/pools")
     rows = list(packed_rows(seed, tokenizer, recipe.rows, recipe.row_length, shares(recipe.facts)))
     size = recipe.rows // recipe.shards
-    shards = [rows[start : start + size] for start in range(0, size * recipe.shards, size)]
-    return [
-        Shard(
-            torch.tensor([row.ids for row in part]),
-            None
-            if recipe.pool_sizes is None
-            else number_documents([row.documents for row in part], recipe.pool_sizes, rng),
-        )
-        for part in shards
-    ]
+    parts = [rows[start : start + size] for start in range(0, recipe.rows, size)]
+    return [Shard(torch.tensor([row.ids for row in part]), _documents(part, recipe, rng)) for part in parts]
+
+
+def _documents(rows: list[Row], recipe: PretrainConfig, rng: random.Random) -> Documents | None:
+    if recipe.pool_sizes is None:
+        return None
+    return number_documents([row.documents for row in rows], recipe.pool_sizes, rng)
 
 
 def _claim(output_dir: Path, recipe: PretrainConfig) -> None:
-    """Write `recipe.json`, or see that it is this recipe's; only the number of steps may be another."""
-    path, wanted = (
-        output_dir / "recipe.json",
-        {**asdict(recipe), "pool_sizes": recipe.pool_sizes and [*recipe.pool_sizes]},
-    )
+    """Write `recipe.json`; where a run goes on, it must be that run's, but for the number of steps."""
+    path, wanted = output_dir / RECIPE, json.loads(json.dumps(asdict(recipe)))  # a tuple is a list there
     if (output_dir / CHECKPOINT).exists() and path.exists():
         made = {**asdict(PretrainConfig()), **read_json(path)}
-        changed = [name for name, value in wanted.items() if made[name] != value]
+        changed = [name for name in wanted if name != "steps" and made[name] != wanted[name]]
         if changed:
             raise TrainingError(
                 f"a run goes on with its own recipe, but {path} has another {', '.join(changed)}; "
@@ -204,13 +199,13 @@ def _save(output_dir: Path, model: OlmoeForCausalLM, optimizer: torch.optim.Opti
 
 def _restore(output_dir: Path, model: OlmoeForCausalLM, optimizer: torch.optim.Optimizer) -> int:
     """Load the last checkpoint where there is one, and forget what was logged later; the step to go on from."""
-    path, log = output_dir / CHECKPOINT, output_dir / LOG
-    state = torch.load(path, weights_only=True) if path.exists() else {"step": 0}
-    step = int(state["step"])
-    if step:
+    path, log, step = output_dir / CHECKPOINT, output_dir / LOG, 0
+    if path.exists():
+        state = torch.load(path, weights_only=True)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
+        step = int(state["step"])
     if log.exists():
-        lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
-        write_text(log, "".join(line for line in lines if json.loads(line)["step"] <= step))
+        whole = [line for line in log.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+        write_text(log, "".join(line for line in whole if json.loads(line)["step"] <= step))
     return step

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from transformers import OlmoeConfig, PreTrainedTokenizerFast
 
+from expert_condenser.errors import TrainingError
 from expert_condenser.testbed.tokenizer import VOCABULARY_SIZE
 
 
@@ -33,6 +34,18 @@ class PretrainConfig:
     """Smallest and largest P of document pools; None is ordinary routing, with transformers' balancing loss."""
     shards: int = 1
     """Parts of the rows, each computed by a thread of its own; the balancing loss is over a part."""
+
+    def __post_init__(self) -> None:
+        """Raise `TrainingError` where an option has no meaning."""
+        if self.rows % self.shards:
+            raise TrainingError(f"rows are divided equally among shards; got {self.rows} rows, {self.shards} shards")
+        if not 0 <= self.facts < 1:
+            raise TrainingError(f"facts is a share of the documents, from 0 to below 1; got {self.facts}")
+        smallest, largest = self.pool_sizes or (self.top_k, self.num_experts)
+        if not self.top_k <= smallest <= largest <= self.num_experts:
+            raise TrainingError(
+                f"a pool has {self.top_k} (top_k) to {self.num_experts} (num_experts) experts; got {self.pool_sizes}"
+            )
 
 
 RECIPES = {
