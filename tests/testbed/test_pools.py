@@ -12,6 +12,7 @@ from expert_condenser.testbed.pools import (
     balance_loss,
     choose_in_pools,
     number_documents,
+    outside_loss,
     pools,
 )
 from expert_condenser.testing.models import tiny_model
@@ -34,20 +35,28 @@ def test_a_pool_is_the_experts_with_the_largest_sum_over_the_document():
     assert pools(PROBABILITIES, DOCUMENTS).tolist() == [[True, False, False, True], [True, True, True, False]]
 
 
+POOL = pools(PROBABILITIES, DOCUMENTS)[DOCUMENTS.of_token]
+
+
 def test_every_token_chooses_within_its_document_s_pool():
-    chosen = choose_in_pools(PROBABILITIES.log(), DOCUMENTS, top_k=2)
-    assert chosen.tolist() == [[0, 3], [3, 0], [0, 3], [2, 1], [2, 0]]
-    everyone = Documents(DOCUMENTS.of_token, tensor([4, 4]))
+    assert choose_in_pools(PROBABILITIES.log(), POOL, top_k=2).tolist() == [[0, 3], [3, 0], [0, 3], [2, 1], [2, 0]]
+    everyone = torch.ones_like(POOL)
     assert choose_in_pools(PROBABILITIES.log(), everyone, top_k=2)[1].tolist() == [1, 3], "without the pool"
 
 
 def test_the_balancing_loss_is_that_of_the_choice_and_of_all_probabilities():
     logits = PROBABILITIES.log()
-    chosen = choose_in_pools(logits, DOCUMENTS, top_k=2)
+    chosen = choose_in_pools(logits, POOL, top_k=2)
     share = tensor([4 / 5, 1 / 5, 2 / 5, 3 / 5])  # of the five tokens, in the choice above
     assert balance_loss(logits, chosen) == pytest.approx(4 * (share * PROBABILITIES.mean(0)).sum().item())
     even = tensor([[0, 1], [2, 3]])
     assert balance_loss(torch.zeros(2, 4), even) == pytest.approx(2), "K where all experts are used alike"
+
+
+def test_the_outside_loss_is_the_nll_of_the_pool():
+    inside = tensor([0.9, 0.35, 0.65, 0.9, 0.9])
+    assert outside_loss(PROBABILITIES.log(), POOL) == pytest.approx(-inside.log().mean().item())
+    assert outside_loss(PROBABILITIES.log(), torch.ones_like(POOL)) == pytest.approx(0, abs=1e-6)
 
 
 def test_documents_of_a_batch_are_numbered_through_its_rows():

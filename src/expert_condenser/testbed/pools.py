@@ -43,11 +43,14 @@ def pools(probabilities: Float[Tensor, "T E"], documents: Documents) -> Bool[Ten
     return places < documents.pool_sizes[:, None]
 
 
-def choose_in_pools(logits: Float[Tensor, "T E"], documents: Documents, top_k: int) -> Int[Tensor, "T K"]:
-    """The K best experts of every token among those of its document's pool, without gradient."""
-    detached = logits.detach().float()
-    pool = pools(torch.softmax(detached, dim=-1), documents)
-    return detached.masked_fill(~pool[documents.of_token], -torch.inf).topk(top_k, dim=-1).indices
+def choose_in_pools(logits: Float[Tensor, "T E"], pool: Bool[Tensor, "T E"], top_k: int) -> Int[Tensor, "T K"]:
+    """The K best experts of every token among those of its pool, without gradient."""
+    return logits.detach().masked_fill(~pool, -torch.inf).topk(top_k, dim=-1).indices
+
+
+def outside_loss(logits: Float[Tensor, "T E"], pool: Bool[Tensor, "T E"]) -> Float[Tensor, ""]:
+    """The mean of `-log sum_{i in pool} p_i` over tokens: 0 where a router needs no pool to stay in it."""
+    return -torch.log_softmax(logits.float(), dim=-1).masked_fill(~pool, -torch.inf).logsumexp(dim=-1).mean()
 
 
 def balance_loss(logits: Float[Tensor, "T E"], indices: Int[Tensor, "T K"]) -> Float[Tensor, ""]:
@@ -70,7 +73,8 @@ class PooledRouting:
     def __init__(self, model: Any) -> None:
         self.layers = moe_layers(model)
         self.balance: list[Tensor] = []
-        """The loss of every layer in the last forward."""
+        self.outside: list[Tensor] = []
+        """`balance_loss` and `outside_loss` of every layer in the last forward."""
 
     def __enter__(self) -> "PooledRouting":
         self._hooks = [
@@ -84,7 +88,7 @@ class PooledRouting:
 
     def start(self, documents: Documents) -> None:
         """Before a forward over these documents."""
-        self.documents, self.balance = documents, []
+        self.documents, self.balance, self.outside = documents, [], []
 
 
 class _Choice(NamedTuple):
@@ -95,7 +99,9 @@ class _Choice(NamedTuple):
     scoring: Scoring
 
     def __call__(self, router: Any, args: Any, output: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        logits = output[0]
-        indices = choose_in_pools(logits, self.routing.documents, self.top_k)
+        logits, documents = output[0], self.routing.documents
+        pool = pools(torch.softmax(logits.detach().float(), dim=-1), documents)[documents.of_token]
+        indices = choose_in_pools(logits, pool, self.top_k)
         self.routing.balance.append(balance_loss(logits, indices))
+        self.routing.outside.append(outside_loss(logits, pool))
         return logits, gate_weights(logits, indices, self.scoring), indices

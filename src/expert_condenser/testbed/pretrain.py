@@ -90,6 +90,7 @@ class Shards:
 
     def __init__(self, model: OlmoeForCausalLM, recipe: PretrainConfig) -> None:
         self.coefficient, self.count = recipe.router_aux_loss_coef, recipe.shards
+        self.outside_coefficient = recipe.outside_loss_coef
         self.models = replicas(model, recipe.shards)
         self.pooled = [None if recipe.pool_sizes is None else PooledRouting(replica) for replica in self.models]
 
@@ -119,6 +120,7 @@ class Shards:
             nll = output.loss - auxiliary
         else:
             auxiliary = self.coefficient * torch.stack(pooled.balance).mean()
+            auxiliary = auxiliary + self.outside_coefficient * torch.stack(pooled.outside).mean()
             nll = output.loss
         ((nll + auxiliary) / self.count).backward()
         return Losses(nll.item() / self.count, auxiliary.item() / self.count)

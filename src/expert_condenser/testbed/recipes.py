@@ -32,6 +32,8 @@ class PretrainConfig:
     """Share of the documents that are facts."""
     pool_sizes: tuple[int, int] | None = None
     """Smallest and largest P of document pools; None is ordinary routing, with transformers' balancing loss."""
+    outside_loss_coef: float = 0.0
+    """Weight of the routers' loss for probability outside of the pools; the routers are used without pools later."""
     shards: int = 1
     """Parts of the rows, each computed by a thread of its own; the balancing loss is over a part."""
 
