@@ -11,6 +11,7 @@ from expert_condenser.testbed.pools import (
     PooledRouting,
     balance_loss,
     choose_in_pools,
+    excess,
     number_documents,
     outside_loss,
     pools,
@@ -33,6 +34,20 @@ DOCUMENTS = Documents(tensor([0, 0, 0, 1, 1]), tensor([2, 3]))
 def test_a_pool_is_the_experts_with_the_largest_sum_over_the_document():
     # sums: 1.00, 0.75, 0.35, 0.90 and 0.22, 0.28, 1.30, 0.20
     assert pools(PROBABILITIES, DOCUMENTS).tolist() == [[True, False, False, True], [True, True, True, False]]
+
+
+def test_the_excess_leaves_out_what_all_documents_like():
+    affinity = excess(PROBABILITIES)
+    assert torch.allclose(affinity.sum(0), torch.zeros(4), atol=1e-6)
+    # the first document: sums less three times the means .244, .206, .33, .22, so .268, .132, -.64, .24
+    assert pools(affinity, Documents(DOCUMENTS.of_token, tensor([3, 1]))).tolist() == [
+        [True, True, False, True],
+        [False, False, True, False],
+    ]
+    shared = PROBABILITIES.clone()
+    shared[:, 3] += 5  # every token likes expert 3
+    assert pools(shared, DOCUMENTS)[:, 3].all()
+    assert torch.equal(pools(excess(shared), DOCUMENTS), pools(affinity, DOCUMENTS))
 
 
 POOL = pools(PROBABILITIES, DOCUMENTS)[DOCUMENTS.of_token]

@@ -3,6 +3,10 @@
 A document's pool is the P experts with the largest router probability, summed over its tokens; the others are masked
 before the K best are chosen. So experts specialise by kind of document, without being told any. P is drawn for every
 document. The model that results is a stock one, and is used without pools.
+
+Two additions, since documents and budgets are small here (docs/testbed.md has what each does): a pool may be ranked by
+the excess over the batch's mean probability, so that what all documents like does not decide; and a loss teaches the
+routers to stay in the pool by themselves.
 """
 
 import random
@@ -35,12 +39,17 @@ def number_documents(rows: Sequence[Sequence[int]], sizes: tuple[int, int], rng:
     return Documents(torch.tensor(of_token), torch.tensor([rng.randint(*sizes) for _ in range(count)]))
 
 
-def pools(probabilities: Float[Tensor, "T E"], documents: Documents) -> Bool[Tensor, "N E"]:
-    """The P experts of every document with the largest sum of probability over its tokens."""
-    count, experts = len(documents.pool_sizes), probabilities.shape[1]
-    sums = torch.zeros(count, experts, dtype=probabilities.dtype).index_add_(0, documents.of_token, probabilities)
+def pools(affinity: Float[Tensor, "T E"], documents: Documents) -> Bool[Tensor, "N E"]:
+    """The P experts of every document with the largest sum over its tokens, of probabilities or of their excess."""
+    count, experts = len(documents.pool_sizes), affinity.shape[1]
+    sums = torch.zeros(count, experts, dtype=affinity.dtype).index_add_(0, documents.of_token, affinity)
     places = sums.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
     return places < documents.pool_sizes[:, None]
+
+
+def excess(probabilities: Float[Tensor, "T E"]) -> Float[Tensor, "T E"]:
+    """Every probability minus its expert's mean over the batch."""
+    return probabilities - probabilities.mean(dim=0)
 
 
 def choose_in_pools(logits: Float[Tensor, "T E"], pool: Bool[Tensor, "T E"], top_k: int) -> Int[Tensor, "T K"]:
@@ -70,8 +79,8 @@ class PooledRouting:
 
     documents: Documents
 
-    def __init__(self, model: Any) -> None:
-        self.layers = moe_layers(model)
+    def __init__(self, model: Any, *, by_excess: bool = False) -> None:
+        self.layers, self.by_excess = moe_layers(model), by_excess
         self.balance: list[Tensor] = []
         self.outside: list[Tensor] = []
         """`balance_loss` and `outside_loss` of every layer in the last forward."""
@@ -100,7 +109,9 @@ class _Choice(NamedTuple):
 
     def __call__(self, router: Any, args: Any, output: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         logits, documents = output[0], self.routing.documents
-        pool = pools(torch.softmax(logits.detach().float(), dim=-1), documents)[documents.of_token]
+        probabilities = torch.softmax(logits.detach().float(), dim=-1)
+        affinity = excess(probabilities) if self.routing.by_excess else probabilities
+        pool = pools(affinity, documents)[documents.of_token]
         indices = choose_in_pools(logits, pool, self.top_k)
         self.routing.balance.append(balance_loss(logits, indices))
         self.routing.outside.append(outside_loss(logits, pool))

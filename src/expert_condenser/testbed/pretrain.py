@@ -92,7 +92,9 @@ class Shards:
         self.coefficient, self.count = recipe.router_aux_loss_coef, recipe.shards
         self.outside_coefficient = recipe.outside_loss_coef
         self.models = replicas(model, recipe.shards)
-        self.pooled = [None if recipe.pool_sizes is None else PooledRouting(replica) for replica in self.models]
+        self.pooled: list[PooledRouting | None] = [None] * recipe.shards
+        if recipe.pool_sizes is not None:
+            self.pooled = [PooledRouting(replica, by_excess=recipe.pools_by_excess) for replica in self.models]
 
     def __enter__(self) -> "Shards":
         self._open = ExitStack()

@@ -32,6 +32,8 @@ class PretrainConfig:
     """Share of the documents that are facts."""
     pool_sizes: tuple[int, int] | None = None
     """Smallest and largest P of document pools; None is ordinary routing, with transformers' balancing loss."""
+    pools_by_excess: bool = False
+    """Whether a pool is ranked by the excess over the batch's mean probability."""
     outside_loss_coef: float = 0.0
     """Weight of the routers' loss for probability outside of the pools; the routers are used without pools later."""
     shards: int = 1
