@@ -61,7 +61,10 @@ RECIPES = {
         top_k=6,
         intermediate_size=48,
         facts=0.5,
-        pool_sizes=(10, 24),
+        router_aux_loss_coef=0.02,
+        pool_sizes=(6, 12),
+        pools_by_excess=True,
+        outside_loss_coef=0.2,
         shards=2,
     ),
 }
