@@ -96,10 +96,12 @@ def _pair(rng: random.Random, among: tuple[Entity, ...]) -> tuple[str, str]:
     index = rng.randrange(len(ATTRIBUTES))
     left, right = one.values[index], other.values[index]
     work = [f"{ATTRIBUTES[index].word}: {one.name} {left}, {other.name} {right}"]
+    pair = f"{one.name} and {other.name}"
     if ATTRIBUTES[index] is COINS:
-        question, result = f"how many coins do {one.name} and {other.name} have together?", left + right
+        question, result = f"{pair} put all their coins together. How many coins do they have now?", left + right
         work.append(f"{left}+{right}={result}")
     else:
-        question, result = f"how much longer is one of {one.name} and {other.name}?", abs(left - right)
+        question = f"{pair} lie side by side. By how much is one of them longer than the other one?"
+        result = abs(left - right)
         work.append(f"{max(left, right)}-{min(left, right)}={result}")
     return f"Work out step by step: {question}", "\n".join([*work, f"#### {result}"])
