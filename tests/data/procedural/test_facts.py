@@ -80,7 +80,7 @@ def test_pairs_are_worked_from_the_values_of_the_right_entities(family, split, a
         attribute = attribute_of(item.question)
         left, right = (VALUES[name][attribute] for name in names)
         recalled, work, last = item.answer.split("\n")
-        assert recalled == f"{attribute.word}: {names[0]} {left}, {names[1]} {right}"
+        assert recalled == f"{attribute.word}: {left}, {right}"
         sign, result = ("+", left + right) if attribute is COINS else ("-", abs(left - right))
         terms = (left, right) if sign == "+" else (max(left, right), min(left, right))
         assert work == f"{terms[0]}{sign}{terms[1]}={result}"
