@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/ready
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup demo test test-slow test-all check catalog tree mutation recipes clean
+.PHONY: setup demo test test-slow test-all fuzz-runs check catalog tree mutation recipes clean
 
 setup: $(READY)
 
@@ -26,6 +26,10 @@ test-slow: $(READY)
 	$(PYTEST) -m slow
 
 test-all: test test-slow
+
+# A run's folder, started, killed, resumed, overwritten, damaged and moved in 200 random orders; 20 in `make test`.
+fuzz-runs: $(READY)
+	FUZZ_SEQUENCES=200 $(BIN)/python -m pytest tests/test_run_folder_machine.py
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -50,4 +54,4 @@ recipes: $(READY)
 	$(BIN)/python recipes/make.py
 
 clean:
-	rm -rf .venv demo mutants .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv demo mutants .pytest_cache .hypothesis .mypy_cache .ruff_cache

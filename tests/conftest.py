@@ -15,6 +15,7 @@ os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp()
 atexit.register(shutil.rmtree, os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
 
 from expert_condenser import moe_layers  # noqa: E402
+from expert_condenser.moe.choices import on_choice  # noqa: E402
 from tests.slow import slow_tests  # noqa: E402
 
 # With several threads, stock transformers is not repeatable to the bit: the backward of `batched_mm` sums in the order
@@ -25,18 +26,18 @@ os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
 
 @contextmanager
 def _recorded_routing(model):
-    calls, handles = [], []
+    calls, stops = [], []
     for index, layer in enumerate(moe_layers(model)):
 
-        def hook(module, args, output, index=index):
-            calls.append((index, *(tensor.detach() for tensor in output)))
+        def heard(choice, index=index):
+            calls.append((index, *(tensor.detach() for tensor in choice[:3])))
 
-        handles.append(layer.router.register_forward_hook(hook))
+        stops.append(on_choice(layer, heard))
     try:
         yield calls
     finally:
-        for handle in handles:
-            handle.remove()
+        for stop in stops:
+            stop()
 
 
 @pytest.fixture

@@ -44,12 +44,6 @@ SLOW = (
     ),
     Slow(
         "training/test_run.py",
-        "test_a_truncated_checkpoint_is_skipped",
-        "optimizer",
-        "9 s: three files",
-    ),
-    Slow(
-        "training/test_run.py",
         "test_rows_grouped_by_length_are_in_the_same_order_after_a_resume",
         r"\[3\]",
         "7 s: two places",
@@ -67,6 +61,24 @@ SLOW = (
         "22 s: two processes for each family",
     ),
     Slow(
+        "adapters/test_in_effect.py",
+        r".*\[",
+        r"\[olmoe",
+        "15 s: four families; fast is one",
+    ),
+    Slow(
+        "adapters/test_expert_parts.py",
+        "test_only_the_chosen_experts_learn",
+        r"\[(olmoe-|gpt_oss-a deep copy)",
+        "8 s: four families in six ways; fast is one family in all",
+    ),
+    Slow(
+        "training/test_callback_restore.py",
+        "test_(control|a_resume_goes_on|the_best_model_is)",
+        r"\[(olmoe(-bias_only|-esft_gate)?|gpt_oss-sft)\]",
+        "28 s: four families, three methods; fast is one family",
+    ),
+    Slow(
         "methods/test_sft.py",
         "test_frozen_routers_stand_still_and_all_else_moves",
         r"\[olmoe\]",
@@ -79,10 +91,28 @@ SLOW = (
         "9 s: four families, as in training/test_methods.py",
     ),
     Slow(
+        "checkpoint/test_router_state.py",
+        "test_(a_model|a_state_dict|an_adapter)_with_it",
+        r"-olmoe\]",
+        "60 s: four families; fast is every fault for every reader",
+    ),
+    Slow(
         "moe/test_families.py",
         r".*\[",
         r"\b(olmoe|deepseek_v3|gpt_oss)\b",
         "46 s: every family; fast is softmax, sigmoid with groups and a correction, and softmax over the chosen",
+    ),
+    Slow(
+        "moe/test_identity.py",
+        r".*\[",
+        r"-(olmoe|deepseek_v3|gpt_oss|mistral4|mistral_large4|kimi_linear)\]|test_control_",
+        "90 s: every family; fast is the same three, and those that can sum scores in half precision",
+    ),
+    Slow(
+        "moe/test_methods_by_family.py",
+        "test_(the_method_trains|esft_trains|lora_trains)",
+        r"\[(phimoe|llama4_text|dbrx)\]",
+        "80 s: ten families; fast are three that differ most",
     ),
     Slow(
         "moe/test_experts.py",

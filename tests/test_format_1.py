@@ -105,6 +105,7 @@ def test_a_record_is_read_as_one_of_today(name):
     assert record.config["model"] == "base/model"
     assert record.config.keys() <= today.keys()
     new = {"attn_implementation", "device_map", "revision"}
+    new |= {"ignore", "on_bad_row", "loss_on", "end_of_turn", "chat_template_kwargs"}
     assert today.keys() - record.config.keys() == new
     assert {key for key, value in record.config.items() if value != today[key]} == {"output_dir"}
 
@@ -112,7 +113,7 @@ def test_a_record_is_read_as_one_of_today(name):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format_version": 3}, "format_version 3, and this release reads up to 2; update"),
+        ({"format_version": 4}, "format_version 4, and this release reads up to 3; update"),
         ({"format_version": "two"}, "format_version 'two'"),
         ({"config": None}, "'config', of type dict; got None"),
         ({"method": 7}, "'method', of type str; got 7"),

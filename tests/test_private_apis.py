@@ -1,12 +1,15 @@
-"""One test per private API of torch, transformers and PEFT that we use: it fails when a release changes it."""
+"""One test per private API of another library that we use: it fails when a release changes it."""
 
+from functools import partial
 from pathlib import Path
+from types import MethodType
 from typing import ClassVar
 
 import pytest
 import torch
 import transformers
-from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from accelerate.hooks import AlignDevicesHook, add_hook_to_module, remove_hook_from_module
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.lora import LoraModel
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -38,12 +41,16 @@ USES = {
     "_get_train_sampler": (transformers.Trainer, "training/trainer.py"),
     "_gradient_checkpointing_func": (None, "moe/replay.py"),
     "_grouped_mm": (torch.ops.aten, "study/cost.py"),
+    "_hf_hook": (None, "moe/hooked.py"),
     "_is_expert_parallel": (None, "moe/experts.py"),
     "_is_mkldnn_bf16_supported": (torch.ops.mkldnn, "kernels/sorted_experts.py"),
     "_is_mkldnn_fp16_supported": (torch.ops.mkldnn, "kernels/sorted_experts.py"),
     "_keep_in_fp32_modules_strict": (transformers.PreTrainedModel, "moe/own_types.py"),
+    "_load_from_state_dict": (nn.Module, "moe/router.py"),
     "_model_mapping": (AutoModelForCausalLM, "moe/own_types.py"),
+    "_old_forward": (None, "moe/hooked.py"),
     "_parameters": (None, "moe/slices.py"),
+    "_remap_adapter_state_dict_for_load": (LoraModel, "adapters/peft_type.py"),
 }
 """Name -> what has it (None: instances alone, each looked at in its test), and the file that uses it."""
 
@@ -73,6 +80,29 @@ def test_every_use_says_why(file):
     assert unexplained(FILES[file]) == []
 
 
+# --- accelerate ---
+
+
+def test_hf_hook():
+    """A hooked module has it, and a forward on the instance that calls the hook and `_old_forward`."""
+    module = nn.Linear(2, 3)
+    hook = add_hook_to_module(module, AlignDevicesHook(execution_device="cpu"))._hf_hook
+    assert (hook.execution_device, hook.offload_buffers) == ("cpu", False)
+    assert isinstance(vars(module)["forward"], partial)
+    assert vars(module)["forward"].func.__module__ == "accelerate.hooks", "_hf_hook"
+    remove_hook_from_module(module)
+    assert not hasattr(module, "_hf_hook")
+    assert vars(module)["forward"] == MethodType(nn.Linear.forward, module)
+
+
+def test_old_forward():
+    """It is what the hook calls: the forward of the class, bound, until another one is put there."""
+    module = add_hook_to_module(nn.Linear(2, 3), AlignDevicesHook(execution_device="cpu"))
+    assert module._old_forward == MethodType(nn.Linear.forward, module)
+    module._old_forward = lambda x: x + 1
+    assert module(torch.ones(2)).tolist() == [2.0, 2.0], "_old_forward"
+
+
 # --- torch ---
 
 
@@ -92,6 +122,22 @@ def test_apply():
         assert len(called) == number, "_apply"
     outer.train(), outer.requires_grad_(False)
     assert len(called) == len(ways), "and nothing else does"
+
+
+def test_load_from_state_dict():
+    """`load_state_dict` calls it for each module with the whole state and the module's prefix, before it copies."""
+    seen = []
+
+    class Recorder(nn.Linear):
+        def _load_from_state_dict(self, state_dict, prefix, *args):
+            seen.append((prefix, sorted(state_dict), self.bias.tolist()))
+            super()._load_from_state_dict(state_dict, prefix, *args)
+
+    outer = nn.Sequential(nn.Identity(), Recorder(1, 1))
+    before = outer[1].bias.tolist()
+    outer.load_state_dict({"1.weight": torch.zeros(1, 1), "1.bias": torch.full((1,), 7.0)})
+    assert seen == [("1.", ["1.bias", "1.weight"], before)], "_load_from_state_dict"
+    assert outer[1].bias.tolist() == [7.0]
 
 
 def test_parameters():
@@ -327,6 +373,22 @@ def test_get_train_sampler(strategy, tmp_path):
 
 
 # --- PEFT ---
+
+
+def test_remap_adapter_state_dict_for_load(monkeypatch):
+    """PEFT asks the tuner's class with the tensors of the file, before it loads them."""
+    seen = []
+    stock = LoraModel._remap_adapter_state_dict_for_load.__func__
+
+    def remap(cls, model, *, state_dict, **options):
+        seen.append(sorted(state_dict))
+        return stock(cls, model, state_dict=state_dict, **options)
+
+    adapted = get_peft_model(tiny_model(), LoraConfig(target_modules=["q_proj"]))
+    state = get_peft_model_state_dict(adapted)
+    monkeypatch.setattr(LoraModel, "_remap_adapter_state_dict_for_load", classmethod(remap))
+    set_peft_model_state_dict(adapted, state)
+    assert seen == [sorted(state)], "_remap_adapter_state_dict_for_load"
 
 
 def test_get_adapter_state_dict(monkeypatch):

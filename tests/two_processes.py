@@ -15,9 +15,9 @@ local_usage = []
 rows_of = usage._row
 
 
-def recording_row(counter):
+def recording_row(counter, device):
     local_usage.append(counter.counts.clone())
-    return rows_of(counter)
+    return rows_of(counter, device)
 
 
 usage._row = recording_row

@@ -29,6 +29,14 @@ class FailedRunError(TrainingError):
     """A run, or a study, that began and cannot go on: the command ends with status 1, that of a wrong request is 2."""
 
 
+class StorageError(FailedRunError):
+    """A file that could not be written, since the disk is full or takes no writing; what was there is as it was."""
+
+
+class FolderError(TrainingError):
+    """A folder that a command may not work in or clear: another process does, it is not its own, or an input."""
+
+
 class UsageError(ExpertCondenserError):
     """A command line that cannot be read."""
 

@@ -1,5 +1,6 @@
 """What is saved comes back whole or not at all, and stock transformers never runs it without its routing."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -14,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 
 from expert_condenser import RoutingConfig, attach, detach, moe_layers, set_condensers
 from expert_condenser.checkpoint.describe import CODE_MODULE, save_model
-from expert_condenser.checkpoint.guard import is_whole, newest_whole
+from expert_condenser.checkpoint.guard import check_whole, is_whole, keep_newest, newest_whole, set_aside, unfinished_in
 from expert_condenser.checkpoint.load import load_model, load_tokenizer
 from expert_condenser.errors import CheckpointError
 from expert_condenser.files import MANIFEST, write_manifest
@@ -201,7 +202,7 @@ def test_an_unexpected_tensor_is_an_error(tokenizer, tmp_path):
 def test_a_number_of_condensers_that_the_config_does_not_say_is_an_error(tokenizer, tmp_path):
     saved(tmp_path, tokenizer)
     edit_json(tmp_path / "config.json", lambda config: config["condenser"].update(condensers_per_layer=[2, 1, 1]))
-    with pytest.raises(CheckpointError, match="condenser_ids"):
+    with pytest.raises(CheckpointError, match=r"what num_condensers says, \(2, 1, 2\); got \[2, 1, 1\]"):
         load_model(tmp_path)
 
 
@@ -268,11 +269,11 @@ def checkpoint(tokenizer, tmp_path):
     return folder
 
 
-def test_a_manifest_lists_every_file_with_its_size(checkpoint):
-    sizes = json.loads((checkpoint / MANIFEST).read_text())
-    assert "state/random.json" in sizes
-    assert sizes["model.safetensors"] == (checkpoint / "model.safetensors").stat().st_size
-    assert set(sizes) == {str(f.relative_to(checkpoint)) for f in checkpoint.rglob("*") if f.is_file()} - {MANIFEST}
+def test_a_manifest_lists_every_file_with_its_size_and_digest(checkpoint):
+    entries = json.loads((checkpoint / MANIFEST).read_text())
+    assert entries["state/random.json"] == {"size": 2, "sha256": hashlib.sha256(b"{}").hexdigest()}
+    assert entries["model.safetensors"]["size"] == (checkpoint / "model.safetensors").stat().st_size
+    assert set(entries) == {str(f.relative_to(checkpoint)) for f in checkpoint.rglob("*") if f.is_file()} - {MANIFEST}
     assert is_whole(checkpoint)
     write_manifest(checkpoint)
     assert MANIFEST not in json.loads((checkpoint / MANIFEST).read_text())
@@ -299,6 +300,56 @@ def test_a_manifest_cut_in_the_middle_or_of_a_damaged_file_is_not_whole(checkpoi
     assert not is_whole(checkpoint), "sizes agree, but the tensors end early"
 
 
+def test_an_edit_that_keeps_the_size_is_seen_and_a_manifest_of_sizes_alone_is_read(checkpoint):
+    (checkpoint / "state" / "random.json").write_text("[]")
+    with pytest.raises(CheckpointError, match=r"state/random.json was changed.*Restore it, or delete"):
+        check_whole(checkpoint)
+    entries = json.loads((checkpoint / MANIFEST).read_text())
+    (checkpoint / MANIFEST).write_text(json.dumps({name: entry["size"] for name, entry in entries.items()}))
+    check_whole(checkpoint)
+    (checkpoint / "state" / "random.json").write_text("[1]")
+    with pytest.raises(CheckpointError, match=r"random.json has 3 bytes and had 2"):
+        check_whole(checkpoint)
+
+
+def test_a_model_card_is_for_people_and_may_change(checkpoint):
+    (checkpoint / "README.md").write_text("a card")
+    write_manifest(checkpoint)
+    (checkpoint / "README.md").write_text("a better card")
+    check_whole(checkpoint)
+    (checkpoint / "README.md").unlink()
+    check_whole(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("limit", "left"), [(None, "9 10 200"), (0, "9 10 200"), (1, "200"), (2, "10 200"), (5, "9 10 200")]
+)
+def test_older_checkpoints_go_and_what_is_only_called_like_them_stays(tmp_path, limit, left):
+    others = ["checkpoint-1-mine", "checkpoint-2.bak", "checkpoint-01", "checkpoint-best", "my-checkpoint-0"]
+    for name in [*others, "checkpoint-9", "checkpoint-10", "checkpoint-200"]:
+        (tmp_path / name).mkdir()
+    (tmp_path / "checkpoint-3").write_text("a file")
+    keep_newest(tmp_path, limit)
+    assert {p.name for p in tmp_path.iterdir()} == {*others, "checkpoint-3", *(f"checkpoint-{n}" for n in left.split())}
+
+
+def test_what_was_set_aside_is_told_from_what_is_called_like_it(tmp_path):
+    for name in ("checkpoint-3", "final", "checkpoint-3"):
+        (tmp_path / name).mkdir()
+        set_aside(tmp_path / name)
+    for name in ("unfinished-mine", "unfinished-checkpoint-3-mine"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "unfinished-final-9").write_text("a file")
+    found = {"unfinished-checkpoint-3", "unfinished-checkpoint-3-2", "unfinished-final"}
+    assert {path.name for path in unfinished_in(tmp_path)} == found
+
+
+def test_a_manifest_of_nothing_is_none(checkpoint):
+    (checkpoint / MANIFEST).write_text("{}")
+    with pytest.raises(CheckpointError, match="holds a JSON object with every file"):
+        check_whole(checkpoint)
+
+
 def test_newest_whole(tmp_path):
     assert newest_whole(tmp_path) == (None, [])
     assert newest_whole(tmp_path / "missing") == (None, [])
@@ -307,13 +358,25 @@ def test_newest_whole(tmp_path):
         folder.mkdir()
         (folder / "data.json").write_text(json.dumps(step))
         write_manifest(folder)
+    for name in ("checkpoint-best", "checkpoint-2000.old", "unfinished-checkpoint-3000"):
+        (tmp_path / name).mkdir()
     assert newest_whole(tmp_path) == (folders[1000], [])  # by number, not by name
-    (folders[1000] / MANIFEST).unlink()
-    (folders[200] / "data.json").write_text("")
+    for step in (1000, 200):
+        (folders[step] / MANIFEST).unlink()
     assert newest_whole(tmp_path) == (folders[10], [folders[1000], folders[200]])
+    (folders[10] / "data.json").write_text("1")
+    with pytest.raises(CheckpointError, match=r"checkpoint-10/data.json has 1 bytes and had 2"):
+        newest_whole(tmp_path)
     for step in (9, 10):
-        (folders[step] / "data.json").unlink()
+        (folders[step] / MANIFEST).unlink()
     assert newest_whole(tmp_path) == (None, [folders[step] for step in (1000, 200, 10, 9)])
+
+
+def test_what_is_set_aside_gets_a_name_of_its_own_each_time(tmp_path):
+    for name in ("unfinished-checkpoint-3", "unfinished-checkpoint-3-2"):
+        (tmp_path / "checkpoint-3").mkdir()
+        assert set_aside(tmp_path / "checkpoint-3") == tmp_path / name
+    assert not (tmp_path / "checkpoint-3").exists()
 
 
 @pytest.mark.parametrize("name", TINY_CONFIGS)

@@ -1,17 +1,22 @@
 """`condenser eval`: its errors come before any model is loaded."""
 
 import json
+import subprocess
 import sys
+from io import StringIO
 from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
 from expert_condenser.checkpoint import load as load_module
 from expert_condenser.checkpoint.load import base_model_path, load_tokenizer
+from expert_condenser.cli.eval import results_table
 from expert_condenser.cli.main import main
 from expert_condenser.evaluation.backends import local
 from expert_condenser.evaluation.backends.vllm import VllmBackend
 from expert_condenser.evaluation.generation import Answer, Generation
+from expert_condenser.ownership import LOCK, Owner, start_of
 
 
 @pytest.fixture
@@ -49,6 +54,16 @@ def test_bad_input(words, message, tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("no_model")
+def test_a_second_evaluation_in_a_folder_is_refused(tmp_path, capsys):
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        owner = {**vars(Owner.here("eval")), "pid": other.pid, "started": start_of(other.pid)}
+        (tmp_path / LOCK).write_text(json.dumps(owner))
+        assert eval_("--tasks", "testbed:gcd", "--limit", 1, "--out", tmp_path) == 2
+        assert f"process {other.pid}" in capsys.readouterr().err
+        assert [path.name for path in tmp_path.iterdir()] == [LOCK]
+
+
+@pytest.mark.usefixtures("no_model")
 def test_lm_eval_decodes_greedily(tmp_path, capsys):
     words = ["--tasks", "testbed:gcd", "--limit", 1, "--backend", "lm_eval", "--temperature", 1]
     assert eval_(*words, "--out", tmp_path) == 2
@@ -69,7 +84,7 @@ def test_a_template_that_cannot_render(tmp_path, capsys):
     (tmp_path / "broken.jinja").write_text("{% for %}")
     words = ["--tasks", "testbed:gcd", "--limit", 1, "--chat_template", tmp_path / "broken.jinja"]
     assert eval_(*words, "--out", tmp_path / "out") == 2
-    assert "the chat template must render every question" in capsys.readouterr().err
+    assert "the chat template must render every turn" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("no_model")
@@ -152,3 +167,46 @@ def test_vllm_is_asked_for_by_name(tmp_path, capsys):
     except ImportError:
         assert eval_("--tasks", "testbed:gcd", "--limit", 1, "--out", tmp_path, "--backend", "vllm") == 2
         assert "pip install vllm" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("no_model")
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["--tasks", "piqa", "--backend", "vllm"],
+            "--mode likelihood needs --backend transformers",
+        ),
+        (["--tasks", "piqa", "--backend", "lm_eval"], "lm_eval only generates here"),
+        (["--tasks", "testbed:gcd", "--limit", 1], "whose questions list options in words"),
+        (["--tasks", "piqa", "--data", ".", "--temperature", 1], "mode likelihood decodes nothing"),
+    ],
+)
+def test_likelihood_refuses_before_a_model_is_loaded(words, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = "Which?\n\nSolution1: a\n\nSolution2: b\n\nAnswer format: solution1/solution2"
+    row = {"instruction": text, "input": "", "output": "", "answer": "solution1"}
+    (tmp_path / "piqa.json").write_text(json.dumps([row]))
+    assert eval_(*words, "--mode", "likelihood", "--out", tmp_path / "out") == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
+
+
+def table(**tasks):
+    console = Console(record=True, width=100, file=StringIO())
+    throughput = {"tokens_per_s": 2.0, "new_tokens": 8}
+    console.print(results_table({"tasks": tasks, "throughput": throughput}, "model"))
+    return " ".join(console.export_text().split())
+
+
+def test_what_the_table_says():
+    written = {"n": 2, "accuracy": 0.5, "extracted": 2, "cut": 0, "nll": 1.25}
+    harness = {"version": "0.4.13", "strict-match": 0.25, "flexible-extract": 0.75}
+    shown = table(gsm8k={**written, "lm_eval": harness}, math_500={**written, "comparison": "layout"})
+    assert "gsm8k by the rules of lm-eval 0.4.13: strict-match 25.0%, flexible-extract 75.0%" in shown
+    assert "math_500 was compared by layout alone: pip install 'expert-condenser[eval]' for algebra" in shown
+    assert "8 tokens generated, 2 per second" in shown
+    chosen = {**written, "acc": 0.5, "acc_norm": 0.25, "acc_answer": 1.0}
+    shown = table(piqa=chosen, boolq={**chosen, "nll": None})
+    assert [word for word in shown.split() if word.endswith("%")] == ["50.0%", "25.0%", "100.0%"] * 2
+    assert "layout" not in table(math_500={**written, "comparison": "math-verify 0.9.0"})

@@ -78,7 +78,7 @@ def test_numbers_that_mean_nothing(words, message, capsys):
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("train", "testbed")])
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("train", "check", "testbed")])
 def test_every_help_names_the_verbosity(name, capsys):
     assert main([name, "--help"]) == 0
     assert "--verbosity {error,warning,info,debug}" in capsys.readouterr().out

@@ -61,7 +61,7 @@ def test_a_mistyped_command_is_named_with_the_nearest_one(capsys, wrong, right):
 
 def test_a_word_that_is_like_no_command(capsys):
     assert main(["xyzzy"]) == 2
-    assert "'xyzzy' is no command; there are train, score" in capsys.readouterr().err
+    assert "'xyzzy' is no command; there are train, check, score" in capsys.readouterr().err
 
 
 def test_there_is_a_file_for_every_command_and_a_command_for_every_file():
@@ -78,7 +78,7 @@ def test_the_help_of_a_command(name, capsys):
         assert printed.err == ""
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("train", "testbed")])
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("train", "check", "testbed")])
 def test_a_wrong_flag_is_named_before_what_is_missing(name, capsys):
     words = ["layer"] if name == "bench" else []
     known = next(flag for flag in ("output_dir", "json", "model", "out") if f"--{flag}" in _help(name, capsys))
@@ -91,8 +91,9 @@ def _help(name, capsys):
     return capsys.readouterr().out
 
 
-def test_a_wrong_flag_of_train_is_named_before_missing_data(capsys):
-    assert main(["train", "--lerning_rate", "1"]) == 2
+@pytest.mark.parametrize("name", ["train", "check"])
+def test_a_wrong_option_is_named_before_missing_data(name, capsys):
+    assert main([name, "--lerning_rate", "1"]) == 2
     assert "'lerning_rate' is no option; did you mean 'learning_rate'?" in capsys.readouterr().err
 
 

@@ -11,7 +11,7 @@ from expert_condenser.cli.compare import run as compare
 from expert_condenser.cli.main import main
 from expert_condenser.comparison.compare import compare_runs
 from expert_condenser.comparison.runs import read_design
-from expert_condenser.comparison.simulation import Study, simulate
+from expert_condenser.comparison.simulation import Study, calibrate, simulate
 from expert_condenser.comparison.statistics import hierarchical_bootstrap
 from expert_condenser.errors import EvaluationError
 from tests.comparison.test_runs import entry, write_run
@@ -195,10 +195,13 @@ def test_baseline_by_default(tmp_path):
         (["--group", "boolq=gsm8k"], "'boolq' is that of a task"),
         (["--group", "average=gsm8k"], "'average' is that of a task"),
         (["--group", "x=gsm8k", "--group", "x=boolq"], "every name once"),
-        (["--alpha", "1.5"], "--alpha is between 0 and 1"),
-        (["--alpha", "nan"], "--alpha is between 0 and 1"),
+        (["--alpha", "1.5"], "above 0 and at most 0.5; got 1.5"),
+        (["--alpha", "nan"], "above 0 and at most 0.5; got nan"),
+        (["--alpha", "0"], "above 0 and at most 0.5; got 0.0"),
+        (["--alpha", "0.9"], "got 0.9; for intervals of 0.9, alpha is 0.1"),
+        (["--alpha", "0.51"], "above 0 and at most 0.5; got 0.51"),
+        (["--resamples", "0"], "draws resamples, at least 1; got 0"),
         (["--allow", "magic"], "--allow takes steps"),
-        (["--resamples", "0"], "--resamples at least 1"),
         (["--out", "nowhere/table.md"], "there is no nowhere"),
         (["--calibrate", "10"], "and no runs"),
     ],
@@ -207,6 +210,14 @@ def test_bad_input(study, more, message):
     with pytest.raises(EvaluationError) as caught:
         compare(words(study[0], *more))
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(("alpha", "resamples"), [(0.9, 500), (math.nan, 500), (-0.1, 500), (0.05, 0)])
+def test_a_level_that_means_nothing_is_refused_in_the_library_too(study, alpha, resamples):
+    with pytest.raises(EvaluationError, match=r"above 0 and at most 0\.5|at least 1; got 0"):
+        compare_runs(read_design(study[0]), alpha=alpha, resamples=resamples)
+    with pytest.raises(EvaluationError, match=r"above 0 and at most 0\.5|at least 1; got 0"):
+        calibrate(1, Study(seeds=2, items=4), alpha=alpha, resamples=resamples)
 
 
 def test_bad_input_on_the_command_line(tmp_path, capsys):

@@ -115,6 +115,19 @@ def test_seeds_and_bookkeeping_do_not_make_an_arm(two):
     assert list(design.arms) == ["sft", "condenser"]
 
 
+def test_runs_that_saw_their_rows_in_other_orders_are_noted(two, tmp_path):
+    """The seed decides the order of the rows, unless `data_seed` does."""
+    design = read_design(two(seed=1, data_seed=5))
+    assert design.notes == [
+        "paired by seed, but the runs of seed 1 saw their rows in different orders: "
+        "data_seed = 1 in sft; 5 in condenser"
+    ]
+    folders = [write_run(tmp_path / f"{m}-{s}", m, s, data_seed=7) for m in ("sft", "condenser") for s in (0, 1)]
+    assert read_design(folders).notes == [], "control: another order, and the same in both arms"
+    same = [write_run(tmp_path / f"named-{m}", m, 3, data_seed=d) for m, d in (("sft", None), ("condenser", 3))]
+    assert read_design(same).notes == [], "control: the order that the seed gives"
+
+
 @pytest.mark.parametrize("option", ["weight_decay", "bf16", "max_length", "per_device_train_batch_size"])
 def test_what_is_computed_makes_an_arm(tmp_path, option):
     folders = [write_run(tmp_path / str(value), "sft", 0, **{option: value}) for value in (1, 2)]

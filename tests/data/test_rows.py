@@ -1,14 +1,19 @@
+import csv
 import json
 
 import pytest
 from datasets import Dataset
 
 from expert_condenser.data import sources
+from expert_condenser.data.examples import Reading, build_examples
 from expert_condenser.data.formats import FORMATS, choose_format, text_of
-from expert_condenser.data.rows import build_dataset, load_rows
-from expert_condenser.data.tokens import length_report
+from expert_condenser.data.mixture import sources_of
+from expert_condenser.data.reading import read_row
+from expert_condenser.data.report import Lengths
+from expert_condenser.data.stops import stop_tokens
 from expert_condenser.errors import DataError
 from expert_condenser.testbed.tokenizer import train_tokenizer
+from tests.pairs import load_rows
 from tests.samples import folders
 
 ROOTS = dict(zip(("samples", "widened"), folders("train", "train"), strict=False))
@@ -17,6 +22,7 @@ ROOTS = dict(zip(("samples", "widened"), folders("train", "train"), strict=False
 ALPACA = {"instruction": "What is 2 + 3?", "input": "", "output": "2 + 3 = 5.", "answer": "5.0"}
 GSM8K = {"question": "How many?", "answer": "Half is 48/2 = <<48/2=24>>24.\nSum <<a>>1,024.\n#### 1,024"}
 MAWPS = {"original_text": "How many?", "equation": "X=(5.0-3.0)", "ans": 2.0}
+DEEP = "[" * 10_000 + "]" * 10_000
 SYSTEM = {"role": "system", "content": "Be brief."}
 
 
@@ -44,6 +50,10 @@ def write(path, rows):
 def write_lines(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return str(path)
+
+
+def build(source, tokenizer, **options):
+    return build_examples(sources_of(source), tokenizer, stop_tokens(tokenizer), Reading(**options))
 
 
 def user(text):
@@ -92,7 +102,7 @@ def test_rows_of_one_turn(tmp_path, row, style, prompt, completion):
         {"messages": [SYSTEM, user("a"), assistant("b"), user("c"), assistant("d")]},
         {"prompt": [SYSTEM, user("a"), assistant("b"), user("c")], "completion": [assistant("d")]},
         {"prompt": [SYSTEM, user("a"), assistant("b"), user("c")], "completion": "d", "id": 3},
-        {"messages": [SYSTEM, user("a") | {"name": "x"}, assistant("b"), user("c"), assistant("d")], "prompt": "z"},
+        {"messages": [SYSTEM, user("a"), assistant("b") | {"weight": 0}, user("c"), assistant("d")], "prompt": "z"},
     ],
 )
 def test_system_turns_and_earlier_turns_stay_in_the_prompt(tmp_path, row):
@@ -102,17 +112,36 @@ def test_system_turns_and_earlier_turns_stay_in_the_prompt(tmp_path, row):
 
 @pytest.mark.parametrize("answer", ["5", "-3.25", "1,024", ".5", "3/4", "$12", "50%", "1e5", "A", "e"])
 def test_alpaca_boxes_math_answers(answer):
-    assert FORMATS["alpaca"].convert(ALPACA | {"answer": answer}, "auto")[1][0]["content"].endswith(f"{{{answer}}}")
+    assert FORMATS["alpaca"].convert(ALPACA | {"answer": answer}, "auto")[0][1]["content"].endswith(f"{{{answer}}}")
 
 
 @pytest.mark.parametrize("answer", ["true", "False", "answer4", "solution1", "option2", "ending3", True, "", None])
 def test_alpaca_keeps_the_output_of_choices_and_of_rows_without_answer(answer):
-    assert FORMATS["alpaca"].convert(ALPACA | {"answer": answer}, "auto")[1] == [assistant("2 + 3 = 5.")]
+    assert FORMATS["alpaca"].convert(ALPACA | {"answer": answer}, "auto")[0][1] == assistant("2 + 3 = 5.")
+
+
+def test_a_field_of_a_table_may_be_long(tmp_path):
+    long = "a" * 200_000
+    (tmp_path / "rows.csv").write_text(f"prompt,completion\n{long},b\n")
+    before = csv.field_size_limit()
+    assert load_rows(str(tmp_path / "rows.csv"))["prompt"][0][0]["content"] == long
+    assert csv.field_size_limit() == before
+
+
+def test_a_number_of_thousands_of_digits_is_an_error_with_its_line(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a"}\n{"n": 1' + "0" * 5000 + "}")
+    with pytest.raises(DataError, match="from line 2 on: a row must be flat and short"):
+        load_rows(str(tmp_path / "rows.jsonl"))
 
 
 def test_text_of_a_value():
     values = [3.0, 2.5, 7, True, "4.0", None, float("nan"), float("inf")]
     assert [text_of(value) for value in values] == ["3", "2.5", "7", "true", "4.0", "", "", ""]
+    deep = []
+    for _ in range(10_000):
+        deep = [deep]
+    with pytest.raises(DataError, match="flat JSON, but it cannot be written"):
+        text_of(deep)
 
 
 def test_formats_are_detected_in_their_order():
@@ -207,12 +236,21 @@ def test_a_missing_relative_path_is_not_asked_of_the_hub():
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
+        ("a.json", DEEP, r"a\.json, from line 1 on: a row must be flat"),
+        ("a.json", f'[{{"a": {DEEP}}}]', r"a\.json, from line 1 on: a row must be flat"),
+        (
+            "a.jsonl",
+            f'{{"a": 1}}\n{{"a": {DEEP}}}\n',
+            r"a\.jsonl, from line 2 on: a row must be flat",
+        ),
         ("a.jsonl", '{"a": 1}\n\n{"a": \n{"a": 2}\n', r"a\.jsonl, line 3: this is not valid JSON"),
         ("a.json", '[\n{"a": 1},\n{"a" 2}\n]', r"a\.json, line 3: this is not valid JSON"),
         ("a.json", '[{"a": 1}, 7]', r"row 2: a row must be a JSON object, but it is a int"),
         ("a.json", "[]", r"must have rows, but .*a\.json is empty"),
         ("a.jsonl", "\n", r"must have rows, but .*a\.jsonl is empty"),
-        ("a.csv", "a,b", r"must be one of \.json, \.jsonl, \.parquet, but it is .*a\.csv"),
+        ("a.txt", "a,b", r"must be one of \.json, \.jsonl, \.parquet, \.csv, \.ndjson, but it is .*a\.txt"),
+        ("a.csv", "a,b", r"must have rows, but .*a\.csv is empty"),
+        ("a.csv", "prompt,completion\nb\n", r"a\.csv, line 2: a row must have as many values as the header"),
         ("a.parquet", "no parquet", r"a\.parquet must be a parquet file"),
     ],
 )
@@ -264,12 +302,12 @@ def test_a_bad_alpaca_row(tmp_path, row, message):
         (
             "prompt_completion",
             {"prompt": "a", "completion": [user("b")]},
-            r"'completion' must be one turn from 'assistant', .* \['user'\]",
+            r"'completion' must begin and end with a turn from 'assistant', .* \['user'\]",
         ),
         (
             "prompt_completion",
             {"prompt": [assistant("a")], "completion": "b"},
-            "end with .* 'user', but .* 'assistant'",
+            "end with .* 'user' or 'tool', but .* 'assistant'",
         ),
         ("messages", {"messages": "a"}, "'messages' must be a list of turns, but it is 'a'"),
         ("messages", {"messages": None}, "'messages' must be a list of turns"),
@@ -277,20 +315,20 @@ def test_a_bad_alpaca_row(tmp_path, row, message):
         (
             "messages",
             {"messages": [assistant("a")]},
-            "the prompt must end with a turn from 'user', but it has no turns",
+            "the prompt must end with a turn from 'user' or 'tool', but it has no turns",
         ),
-        ("messages", {"messages": [{"role": "tool", "content": "a"}]}, "must have a 'role' of system, developer"),
+        ("messages", {"messages": [{"role": "critic", "content": "a"}]}, "must have a 'role' of system, developer"),
         ("messages", {"messages": [user("a"), {"role": "assistant", "content": None}]}, "a text as 'content'"),
         (
             "messages",
-            {"messages": [user("a"), assistant("b") | {"thinking": "c"}]},
-            "has thinking, which would be lost",
+            {"messages": [user("a"), assistant("b") | {"refusal": "c"}]},
+            "has refusal, which would be lost",
         ),
     ],
 )
 def test_a_bad_row(name, row, message):
     with pytest.raises(DataError, match=message):
-        FORMATS[name].convert(row, "auto")
+        read_row(row, FORMATS[name], "auto")
 
 
 def test_an_empty_completion_names_its_row(tmp_path):
@@ -301,7 +339,8 @@ def test_an_empty_completion_names_its_row(tmp_path):
 
 def test_unknown_columns_list_what_was_found_and_every_format(tmp_path):
     path = write(tmp_path / "rows.json", [{"text": "a", "label": 1}])
-    known = "messages needs messages; prompt_completion needs prompt, completion; alpaca needs instruction, output; "
+    known = "messages needs messages; sharegpt needs conversations; prompt_completion needs prompt, completion; "
+    known += "alpaca needs instruction, output; "
     known += "gsm8k needs question, answer; mawps needs original_text, equation, ans"
     with pytest.raises(DataError, match=rf"rows\.json: the columns text, label do not fit any known format; .*{known}"):
         load_rows(path)
@@ -312,7 +351,7 @@ def test_unknown_columns_list_what_was_found_and_every_format(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"data_format": "sharegpt"}, "data_format must be 'auto' or one of messages, .* but it is 'sharegpt'"),
+        ({"data_format": "orca"}, "data_format must be 'auto' or one of messages, .* but it is 'orca'"),
         ({"answer_style": "latex"}, "answer_style must be one of auto, boxed, plain, but it is 'latex'"),
         ({"answer_style": "boxed"}, "answer_style='boxed' has no effect on the format 'prompt_completion'"),
         ({"limit": 0}, "limit must be at least 1, but it is 0"),
@@ -323,18 +362,18 @@ def test_a_bad_option(tmp_path, options, message):
         load_rows(write(tmp_path / "rows.json", [{"prompt": "a", "completion": "b"}]), **options)
 
 
-def test_build_dataset_hands_its_options_on(tmp_path, tokenizer):
+def test_the_examples_are_those_of_the_options(tmp_path, tokenizer):
     path = write(tmp_path / "rows.json", [GSM8K, GSM8K, GSM8K])
-    dataset = build_dataset(path, tokenizer, data_format="gsm8k", answer_style="plain", limit=2)
-    assert dataset.to_list() == [{"prompt": [user("How many?")], "completion": [assistant(GSM8K["answer"])]}] * 2
+    found = build(path, tokenizer, data_format="gsm8k", answer_style="plain", limit=2)
+    assert found.report.used == len(found.dataset) == 2
+    assert found.report.sample.trained_text == GSM8K["answer"] + "<|end|>"
+    assert found.report.sample.prompt_text == "<|user|>How many?<|end|><|assistant|>"
 
 
-def test_build_dataset_needs_a_tokenizer_with_a_chat_template(tmp_path, tokenizer):
+def test_examples_need_a_chat_template(tmp_path, tokenizer):
     path = write(tmp_path / "rows.json", [GSM8K])
-    with pytest.raises(DataError, match="needs a tokenizer"):
-        build_dataset(path, None)
     with pytest.raises(DataError, match=r"has none; set tokenizer\.chat_template"):
-        build_dataset(path, with_template(tokenizer, None))
+        build(path, with_template(tokenizer, None))
 
 
 TURNS = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}{% endfor %}"
@@ -345,7 +384,7 @@ TURNS = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}{% endfor %
     [
         (
             TURNS + "{% if add_generation_prompt %}<|assistant|><think></think>{% endif %}",
-            r"rewrites the prompt from character 37 on \('</think>' against 'Half is",
+            r"closes the thoughts before they begin, and this row has thoughts; set chat_template_kwargs",
         ),
         ("{{ messages | length }}" + TURNS, r"rewrites the prompt from character 0 on"),
         (
@@ -360,23 +399,24 @@ TURNS = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}{% endfor %
 )
 def test_a_template_that_would_train_on_the_wrong_tokens(tmp_path, tokenizer, template, message):
     path = write(tmp_path / "rows.json", [GSM8K])
-    assert len(build_dataset(path, with_template(tokenizer, TURNS))) == 1
+    assert build(path, with_template(tokenizer, TURNS), end_of_turn="<|end|>").report.used == 1
     with pytest.raises(DataError, match=message):
-        build_dataset(path, with_template(tokenizer, template))
+        build(path, with_template(tokenizer, template), end_of_turn="<|end|>")
 
 
 def with_template(tokenizer, template):
     copy = type(tokenizer)(tokenizer_object=tokenizer.backend_tokenizer)
     copy.chat_template = template
+    copy.eos_token = "<|end|>"
     return copy
 
 
-def test_length_report_counts_what_truncation_costs(tmp_path, tokenizer):
+@pytest.mark.parametrize(("limit", "truncated", "without_answer"), [(9, 3, 2), (20, 0, 0)])
+def test_lengths_say_what_truncation_costs(tmp_path, tokenizer, limit, truncated, without_answer):
     rows = [{"prompt": "7" * n, "completion": "8" * 4} for n in (1, 5, 6, 12)]
-    dataset = build_dataset(write(tmp_path / "rows.json", rows), tokenizer)
     # <|user|>, the digits, <|end|>, <|assistant|>; then four digits and <|end|>
-    assert length_report(dataset, tokenizer, 9) == {"rows": 4, "tokens": 56, "longest": 20, "truncated": 3, "lost": 2}
-    assert length_report(dataset, tokenizer, 20) == {"rows": 4, "tokens": 56, "longest": 20, "truncated": 0, "lost": 0}
+    found = build(write(tmp_path / "rows.json", rows), tokenizer, max_length=limit).report.lengths
+    assert found == (Lengths(14.0, 20, truncated, without_answer))
 
 
 SIZES = {  # rows, and those of them that end in a box
@@ -401,12 +441,12 @@ SIZES = {  # rows, and those of them that end in a box
 
 @pytest.mark.parametrize(("root", "name"), [(root, name) for root in ROOTS for name in SIZES[root]])
 def test_training_files(root, name, tokenizer):
-    dataset = build_dataset(str(ROOTS[root] / name), tokenizer)
-    answers = [completion[0]["content"] for completion in dataset["completion"]]
+    rows = load_rows(str(ROOTS[root] / name))
+    answers = [completion[0]["content"] for completion in rows["completion"]]
     matches = [
         answer.startswith("<think>") and "</think>\\boxed{" in answer and answer.endswith("}") for answer in answers
     ]
-    assert (len(dataset), sum(matches)) == SIZES[root][name]
-    assert dataset.column_names == ["prompt", "completion"]
-    assert [turn["role"] for turn in dataset[0]["prompt"] + dataset[0]["completion"]] == ["user", "assistant"]
+    assert (len(rows), sum(matches)) == SIZES[root][name]
+    assert [turn["role"] for turn in rows[0]["prompt"] + rows[0]["completion"]] == ["user", "assistant"]
     assert not any("<<" in answer or "####" in answer for answer in answers)
+    assert build(str(ROOTS[root] / name), tokenizer).report.used == len(rows)

@@ -5,14 +5,16 @@ import os
 from pathlib import Path
 
 import pytest
+import yaml
 from datasets import Dataset, DatasetDict
 
 from expert_condenser.data import sources
-from expert_condenser.data.rows import load_rows
 from expert_condenser.data.sources import DataFile, DataFiles, files_of, find_files
 from expert_condenser.errors import DataError
+from tests.pairs import load_rows
 
-OTHERS = ["val.jsonl", "eval.jsonl", "gsm8k_test.jsonl", "testing.jsonl", "Test.jsonl", "test/part.json"]
+OTHERS = ["val.jsonl", "eval.jsonl", "gsm8k_test.jsonl", "testing.jsonl", "Test.jsonl", "test/part.json", "myTest.json"]
+OTHERS += ["testset.jsonl", "my-testdata.csv.json", "evalset.ndjson"]
 
 
 def write(path, *texts):
@@ -36,6 +38,57 @@ def test_rows_of_another_split_are_not_trained_on(tmp_path, other):
     assert asked(tmp_path, "validation" if other == "val.jsonl" else "test") == ["held out"]
 
 
+@pytest.mark.parametrize("name", ["train-2.jsonl.gz", "more/rows.csv.zst", "rows.tsv", "TRAIN.JSON.BZ2"])
+def test_data_that_cannot_be_read_is_named_and_not_left_out(tmp_path, name):
+    write(tmp_path / "train.jsonl", "a")
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("")
+    with pytest.raises(DataError, match=f"{name} would be left out; unpack or convert it, or move it"):
+        asked(tmp_path)
+    (tmp_path / name).unlink()
+    (tmp_path / "notes.txt").write_text("")
+    assert asked(tmp_path) == ["a"]
+
+
+CARDS = {
+    "by split": [{"split": "train", "path": "part_a.json"}, {"split": "test", "path": ["part_b.json", "part_c*"]}],
+    "by pattern": "part_a*",
+}
+
+
+@pytest.mark.parametrize("files", CARDS.values(), ids=CARDS)
+def test_splits_are_those_that_a_card_declares(tmp_path, files):
+    for name in "abc":
+        write(tmp_path / f"part_{name}.json", name)
+    assert asked(tmp_path) == ["a", "b", "c"]
+    configs = [{"config_name": "default", "data_files": files}]
+    (tmp_path / "README.md").write_text(f"---\n{yaml.safe_dump({'license': 'mit', 'configs': configs})}---\n# Rows\n")
+    assert asked(tmp_path) == ["a"]
+    if isinstance(files, list):
+        assert asked(tmp_path, "test") == ["b", "c"]
+    else:
+        with pytest.raises(DataError, match="of the split 'test', but it has none"):
+            asked(tmp_path, "test")
+
+
+def test_a_card_that_cannot_be_followed(tmp_path):
+    write(tmp_path / "a.json", "a")
+    card = tmp_path / "README.md"
+    card.write_text("---\nconfigs: [{config_name: x, data_files: a.json}, {config_name: y, data_files: b.json}]\n---\n")
+    with pytest.raises(DataError, match=r"declares several configurations \(x, y\)"):
+        asked(tmp_path)
+    for files in ("../a.json", "/a.json", "3", "[{split: train, path: 3}]"):
+        card.write_text(f"---\nconfigs: [{{data_files: {files}}}]\n---\n")
+        with pytest.raises(DataError, match="data_files of"):
+            asked(tmp_path)
+    card.write_text("---\n[: \n---\n")
+    with pytest.raises(DataError, match="is YAML, as on the hub"):
+        asked(tmp_path)
+    for text in ("", "# Rows", "---\nlicense: mit\n---\n", "---\nnot closed"):
+        card.write_text(text)
+        assert asked(tmp_path) == ["a"]
+
+
 @pytest.mark.parametrize("other", ["latest.jsonl", "more/rows.json"])
 def test_control_a_file_that_names_no_split_is_an_error_beside_one_that_does(tmp_path, other):
     write(tmp_path / other, "b")
@@ -52,11 +105,16 @@ def test_hidden_files_and_metadata_are_not_read(tmp_path, other):
     assert asked(tmp_path) == ["a"]
 
 
-def test_a_folder_of_save_to_disk_is_named(tmp_path):
+def test_a_folder_of_save_to_disk_is_read(tmp_path):
     rows = Dataset.from_list([{"prompt": "a", "completion": "b"}])
     DatasetDict({"train": rows, "test": rows}).save_to_disk(tmp_path)
-    with pytest.raises(DataError, match=r"none \(such files in it: none\); .*\.arrow is a file of save_to_disk: write"):
-        load_rows(str(tmp_path))
+    assert asked(tmp_path) == asked(tmp_path, "test") == ["a"]
+    with pytest.raises(DataError, match=r"has the splits train, test, but 'validation' was asked"):
+        load_rows(str(tmp_path), "validation")
+    rows.save_to_disk(tmp_path / "one")
+    assert asked(tmp_path / "one") == ["a"]
+    with pytest.raises(DataError, match="one data set has no splits, but split='test' was asked"):
+        load_rows(str(tmp_path / "one"), "test")
 
 
 def test_every_level_is_searched(tmp_path):

@@ -124,7 +124,7 @@ def test_data_files(name):
 @pytest.mark.parametrize(
     "name",
     [
-        *("a.csv", "README.md", "a.json.gz", "json", ".train.json", ".cache/a.json", "x/.git/a.json", "__old__/a.json"),
+        *("a.txt", "README.md", "a.json.gz", "json", ".train.json", ".cache/a.json", "x/.git/a.json", "__old__/a.json"),
         *("state.json", "train/state.json", "dataset_info.json", "dataset_infos.json", "Dataset_Dict.json"),
         *("config.json", "test/dataset_info.json"),
     ],

@@ -1,41 +1,56 @@
 """Rows are rendered once: what was computed from them is found on disk."""
 
+import pytest
 from datasets import Dataset
 
 from expert_condenser.checkpoint.load import base_model_path, load_tokenizer
-from expert_condenser.data import tokens
-from expert_condenser.data.rows import load_rows
-from expert_condenser.data.tokens import length_report, on_disk
+from expert_condenser.data import cache
+from expert_condenser.data.cache import kept
+from expert_condenser.data.examples import Reading, build_examples
+from expert_condenser.data.mixture import sources_of
+from expert_condenser.data.rendering import Renderer
+from expert_condenser.data.stops import stop_tokens
+
+SOURCE = sources_of("testbed:count_bits:5")
 
 
-def test_the_same_rows_are_the_same_files():
-    first, second = (load_rows("testbed:count_bits:5", "test") for _ in range(2))
-    assert first.cache_files == second.cache_files != []
-    assert first.to_dict() == second.to_dict()
-    assert load_rows("testbed:count_bits:6", "test").cache_files != first.cache_files
+@pytest.fixture
+def tokenizer(monkeypatch, tmp_path):
+    monkeypatch.setattr(cache.datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    return load_tokenizer(base_model_path())
 
 
-def test_a_second_report_renders_nothing(monkeypatch):
-    tokenizer = load_tokenizer(base_model_path())
-    expected = length_report(load_rows("testbed:count_bits:5", "test"), tokenizer, 30)
+def build(tokenizer, **options):
+    return build_examples(SOURCE, tokenizer, stop_tokens(tokenizer), Reading(split="test", **options))
+
+
+def test_a_second_time_nothing_is_rendered_and_the_report_is_the_same(tokenizer, monkeypatch):
+    expected = build(tokenizer, max_length=30)
 
     def fail(*args, **options):
         raise AssertionError("rendered again")
 
-    monkeypatch.setattr(type(tokenizer), "apply_chat_template", fail)
-    assert length_report(load_rows("testbed:count_bits:5", "test"), tokenizer, 30) == expected
+    monkeypatch.setattr(Renderer, "text", fail)
+    found = build(tokenizer, max_length=30)
+    assert found.report == expected.report
+    assert found.dataset.to_dict() == expected.dataset.to_dict()
 
 
-def test_control_another_template_is_rendered_again():
-    tokenizer = load_tokenizer(base_model_path())
-    rows = load_rows("testbed:count_bits:5", "test")
-    before = length_report(rows, tokenizer, 30)
+@pytest.mark.parametrize("change", [{"loss_on": "everything"}, {"limit": 4}])
+def test_control_another_option_is_computed_anew(tokenizer, change):
+    assert build(tokenizer).report.digest != build(tokenizer, **change).report.digest
+
+
+def test_control_another_template_is_rendered_again(tokenizer):
+    before = build(tokenizer).report
     tokenizer.chat_template = "7" + tokenizer.chat_template
-    assert length_report(rows, tokenizer, 30)["tokens"] > before["tokens"]
+    after = build(tokenizer).report
+    assert after.lengths.mean == before.lengths.mean + 1
+    assert after.template != before.template
 
 
 def test_a_cache_that_cannot_be_written_costs_nothing_but_time(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
-    monkeypatch.setattr(tokens.datasets.config, "HF_DATASETS_CACHE", tmp_path / "file")
-    rows = Dataset.from_dict({"prompt": [[{"role": "user", "content": "7"}]]})
-    assert on_disk(rows) is rows
+    monkeypatch.setattr(cache.datasets.config, "HF_DATASETS_CACHE", tmp_path / "file")
+    made = Dataset.from_dict({"input_ids": [[1]]}), {"used": 1}
+    assert kept(["key"], lambda: made) is made

@@ -8,7 +8,7 @@ import pytest
 
 from expert_condenser.checkpoint.load import base_model_path, load_tokenizer
 from expert_condenser.errors import DataError, EvaluationError
-from expert_condenser.evaluation.answers import VERBATIM
+from expert_condenser.evaluation.answers import LATEX, NUMBER, VERBATIM
 from expert_condenser.evaluation.backends.base import Backend
 from expert_condenser.evaluation.backends.local import LocalBackend
 from expert_condenser.evaluation.evaluate import evaluate, plan, scored
@@ -172,7 +172,7 @@ def test_a_template_that_fails_comes_before_the_backend_and_the_folder(tokenizer
     broken = copy.deepcopy(tokenizer)
     broken.chat_template = "{{ raise_exception('no') }}"
     backend = Counting()
-    with pytest.raises(EvaluationError, match="the chat template must render every question"):
+    with pytest.raises(EvaluationError, match="the chat template must render every turn"):
         run(backend, broken, tmp_path / "out")
     assert backend.calls == []
     assert not (tmp_path / "out").exists()
@@ -185,3 +185,58 @@ def test_the_base_model_on_its_families(tokenizer, tmp_path):
     results = run(backend, tokenizer, tmp_path, tasks=tasks)["tasks"]
     assert results["testbed:aiw"]["accuracy"] >= 0.9 > 0.2 >= results["testbed:worked_pairs"]["accuracy"]
     assert results["testbed:aiw"]["nll"] < 0.1 < 1 < results["testbed:worked_pairs"]["nll"]
+
+
+class Speaking(Counting):
+    """A backend that always answers the same."""
+
+    def __init__(self, text, raw=None):
+        super().__init__()
+        self.answer = Answer(text, 3, True, raw)
+
+    def generate(self, prompts, max_new_tokens, generation, seed):
+        return [self.answer for _ in prompts]
+
+
+ANALYSIS, FINAL = "<|channel|>analysis<|message|>4?<|end|><|start|>assistant", "<|channel|>final<|message|>"
+
+
+@pytest.mark.parametrize(
+    ("text", "raw", "states"),
+    [
+        ("24", None, "24"),
+        ("analysis4?assistantfinal24", f"{ANALYSIS}{FINAL}24", "24"),
+        ("analysis4?", ANALYSIS.partition("<|end|>")[0], None),
+        ("analysis4?assistantfinal24", None, "24"),
+        ("24\nuser\nand 3?", "24<|im_end|>\n<|im_start|>user\nand 3?", "24"),
+    ],
+)
+def test_the_raw_text_is_kept_and_read(tokenizer, tmp_path, text, raw, states):
+    asked = LoadedTask("sums", task("sums", 1).questions, NUMBER, 4)
+    run(Speaking(text, raw), tokenizer, tmp_path, tasks=[asked])
+    (record,) = read_records(tmp_path / "items.jsonl")
+    assert (record.output, record.raw, record.extracted) == (text, raw, states)
+
+
+@pytest.mark.parametrize(("text", "states"), [("so \\boxed{4}?", None), ("so 4?</think>24", "24")])
+def test_thoughts_that_the_prompt_opens(tokenizer, tmp_path, text, states):
+    thinking = copy.deepcopy(tokenizer)
+    thinking.chat_template = "{{ messages[0].content }}{% if add_generation_prompt %}<think>\n{% endif %}"
+    asked = LoadedTask("sums", task("sums", 1).questions, NUMBER, 4)
+    for own, opening, extracted in ((thinking, "<think>", states), (tokenizer, "", "24" if states else "4")):
+        run(Speaking(text), own, tmp_path / (opening or "none"), tasks=[asked])
+        (record,) = read_records(tmp_path / (opening or "none") / "items.jsonl")
+        assert (record.raw, record.extracted) == (f"{opening}{text}" if opening else None, extracted)
+
+
+def test_what_stands_beside_the_accuracy(tokenizer, tmp_path):
+    pytest.importorskip("lm_eval")
+    pytest.importorskip("math_verify")
+    questions = [replace(question, gold="24") for question in task("sums", 2).questions]
+    asked = [LoadedTask("gsm8k", questions, NUMBER, 4), LoadedTask("math_500", questions, LATEX, 4)]
+    found = run(Speaking("\\boxed{24}"), tokenizer, tmp_path, tasks=asked)["tasks"]
+    assert found["gsm8k"]["accuracy"] == found["math_500"]["accuracy"] == 1
+    assert {**found["gsm8k"]["lm_eval"], "version": 0} == {"version": 0, "strict-match": 0, "flexible-extract": 1}
+    assert found["math_500"]["comparison"].startswith("math-verify ")
+    assert "lm_eval" not in found["math_500"]
+    assert "comparison" not in found["gsm8k"]

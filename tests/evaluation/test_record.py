@@ -1,5 +1,5 @@
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -29,9 +29,10 @@ def test_a_last_line_cut_short_is_dropped_and_any_other_is_an_error(tmp_path):
     assert [r.id for r in read_records(path)] == ["0"]
     append_records(path, [record(1, correct=True)])
     assert path.read_text() == whole
-    path.write_text("{}\n" + whole)
-    with pytest.raises(EvaluationError, match=r"items.jsonl, line 1"):
-        read_records(path)
+    for line in ("{}", "[" * 10_000 + "]" * 10_000):
+        path.write_text(line + "\n" + whole)
+        with pytest.raises(EvaluationError, match=r"items.jsonl, line 1"):
+            read_records(path)
 
 
 @pytest.mark.parametrize(
@@ -73,3 +74,12 @@ def test_the_fingerprint_is_of_the_items_alone():
     )
     assert summarize([one], 1)["items"] == summarize([other], 1)["items"] != summarize([gold], 1)["items"]
     assert json.loads(json.dumps(asdict(one)))["task"] == "sums"
+
+
+def test_what_a_record_lacks_is_not_in_its_file_and_old_files_are_read(tmp_path):
+    plain, full = record(0, correct=True), replace(record(1, correct=True), raw="<x>o", log_p={"text": [-1.0]})
+    append_records(tmp_path / "items.jsonl", [plain, full])
+    lines = [json.loads(line) for line in (tmp_path / "items.jsonl").read_text().splitlines()]
+    assert ["raw" in line for line in lines] == ["log_p" in line for line in lines] == [False, True]
+    assert read_records(tmp_path / "items.jsonl") == [plain, full]
+    assert (plain.text, full.text) == ("o", "<x>o")

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -138,3 +139,22 @@ def test_published_formats(folder, task, capsys):
     extracted, correct = sample if folder.name == "answers" else wider
     rows = len(json.loads(file.read_text()))
     assert json.loads(capsys.readouterr().out) == {"n": rows, "extracted": extracted, "correct": correct}
+
+
+def test_the_raw_text_is_read_where_there_is_one(tmp_path, capsys):
+    path = tmp_path / "items.jsonl"
+    raw = "<|channel|>analysis<|message|>4?<|end|><|start|>assistant<|channel|>commentary<|message|>4<|end|>"
+    append_records(path, [replace(record("gsm8k", 0, "analysis4?assistantcommentary4", "4"), raw=raw)])
+    append_records(path, [record("gsm8k", 1, "analysis: 4", "4")])
+    score_answers(["--task", "gsm8k", "--file", str(path), "--json"])
+    assert json.loads(capsys.readouterr().out) == {"n": 2, "extracted": 1, "correct": 1}
+
+
+def test_what_compares_expressions_is_named(tmp_path, capsys):
+    pytest.importorskip("math_verify")
+    path = tmp_path / "pairs.json"
+    path.write_text(json.dumps([{"output": "$\\boxed{1+x}$", "answer": "x+1"}]))
+    score_answers(["--task", "math_500", "--file", str(path), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found.pop("comparison").startswith("math-verify ")
+    assert found == {"n": 1, "extracted": 1, "correct": 1}

@@ -1,6 +1,7 @@
 """The terms of an evaluation: fingerprints per task, and `eval.json` of today and of before 0.2."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -92,3 +93,13 @@ def test_what_an_evaluation_of_before_does_say_counts(tokenizer, tmp_path, chang
     write(tmp_path / "out", **changes)
     with pytest.raises(EvaluationError, match=message):
         start_or_go_on(tmp_path / "out", settings(tokenizer))
+
+
+def test_a_percent_sign_changes_no_fingerprint(tokenizer):
+    """Gold answers lost it before 0.2."""
+    first, *rest = TASKS[0].questions
+    signed, other = (
+        settings(tokenizer, [replace(TASKS[0], questions=[replace(first, gold=gold), *rest])])["tasks"]["sums"]
+        for gold in (first.gold + "\\%", first.gold + "5")
+    )
+    assert signed == settings(tokenizer)["tasks"]["sums"] != other

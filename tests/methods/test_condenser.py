@@ -100,6 +100,29 @@ def test_explicit_reads_the_condensers_of_another_run(tmp_path):
         phase("condense", num_condensers="2", **options)
 
 
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda file: file | {"format_version": 9},
+        lambda file: file | {"layers": [entry | {"condensers": ["1"]} for entry in file["layers"]]},
+        lambda file: file | {"layers": [entry | {"condensers": [1.0]} for entry in file["layers"]]},
+        lambda file: file | {"layers": [entry | {"condensers": [True]} for entry in file["layers"]]},
+        lambda file: file | {"layers": [entry | {"condensers": None} for entry in file["layers"]]},
+        lambda file: file | {"layers": [entry | {"layer": False} for entry in file["layers"]]},
+        lambda file: file["layers"],
+    ],
+)
+def test_a_file_of_other_kinds_is_none_of_condensers(edit, tmp_path):
+    first, model = phase("condense", num_condensers="1")
+    path, content = tmp_path / "condensers.json", first.artifacts(model)["condensers.json"]
+    options = {"condenser_rule": "explicit", "condensers_file": str(path), "num_condensers": "1"}
+    path.write_text(json.dumps(content))
+    phase("condense", **options)
+    path.write_text(json.dumps(edit(content)))
+    with pytest.raises(TrainingError, match=r"condensers_file is the condensers\.json of a run"):
+        phase("condense", **options)
+
+
 def test_condensers_are_chosen_once():
     _, model = phase("condense")
     chosen = condensers_of(model)
@@ -253,3 +276,76 @@ def test_condensers_that_are_set_by_hand_are_kept():
     set_condensers(model, {0: [3, 6], 1: [2, 5], 2: [0, 7]})
     phase("condense", model)
     assert condensers_of(model) == {0: [3, 6], 1: [2, 5], 2: [0, 7]}
+
+
+# Ties of the bias are ties of whole steps.
+
+
+def walk(seed, gamma, **options):
+    """A phase 1 of random usage in eight steps, its model, and the exact sums of signs, by counting."""
+    method, model = METHODS["condenser"](MethodConfig(bias_step=gamma, **options)), tiny_model()
+    method.prepare(model)
+    generator, sums = torch.Generator().manual_seed(seed), torch.zeros(3, 8, dtype=torch.int64)
+    for _ in range(8):
+        usage = torch.randint(0, 4, (3, 8), generator=generator)
+        method.step(usage)
+        for layer, row in enumerate(usage.tolist()):
+            sums[layer] += torch.tensor([(8 * u > sum(row)) - (8 * u < sum(row)) for u in row])
+    return method, model, sums
+
+
+def lowest(sums, usage, count=2):
+    """The first experts by sum, then usage, then index."""
+    keys = [sorted(range(8), key=lambda i: (row[i], used[i], i)) for row, used in zip(sums, usage, strict=True)]
+    return {layer: order[:count] for layer, order in enumerate(keys)}
+
+
+@pytest.mark.parametrize("options", [{}, {"bias_center": "mean"}, {"routing_preset": "reference"}], ids=str)
+def test_equal_sums_of_steps_go_to_lower_usage(options):
+    by_rounding = 0
+    for seed in range(30):
+        method, model, sums = walk(seed, 0.1, **options)
+        assert torch.equal(method.bias_steps, sums)
+        expected = lowest(sums.tolist(), method.usage.tolist())
+        assert method.choose(model) == expected
+        by_rounding += lowest(selection_biases(model).tolist(), method.usage.tolist()) != expected
+    assert by_rounding > 3, "control: the float32 bias breaks ties by rounding"
+
+
+def test_the_bias_is_what_it_was_to_the_bit():
+    _, model, _ = walk(0, 0.1)
+    other, same = METHODS["bias_only"](MethodConfig(bias_step=0.1)), tiny_model()
+    other.prepare(same)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(8):
+        other.step(torch.randint(0, 4, (3, 8), generator=generator))
+    assert torch.equal(selection_biases(model), selection_biases(same))
+
+
+def test_whole_steps_survive_a_resume_and_reach_phase_2():
+    method, model, sums = walk(3, 0.1)
+    state = json.loads(json.dumps(method.state_dict()))
+    second = METHODS["condenser"](MethodConfig(bias_step=0.1), "condense")
+    second.load_state_dict(state)
+    second.prepare(model)
+    assert condensers_of(model) == lowest(sums.tolist(), method.usage.tolist())
+    assert second.state_dict()["bias_steps"] == sums.tolist()
+
+
+def test_a_state_of_an_earlier_release_ranks_by_the_bias():
+    method, model, _ = walk(1, 0.1)
+    state = json.loads(json.dumps(method.state_dict()))
+    del state["bias_steps"]
+    method.load_state_dict(state)
+    assert method.choose(model) == lowest(selection_biases(model).tolist(), method.usage.tolist())
+    method.step(torch.arange(24).reshape(3, 8))
+    assert method.bias_steps is None, "a part of the steps says nothing"
+
+
+@pytest.mark.parametrize(("options", "change"), [({"bias_clip": 0.15}, 1.0), ({}, -1.0)], ids=["bound", "by hand"])
+def test_a_bias_that_its_steps_do_not_explain_ranks_itself(options, change):
+    method, model, _ = walk(1, 0.1, **options)
+    for layer in moe_layers(model):
+        layer.router.selection_bias.mul_(change)
+    assert method.choose(model) == lowest(selection_biases(model).tolist(), method.usage.tolist())
+    assert method.choose(model) != lowest(method.bias_steps.tolist(), method.usage.tolist()), "control"

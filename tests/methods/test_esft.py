@@ -1,5 +1,6 @@
 """ESFT: who is chosen, against exact arithmetic and published choices; the file of its release; what trains."""
 
+import hashlib
 import json
 from fractions import Fraction
 
@@ -29,7 +30,8 @@ both = pytest.mark.parametrize("name", ["esft_token", "esft_gate"])
 
 def score_experts(model, words, data, kind, *, rows, max_length=None):
     method = METHODS[f"esft_{kind}"](MethodConfig(score_rows=rows))
-    method.calibrate(usage_on_rows(model, words, data, method.calibration_rows, max_length))
+    examples = Dataset.from_dict({"input_ids": tokens_of(data)})
+    method.calibrate(usage_on_rows(model, words, examples, method.calibration_rows, max_length))
     return method.scores
 
 
@@ -123,10 +125,35 @@ def test_random_shares_against_exact_arithmetic():
     assert len(sizes) > 8
 
 
-@pytest.mark.parametrize("scores", [[0.5, 0.4], [0.6, 0.5], [1.5, -0.5], [float("nan"), 0.5]])
+@pytest.mark.parametrize(
+    "scores", [[0.5, 0.4], [0.6, 0.5], [1.5, -0.5], [float("nan"), 0.5], [0.0, 0.0], [1.0, 1.0], [0.3335, 0.6667]]
+)
 def test_what_is_no_share_of_one_is_refused(scores):
     with pytest.raises(TrainingError, match="scores are shares that sum to 1 in every layer"):
         select([0.5, 0.5], scores, top_p=0.2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rounded_shares_are_summed_as_they_stand(dtype):
+    """0.2 is reached by 0.1001 + 0.0999 as they stand; of their sum 1.0003, 0.1999 is too little."""
+    rounded = [0.1001, 0.0999, *[0.0889] * 9, 0.0002]
+    assert sum(rounded) == pytest.approx(1.0003)
+    assert select(rounded, top_p=0.2 - 1e-6, dtype=dtype) == [[0, 1]]
+    rescaled = [score / sum(rounded) for score in rounded]
+    assert select(rescaled, top_p=0.2 - 1e-6) == [[0, 1, 2]], "control"
+    assert select(rounded, top_p=1.0, dtype=dtype) == [list(range(11))]
+    short = [0.3333, 0.3333, 0.3333, 0.0]
+    assert select(short, top_p=1.0, dtype=dtype) == [[0, 1, 2]], "where no sum reaches top_p, all that count"
+
+
+@pytest.mark.parametrize("off", [0.0032, -0.0031])
+def test_no_more_than_rounding_explains_is_accepted(off):
+    """64 shares of four decimals: each is off by at most 0.00005, their sum by less than 0.0032."""
+    shares = [0.0156] * 63
+    at = round(1 - sum(shares), 4)
+    assert select([*shares, round(at + off * 0.9, 4)], top_p=0.01) != []
+    with pytest.raises(TrainingError, match="shares that sum to 1 in every layer, but for rounding"):
+        select([*shares, round(at + off * 1.1, 4)], top_p=0.01)
 
 
 @pytest.mark.parametrize("top_p", [0.0, -1.0, 1.5])
@@ -185,6 +212,42 @@ def test_the_chosen_experts_by_layer(table, other, experts):
     assert {layer: of_layer[layer] for layer in experts} == experts
     counts = torch.tensor(json.loads(USAGE[other].read_text())["selection_counts"])
     assert select_experts(expert_shares(counts), 0.2)[0] != found[0], "control: another task takes other experts"
+
+
+PUBLISHED = {
+    "intent": "72d4b9aabe26f3c6",
+    "law": "2b87abb61a062060",
+    "summary": "630bac20d4d4cfc9",
+    "translation": "9cffa16adcd1cef0",
+}
+"""Of `results/expert_configs/TASK.json` in ESFT's release, SHA-256 of the experts of layers 1 to 26, as JSON."""
+
+
+def digest_of(chosen):
+    return hashlib.sha256(json.dumps(chosen).encode()).hexdigest()[:16]
+
+
+@pytest.mark.parametrize("task", PUBLISHED if len(folders("router_usage", "router_usage")) > 1 else [])
+def test_scores_as_published_give_the_published_choice_in_all_layers(task):
+    """The release rounds its scores to four decimals, and chooses by their running sum."""
+    usage = json.loads(USAGE[f"deepseek_v2_lite_{task}"].read_text())
+    rounded = torch.tensor(
+        [[round(count / sum(row), 4) for count in row] for row in usage["selection_counts"]], dtype=torch.float64
+    )
+    assert len(rounded) == 26
+    assert digest_of(select_experts(rounded, 0.2)) == PUBLISHED[task]
+    assert digest_of(select_experts(rounded, 0.21)) != PUBLISHED[task], "control"
+
+
+@pytest.mark.parametrize("table", USAGE)
+def test_rounded_scores_are_chosen_from_as_their_running_sum_says(table):
+    usage = json.loads(USAGE[table].read_text())
+    for row in usage["selection_counts"]:
+        tenths = [Fraction(round(10_000 * count / sum(row))) for count in row]  # of a thousandth, in exact arithmetic
+        order = sorted(range(len(row)), key=lambda i: (-tenths[i], i))
+        taken = next(n for n in range(1, len(row)) if sum(tenths[i] for i in order[:n]) >= 2000)
+        scores = torch.tensor([[float(t) / 10_000 for t in tenths]], dtype=torch.float64)
+        assert select_experts(scores, 0.2) == [order[:taken]]
 
 
 # Scores of a model on data.

@@ -135,3 +135,12 @@ def test_other_modes_of_the_router():
         METHODS["sft"](MethodConfig(router="thaw"))
     with pytest.raises(TrainingError, match="router='lora' trains adapters on the routers, and this model has none"):
         prepared(router="lora")
+
+
+def test_top_k_of_a_router_that_reads_it_from_the_config():
+    """Gemma 4's: it has no attribute of its own, and its options are those of the text model."""
+    model, stock = prepared("gemma4", top_k=TOP_K), tiny_model("gemma4", top_k_experts=TOP_K)
+    assert [layer.top_k for layer in moe_layers(model)] == [TOP_K] * 3
+    assert torch.equal(logits_of(model), logits_of(stock))
+    assert not torch.equal(logits_of(model), logits_of(tiny_model("gemma4")))
+    assert counts_of(model) == [TOKENS * TOP_K] * 3

@@ -16,6 +16,7 @@ from expert_condenser import METHODS, MethodConfig, RoutingConfig, attach, detac
 from expert_condenser.checkpoint.describe import describe_model
 from expert_condenser.checkpoint.load import load_model
 from expert_condenser.errors import UnsupportedModelError
+from expert_condenser.functional.allocation import Allocation
 from expert_condenser.moe.attachment import attachment_of
 from expert_condenser.moe.families import FAMILIES, REFUSED
 from expert_condenser.moe.layers import expert_norms
@@ -27,10 +28,13 @@ from tests.model_comparison import assert_same, set_bias
 
 IDS = tiny_batch(3, 11)
 TOP_K, EXPERTS, STEP = 3, 8, 1e-2
+DBRX = TINY_FAMILIES["dbrx"]["ffn_config"]
 VARIANTS = {
     "axk2, without groups": ("axk2", {"n_group": None, "topk_group": None}),
     "cohere2_moe, sigmoid": ("cohere2_moe", {"expert_selection_fn": "sigmoid"}),
     "cohere2_moe, sigmoid as it is": ("cohere2_moe", {"expert_selection_fn": "sigmoid", "norm_topk_prob": False}),
+    "dbrx, as it is": ("dbrx", {"ffn_config": {**DBRX, "moe_normalize_expert_weights": None}}),
+    "dbrx, by another norm": ("dbrx", {"ffn_config": {**DBRX, "moe_normalize_expert_weights": 2.0}}),
     "deepseek_ocr2, without groups": ("deepseek_ocr2", {"topk_method": "greedy"}),
     "deepseek_v3, as it is": ("deepseek_v3", {"norm_topk_prob": False}),
     "deepseek_v4, sigmoid": ("deepseek_v4", {"scoring_func": "sigmoid"}),
@@ -40,11 +44,17 @@ VARIANTS = {
     "laguna, soft-capped": ("laguna", {"moe_router_logit_softcapping": 2.0}),
     "lfm2_moe, without its bias": ("lfm2_moe", {"use_expert_bias": False}),
     "lfm2_moe, as it is": ("lfm2_moe", {"norm_topk_prob": False}),
+    "llama4_text, three experts": ("llama4_text", {"num_experts_per_tok": 3}),
     "mistral4, as it is": ("mistral4", {"norm_topk_prob": False}),
 }
 CASES = {**{name: (name, {}) for name in FAMILIES}, **VARIANTS}
 # With scores in bfloat16, experts tie whose logits differ; what is ranked with a bias are the logits.
 ROUND_THEIR_SCORES = {"lfm2_moe, without its bias", "mistral4", "mistral4, as it is"}
+ROUND_THEIR_SCORES |= {"dbrx", "dbrx, as it is", "dbrx, by another norm"}
+FEWER = {"phimoe": 2, "llama4": 1, "llama4_text": 1}
+"""Experts per token where a family has fewer than `TOP_K`; with one, condensers need the additive budget."""
+FAIL_UNDER_AUTOCAST = ("dbrx",)
+"""Families whose stock experts add bfloat16 to float32 in place where the weights are float32."""
 every_family = pytest.mark.parametrize("name", FAMILIES)
 every_case = pytest.mark.parametrize("name", CASES)
 
@@ -69,7 +79,7 @@ def fresh(name):
 
 def reloaded(model, folder, dtype=torch.float32):
     model.save_pretrained(folder)
-    return eager(load_model(folder, dtype=dtype).eval())
+    return eager(load_model(folder, dtype=dtype, experts_implementation="eager").eval())
 
 
 def logits_of(model):
@@ -84,13 +94,32 @@ def logits_and_gradients(model):
     return logits.detach(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
+def with_routing(model):
+    """`model` with the policy that has room for condensers."""
+    alone = all(layer.top_k == 1 for layer in moe_layers(model))
+    return attach(model, RoutingConfig(budget="additive" if alone else "shared"))
+
+
+def assert_fails_under_autocast(*models):
+    for model in models:
+        with pytest.raises(RuntimeError, match="must have the same scalar type"):
+            model(input_ids=IDS, use_cache=False)
+
+
+def condensers_for(model):
+    """Two condensers in every layer, or as many as leave a token one expert to choose."""
+    layers = moe_layers(model)
+    room = [2 if attachment_of(model).policy.budget == "additive" else layer.top_k - 1 for layer in layers]
+    return {index: [5, index][: min(2, room[index])] for index in range(len(layers))}
+
+
 def condensed(model):
-    """`model` with random biases and two condensers in every layer."""
-    attach(model, RoutingConfig())
+    """`model` with random biases, and condensers in every layer."""
+    with_routing(model)
     generator = torch.Generator().manual_seed(2)
     for layer in moe_layers(model):
         layer.router.selection_bias.copy_(torch.randn(EXPERTS, generator=generator))
-    set_condensers(model, {index: [6, index] for index in range(len(moe_layers(model)))})
+    set_condensers(model, condensers_for(model))
     return model
 
 
@@ -117,9 +146,13 @@ def test_the_tiny_model_is_of_the_family_and_uses_what_its_rule_says(name):
     layers = moe_layers(model)
     assert type(model) is stock_class(name)
     assert len(layers) >= 2
-    assert {(layer.num_experts, layer.top_k) for layer in layers} == {(EXPERTS, TOP_K)}
+    assert {(layer.num_experts, layer.top_k) for layer in layers} == {(EXPERTS, FEWER.get(name, TOP_K))}
     assert {type(layer.router).__name__ for layer in layers} == {FAMILIES[name].router_class}
-    assert all(expert_norms(layer).shape == (EXPERTS,) and expert_norms(layer).min() > 0 for layer in layers)
+    for layer in layers:
+        assert expert_norms(layer).shape == (EXPERTS,)
+        assert expert_norms(layer)[: layer.num_weighted].min() > 0
+        assert not expert_norms(layer)[layer.num_weighted :].any()
+        assert layer.num_weighted == (6 if name == "longcat_flash" else EXPERTS)
 
 
 @every_case
@@ -152,6 +185,9 @@ def test_off_is_the_stock_model_under_autocast(name):
     """Float32 weights under autocast, as `bf16=True` trains them: every step of a router gets its own dtype."""
     stock, attached = fresh(name), attach(fresh(name), RoutingConfig())
     with torch.autocast("cpu", torch.bfloat16):
+        if CASES[name][0] in FAIL_UNDER_AUTOCAST:
+            assert_fails_under_autocast(stock, attached)
+            return
         expected = logits_and_gradients(stock)
         assert_same(logits_and_gradients(attached), expected)
         if name not in ROUND_THEIR_SCORES:
@@ -161,22 +197,25 @@ def test_off_is_the_stock_model_under_autocast(name):
 
 @every_case
 def test_condensers_take_their_slots_of_every_token(name, recorded_routing):
-    model = attach(fresh(name), RoutingConfig())
-    condensers = {index: [6, index] for index in range(len(moe_layers(model)))}
+    model = with_routing(fresh(name))
+    condensers, slots = condensers_for(model), FEWER.get(name, TOP_K)
+    assert all(condensers.values())
+    slots += 2 if slots == 1 else 0
     set_condensers(model, condensers)
     with recorded_routing(model) as calls:
         logits_of(model)
     assert len(calls) == len(condensers)
     for index, logits, weights, indices in calls:
         assert logits.shape == (IDS.numel(), EXPERTS)
-        assert weights.shape == indices.shape == (IDS.numel(), TOP_K)
-        assert all(len(set(row)) == TOP_K and set(condensers[index]) <= set(row) for row in indices.tolist())
+        assert weights.shape == indices.shape == (IDS.numel(), slots)
+        assert all(len(set(row)) == slots and set(condensers[index]) <= set(row) for row in indices.tolist())
 
 
 @every_family
 def test_a_training_step_moves_the_weights_and_the_bias(name):
     model = fresh(name)
-    method = METHODS["condenser"](MethodConfig(bias_step=STEP))
+    budget = "additive" if FEWER.get(name) == 1 else None
+    method = METHODS["condenser"](MethodConfig(bias_step=STEP, num_condensers=Allocation.parse("1"), budget=budget))
     method.prepare(model)
     layers = moe_layers(model)
     before = {key: p.detach().clone() for key, p in model.named_parameters()}
@@ -186,7 +225,7 @@ def test_a_training_step_moves_the_weights_and_the_bias(name):
     model.train()(input_ids=IDS, attention_mask=mask, labels=IDS, use_cache=False).loss.backward()
     optimizer.step()
     counts = collect(attachment_of(model)).counts
-    assert counts.sum(-1).tolist() == [int(mask.sum()) * TOP_K] * len(layers)
+    assert counts.sum(-1).tolist() == [int(mask.sum()) * FEWER.get(name, TOP_K)] * len(layers)
     method.step(counts)
     expected = STEP * torch.sign(counts * EXPERTS - counts.sum(-1, keepdim=True)).float()
     assert torch.equal(selection_biases(model), expected)
@@ -221,8 +260,8 @@ def test_round_trip(name, dtype, in_bfloat16, tmp_path):
 def test_detach_restores_the_stock_model(name):
     stock, model = fresh(name), fresh(name)
     expected = logits_and_gradients(stock)
-    attach(model, RoutingConfig())
-    set_condensers(model, {0: [4, 1]})
+    with_routing(model)
+    set_condensers(model, {0: [4]})
     set_bias(model, 2, 1.0)
     assert not torch.equal(logits_of(model), expected[0])
     detach(model)

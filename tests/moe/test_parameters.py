@@ -231,3 +231,25 @@ def test_freezing_nothing_is_an_error():
     with pytest.raises(TrainingError, match="what is to be frozen matches no parameter"):
         freeze(model, [])
     assert all(p.requires_grad for p in model.parameters())
+
+
+def test_where_router_and_experts_sit_in_the_decoder_layer_its_mlp_is_the_shared_expert():
+    """Of Gemma 4; what else a decoder layer has, such as the gate of its per-layer inputs, is no expert."""
+    options = {"hidden_size_per_layer_input": 4, "vocab_size_per_layer_input": 96}
+    groups = groups_of(tiny_model("gemma4_text", **options))
+    of_layer = {name.removeprefix("model.layers.1."): group for name, group in groups.items() if ".layers.1." in name}
+    assert {name for name, group in of_layer.items() if group == "shared experts"} == {
+        "mlp.gate_proj.weight",
+        "mlp.up_proj.weight",
+        "mlp.down_proj.weight",
+    }
+    assert {name for name, group in of_layer.items() if group == "router"} == {
+        "router.scale",
+        "router.per_expert_scale",
+        "router.proj.weight",
+    }
+    assert {name for name, group in of_layer.items() if group == "routed experts"} == {
+        "experts.gate_up_proj",
+        "experts.down_proj",
+    }
+    assert of_layer["per_layer_input_gate.weight"] == of_layer["per_layer_projection.weight"] == "other"

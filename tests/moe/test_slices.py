@@ -304,3 +304,19 @@ def test_after_a_load_the_slices_are_those_of_what_was_loaded():
     with torch.no_grad():
         assert torch.equal(model(input_ids=ids).logits, other(input_ids=ids).logits)
     model.load_state_dict(model.state_dict())
+
+
+@every_family
+def test_a_load_of_other_weights_keeps_the_step(name):
+    """An optimizer step moves the slices; the fused weights follow in the next forward, and a load comes before it."""
+    model = sliced(name)
+    rest = {key: value.clone() for key, value in model.state_dict().items() if ".experts." not in key}
+    trained(model, sgd)
+    moved = {key: value.detach().clone() for key, value in slices_of(model).items()}
+    model.load_state_dict(rest, strict=False)
+    assert all(torch.equal(value, moved[key]) for key, value in slices_of(model).items())
+    key = next(iter(moved))
+    model.load_state_dict({key: stock(name).state_dict()[key]}, strict=False)
+    found = slices_of(model)
+    assert not torch.equal(found[key], moved[key]), "control: what is loaded replaces the step"
+    assert all(torch.equal(value, moved[other]) for other, value in found.items() if other != key)

@@ -103,6 +103,9 @@ def test_what_is_wrong_with_a_file(tmp_path, changes, message):
 def test_a_file_that_is_none(tmp_path):
     with pytest.raises(EvaluationError, match="a study is a YAML file"):
         read_study(tmp_path / "missing.yaml")
+    (tmp_path / "deep.yaml").write_text("[" * 100_000)
+    with pytest.raises(EvaluationError, match="a study is a YAML file"):
+        read_study(tmp_path / "deep.yaml")
     (tmp_path / "list.yaml").write_text("[1, 2]")
     with pytest.raises(EvaluationError, match="has the keys base"):
         read_study(tmp_path / "list.yaml")

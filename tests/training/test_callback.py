@@ -6,11 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from accelerate import cpu_offload
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from expert_condenser import METHODS, MethodCallback, MethodConfig, attach, moe_layers, set_condensers
-from expert_condenser.errors import TrainingError
+from expert_condenser.errors import CheckpointError, ExpertCondenserError, FailedRunError, TrainingError
 from expert_condenser.methods.sft import Sft
 from expert_condenser.moe.own_types import selection_biases
 from expert_condenser.testing import tiny_batch, tiny_model
@@ -212,6 +214,16 @@ def test_a_resume_needs_the_methods_state(tmp_path):
         again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
 
 
+@pytest.mark.parametrize("content", ["{}", "[]", "[" * 10_000 + "]" * 10_000])
+def test_a_damaged_state_is_refused(tmp_path, content):
+    trainer, *_ = bare_trainer(tmp_path, save_strategy="steps", save_steps=2)
+    trainer.train()
+    (tmp_path / "checkpoint-2" / "method_state.json").write_text(content)
+    again, *_ = bare_trainer(tmp_path)
+    with pytest.raises(ExpertCondenserError, match=r"method_state.json (is a method's state|must be JSON)"):
+        again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+
+
 def test_a_resume_with_another_method_is_refused(tmp_path):
     trainer, *_ = bare_trainer(tmp_path, save_strategy="steps", save_steps=2)
     trainer.train()
@@ -284,3 +296,107 @@ def test_detailed_metrics_equal_hand_computation(tmp_path):
     assert found == pytest.approx(expected, rel=1e-5)
     assert all(value > 0 for value in expected.values())
     assert expected["route_churn"] < 1 > expected["condenser_gate_share"]
+
+
+class Muted(TrainerCallback):
+    """After `step` steps, puts a forward before that of one router's class, as another library would."""
+
+    def __init__(self, layer, step):
+        self.router, self.step = layer.router, step
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            stock = self.router.base_class.forward
+            self.router.forward = lambda *inputs: stock(self.router, *inputs)
+
+
+@pytest.mark.parametrize("method", ["sft", "bias_only", "densemixer"])
+@pytest.mark.parametrize("step", [0, 2])
+def test_a_layer_that_counts_no_token_stops_the_training(method, step, tmp_path):
+    model = tiny_model()
+    trainer, *_ = bare_trainer(tmp_path, method, model=model, callbacks=[Muted(moe_layers(model)[1], step)])
+    with pytest.raises(FailedRunError, match=rf"at step {step + 1}, 1 of 3 counted none \(model\.layers\.1\.mlp\.gate"):
+        trainer.train()
+    assert trainer.state.global_step == step
+
+
+def test_a_model_that_trains_in_eval_mode_stops_too(tmp_path):
+    class InEvalMode(Trainer):
+        def training_step(self, model, inputs, num_items_in_batch=None):
+            loss = self.compute_loss(model.eval(), inputs)
+            self.accelerator.backward(loss)
+            return loss.detach()
+
+    trainer, callback, _ = bare_trainer(tmp_path)
+    own = InEvalMode(
+        trainer.model,
+        trainer.args,
+        trainer.data_collator,
+        trainer.train_dataset,
+        callbacks=[MethodCallback(callback.method)],
+    )
+    with pytest.raises(FailedRunError, match=r"3 of 3 counted none.*eval mode"):
+        own.train()
+
+
+def test_trl_s_trainer_stops_too(tmp_path, monkeypatch):
+    model = tiny_model()
+    mute = Muted(moe_layers(model)[0], 0)
+    monkeypatch.setattr(UsageRecorder, "on_step_begin", mute.on_step_begin)
+    with pytest.raises(FailedRunError, match="1 of 3 counted none"):
+        finetune(tmp_path, "sft", model=model)
+
+
+def test_weights_that_are_offloaded_are_not_trained():
+    """Accelerate brings them for each forward: an optimizer would step on what is thrown away."""
+    method, model = METHODS["sft"](MethodConfig()), cpu_offload(tiny_model())
+    method.prepare(model)
+    with pytest.raises(TrainingError, match=r"offloaded \(model\.embed_tokens\.weight"):
+        MethodCallback(method).on_train_begin(None, SimpleNamespace(global_step=0), None, model=model)
+
+
+@pytest.mark.parametrize(
+    ("lora", "message"),
+    [
+        ({"target_modules": ["q_proj"]}, "got the adapters default"),
+        ({"modules_to_save": ["gate"]}, r"gate\.original_module has none"),
+    ],
+    ids=["stock adapter", "copied routers"],
+)
+def test_an_adapter_made_afterwards_is_refused_where_it_loses_the_routing(lora, message):
+    method, model = METHODS["bias_only"](MethodConfig()), tiny_model()
+    method.prepare(model)
+    adapted = get_peft_model(model, LoraConfig(**{"target_modules": ["q_proj"], **lora}))
+    with pytest.raises(ExpertCondenserError, match=message):
+        MethodCallback(method).on_train_begin(None, SimpleNamespace(global_step=0), None, model=adapted)
+
+
+def test_control_a_stock_adapter_is_whole_where_nothing_is_added_to_the_model():
+    method = METHODS["sft"](MethodConfig())
+    adapted = get_peft_model(tiny_model(), LoraConfig(target_modules=["q_proj"]))
+    method.prepare(adapted)
+    MethodCallback(method).on_train_begin(None, SimpleNamespace(global_step=0), None, model=adapted)
+
+
+@pytest.mark.parametrize("tensor", ["selection_bias", "condenser_ids"])
+def test_a_bare_trainer_does_not_go_on_from_a_faulty_router_state(tensor, tmp_path):
+    trainer, *_ = bare_trainer(tmp_path, save_strategy="steps", save_steps=1)
+    trainer.train()
+    folder = tmp_path / "checkpoint-2"
+    again, *_ = bare_trainer(tmp_path, save_strategy="no")
+    again.train(resume_from_checkpoint=str(folder))
+    assert again.state.global_step == STEPS, "control: it goes on"
+    tensors = load_file(folder / "model.safetensors")
+    key = f"model.layers.1.mlp.gate.{tensor}"
+    tensors[key] = torch.full((8,), math.nan) if tensor == "selection_bias" else torch.zeros(0)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    again, *_ = bare_trainer(tmp_path)
+    with pytest.raises(CheckpointError, match=r"model\.layers\.1\.mlp\.gate: "):
+        again.train(resume_from_checkpoint=str(folder))
+
+
+def test_a_training_starts_with_a_state_that_can_be(tmp_path):
+    trainer, *_ = bare_trainer(tmp_path)
+    moe_layers(trainer.model)[2].router.selection_bias[3] = math.inf
+    with pytest.raises(CheckpointError, match=r"model\.layers\.2\.mlp\.gate: the selection bias is finite"):
+        trainer.train()

@@ -121,7 +121,7 @@ def test_the_recipe_must_be_a_file(tmp_path, path):
         parse_recipe(["--method", "sft", "--config", *words])
 
 
-@pytest.mark.parametrize("text", ["[1, 2]", "", "method: [sft"])
+@pytest.mark.parametrize("text", ["[1, 2]", "", "method: [sft", f"data: {'[' * 10_000}"])
 def test_the_recipe_must_be_a_mapping(tmp_path, text):
     (tmp_path / "recipe.yaml").write_text(text)
     with pytest.raises(TrainingError, match="a recipe is a"):

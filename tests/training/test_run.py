@@ -41,9 +41,10 @@ from tests.runs import (
     make_base,
     read,
 )
+from tests.samples import SAMPLES
 
 ROOT = Path(__file__).parents[2]
-GSM8K = ROOT.parent / "shared" / "data" / "train" / "gsm8k.jsonl"
+GSM8K = SAMPLES / "train" / "gsm8k.jsonl"
 
 
 @pytest.fixture(scope="module")
@@ -191,28 +192,6 @@ def test_evaluation_changes_nothing(base, finished, tmp_path):
     assert [(e["phase"], e["step"]) for e in entries if "eval_loss" in e] == [(p, s) for p in PHASES for s in (2, 4)]
 
 
-def test_an_output_dir_that_holds_something_is_refused_or_overwritten(base, tmp_path):
-    (tmp_path / "old").mkdir()
-    (tmp_path / "old" / "notes.txt").write_text("mine")
-    with pytest.raises(TrainingError, match=r"a run starts in an empty output_dir.*--resume.*--overwrite"):
-        RunFolder(config(base, tmp_path / "old"))
-    assert (tmp_path / "old" / "notes.txt").read_text() == "mine"
-    with pytest.raises(TrainingError, match=r"--overwrite deletes a run, and .* holds something else"):
-        RunFolder(config(base, tmp_path / "old", overwrite=True))
-    assert (tmp_path / "old" / "notes.txt").read_text() == "mine"
-    (tmp_path / "old" / "run.json").write_text("{}")
-    RunFolder(config(base, tmp_path / "old", overwrite=True)).open({})
-    assert {file.name for file in (tmp_path / "old").iterdir()} == {"run.json", "method_state.json"}
-
-
-def test_an_old_run_is_deleted_only_by_one_that_can_begin(base, finished, tmp_path):
-    (tmp_path / "old").mkdir()
-    (tmp_path / "old" / "run.json").write_text("{}")
-    with pytest.raises(ExpertCondenserError, match="at most 2 condensers"):
-        train(config(base, tmp_path / "old", overwrite=True, num_condensers="3"))
-    assert (tmp_path / "old" / "run.json").read_text() == "{}"
-
-
 def test_a_run_starts_from_a_base_model_not_from_a_finished_one(base, finished, tmp_path):
     for method in ("sft", "condenser"):
         options = config(base, tmp_path / method, method=method, model=str(finished / "model"))
@@ -332,26 +311,6 @@ def test_more_than_one_interruption(base, finished, tmp_path):
     assert_identical(tmp_path / "run", finished)
 
 
-def truncate(path):
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-@pytest.mark.parametrize(
-    "file",
-    [
-        "condense/checkpoint-3/model.safetensors",
-        "condense/checkpoint-3/optimizer.pt",
-        "sparsify/final/model.safetensors",
-    ],
-)
-def test_a_truncated_checkpoint_is_skipped(base, finished, tmp_path, file, caplog):
-    interrupted(base, tmp_path / "run", "condense", "on_step_end", 4)
-    truncate(tmp_path / "run" / file)
-    train(config(base, tmp_path / "run", resume=True))
-    assert_identical(tmp_path / "run", finished)
-    assert ("not whole: a crash cut it short" in caplog.text) == file.startswith("condense")
-
-
 KILLED_IN_THE_MIDDLE = """
 import os, signal, sys
 from pathlib import Path
@@ -411,7 +370,6 @@ def test_a_loss_that_is_not_finite_stops_the_run_at_its_last_checkpoint(base, fi
     assert_identical(folder, finished)
 
 
-@pytest.mark.skipif(not GSM8K.exists(), reason="the data is not here")
 def test_the_command_trains_on_gsm8k(base, tmp_path, monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # the argument parser passes 10 for 10.0
     arguments = {

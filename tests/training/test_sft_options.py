@@ -49,15 +49,20 @@ def test_a_field_is_passed_on_as_it_stands(name):
 
 @pytest.mark.parametrize("name", SET_BY_RUN)
 def test_a_field_that_the_run_sets(name, tmp_path):
-    made = recipe(output_dir=str(tmp_path), method="condenser", max_steps=10, seed=5)
+    made = recipe(output_dir=str(tmp_path), method="condenser", max_steps=10, seed=5, data_seed=8, save_total_limit=2)
     first, second = (phase_arguments(made, made.new_method(phase)) for phase in made.phases)
     expected = {
         "output_dir": [str(tmp_path / "sparsify"), str(tmp_path / "condense")],
         "seed": [5, 6],
+        "data_seed": [8, 9],
         "num_train_epochs": [1.0, 1.0],
         "max_steps": [5, 5],
         "chat_template_path": [None, None],
         "router_aux_loss_coef": [0.0, 0.0],
+        "save_total_limit": [None, None],
+        "completion_only_loss": [None, None],
+        "assistant_only_loss": [False, False],
+        "max_length": [1024, 1024],
     }
     assert [getattr(args, name) for args in (first, second)] == expected[name]
     assert made.trainer.seed == 5, "the recipe stays as it is"

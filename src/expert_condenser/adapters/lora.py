@@ -2,18 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any, cast
+from typing import Any
 
-import torch
 from peft import LoraConfig, TaskType, get_peft_model
-from peft.tuners.lora.layer import ParamWrapper
 from torch import nn
 
 from expert_condenser.adapters.config import AdapterConfig
 from expert_condenser.adapters.peft_type import CondenserLoraConfig
 from expert_condenser.errors import TrainingError
 from expert_condenser.functional.routing import RoutingConfig
-from expert_condenser.moe.layers import MoELayer, moe_layers
+from expert_condenser.moe.layers import moe_layers
 from expert_condenser.moe.parameters import parameter_groups
 
 
@@ -52,25 +50,13 @@ def _find(model: nn.Module, targets: Sequence[str]) -> tuple[list[str], list[str
             names = [name for name in names if model.get_parameter(name).dim() == 3]
         of_modules = [n.rpartition(".")[0] for n in names if n.rpartition(".")[0] in linear]
         bare = [n for n in names if n.rpartition(".")[0] not in linear and target != "attention"]
+        if target == "experts" and not bare and any(layer.rule.stacked_experts for layer in layers):
+            raise TrainingError(
+                "lora adapts one expert at a time; the experts of this model are stacked in matrices, which have no "
+                "slice for each. Take lora='attention'"
+            )
         if not of_modules and not bare:
             raise TrainingError(f"lora adapts {target}, and this model has no weight of that kind")
         modules += of_modules
         parameters += bare
     return modules, parameters
-
-
-def keep_adapters_of(layer: MoELayer, ids: Sequence[int]) -> None:
-    """Let the adapter of a layer's experts learn for the experts `ids` only; that of the others stays zero.
-
-    PEFT keeps one adapter for all experts, B as `(out, r * E)` with the expert as the fast axis. B starts at
-    zero, and without gradient AdamW leaves a zero where it is: the adapted weight of the others is the base's.
-    """
-    chosen = torch.zeros(layer.num_experts, dtype=torch.bool)
-    chosen[list(ids)] = True
-    wrapper = layer.experts
-    while isinstance(wrapper, ParamWrapper):
-        for linear in wrapper.lora_B.values():
-            weight = cast(Any, linear).weight
-            mask = chosen.repeat(weight.shape[1] // layer.num_experts).to(weight.device)
-            weight.register_hook(lambda gradient, mask=mask: gradient * mask)
-        wrapper = wrapper.base_layer

@@ -5,8 +5,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
+from expert_condenser.checkpoint.cast import save_in
 from expert_condenser.files import MANIFEST
 from expert_condenser.moe.layers import MODEL_TYPE_PREFIX
 from expert_condenser.moe.own_types import auto_class, own_config_class
@@ -47,9 +49,15 @@ it was made. It may hold the selection bias and the condensers of the routers. T
 """
 
 
-def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, provenance: dict[str, Any]) -> None:
-    """Weights and router state in safetensors, config, tokenizer, and what `describe_model` adds."""
-    model.save_pretrained(folder)
+def save_model(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    provenance: dict[str, Any],
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Weights and router state of a float32 model in safetensors, config, tokenizer, and what `describe_model` adds."""
+    save_in(model, dtype, folder)
     tokenizer.save_pretrained(folder)
     describe_model(folder, provenance)
 

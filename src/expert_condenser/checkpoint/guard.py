@@ -1,12 +1,20 @@
-"""Checkpoints that say themselves whether they are whole: a manifest with the sizes of their files, written last."""
+"""Checkpoints that say themselves whether they are whole: a manifest of their files, written last.
 
+One without a manifest was never closed: its process was killed. One whose files are not as its manifest says was
+damaged or edited afterwards, which is for a person to judge: nothing is trained again, and nothing deleted, over it.
+"""
+
+import re
 import shutil
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from expert_condenser.errors import CheckpointError
-from expert_condenser.files import matches_manifest
+from expert_condenser.errors import CheckpointError, DataError
+from expert_condenser.files import MANIFEST, differences
+
+UNFINISHED = "unfinished-"
+"""In front of the name of what was set aside. Behind it, `Trainer` would still take it for a checkpoint."""
 
 
 def check_readable(folder: Path) -> None:
@@ -21,26 +29,67 @@ def check_readable(folder: Path) -> None:
             ) from error
 
 
-def is_whole(folder: Path) -> bool:
-    """Whether a checkpoint was closed, its files still have the sizes that they had, and its weights can be read."""
+def is_closed(folder: Path) -> bool:
+    """Whether all of a checkpoint was written once."""
+    return (folder / MANIFEST).exists()
+
+
+def check_whole(folder: Path, remedy: str = "Restore it, or delete {} to go on from what was there before it.") -> None:
+    """Raise `CheckpointError`, with the file's name and what to do, where a closed checkpoint is not what it was."""
     try:
-        check_readable(folder)
+        found = differences(folder)
+    except DataError as error:
+        found = [str(error)]
+    if found:
+        what = f"a checkpoint is used as it was written, and {'; '.join(found)}"
+        raise CheckpointError(f"{what}. {remedy.format(folder)}")
+    check_readable(folder)
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a checkpoint was closed, its files are what they were, and its weights can be read."""
+    try:
+        check_whole(folder)
     except CheckpointError:
         return False
-    return matches_manifest(folder)
+    return True
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """Every `checkpoint-N` of a directory by N, as they are written: any other name is somebody else's."""
+    numbers = {path: re.fullmatch(r"checkpoint-(0|[1-9]\d*)", path.name) for path in folder.glob("checkpoint-*")}
+    steps = {path: int(match[1]) for path, match in numbers.items() if match and path.is_dir()}
+    return sorted(steps, key=steps.__getitem__)
+
+
+def keep_newest(folder: Path, limit: int | None) -> None:
+    """Delete all checkpoints of a directory but the `limit` newest ones; None or 0 keeps all."""
+    for path in checkpoints_in(folder)[: -limit if limit and limit > 0 else 0]:
+        shutil.rmtree(path)
 
 
 def newest_whole(folder: Path) -> tuple[Path | None, list[Path]]:
-    """The newest whole `checkpoint-N` of a directory, and the newer ones that are not whole."""
-    broken: list[Path] = []
-    for path in sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]), reverse=True):
-        if is_whole(path):
-            return path, broken
-        broken.append(path)
-    return None, broken
+    """The newest closed `checkpoint-N` of a directory, and the newer ones that a crash left unfinished.
+
+    Raises `CheckpointError` where that one is damaged.
+    """
+    unfinished: list[Path] = []
+    for path in reversed(checkpoints_in(folder)):
+        if is_closed(path):
+            check_whole(path)
+            return path, unfinished
+        unfinished.append(path)
+    return None, unfinished
 
 
-def clear(folder: Path) -> None:
-    """Delete a directory's content."""
-    if folder.exists():
-        shutil.rmtree(folder)
+def unfinished_in(folder: Path) -> list[Path]:
+    """What `set_aside` has renamed in a directory, and nothing of somebody else's that is called like it."""
+    pattern = rf"{UNFINISHED}(checkpoint-\d+|final)(-\d+)?"
+    return [path for path in folder.glob(f"{UNFINISHED}*") if path.is_dir() and re.fullmatch(pattern, path.name)]
+
+
+def set_aside(path: Path) -> Path:
+    """Rename what a crash left unfinished, so that nothing takes it for whole and nothing is lost; the new path."""
+    free = (f"{UNFINISHED}{path.name}{'' if n == 1 else f'-{n}'}" for n in range(1, 10**6))
+    aside = path.with_name(next(name for name in free if not path.with_name(name).exists()))
+    return path.rename(aside)

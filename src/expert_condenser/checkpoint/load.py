@@ -13,6 +13,7 @@ from expert_condenser.checkpoint.guard import check_readable
 from expert_condenser.errors import CheckpointError
 from expert_condenser.moe.experts import default_implementation
 from expert_condenser.moe.own_types import auto_class
+from expert_condenser.moe.sparse_block import run_sparsely
 
 ADAPTER_CONFIG = "adapter_config.json"
 
@@ -58,6 +59,7 @@ def _load_whole(path: str | Path, dtype: str | torch.dtype, options: dict[str, A
     if lost:
         raise CheckpointError(f"{path} must hold every weight of the model; missing or of another shape: {lost[:4]}")
     _own_memory(model)
+    run_sparsely(model, options["experts_implementation"])
     return model
 
 

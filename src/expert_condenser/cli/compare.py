@@ -9,7 +9,7 @@ from expert_condenser.cli.parsing import Parser
 from expert_condenser.comparison.compare import BASELINE, UNITS, compare_runs
 from expert_condenser.comparison.runs import KINDS, read_design
 from expert_condenser.comparison.simulation import calibration_table
-from expert_condenser.comparison.statistics import RESAMPLES
+from expert_condenser.comparison.statistics import RESAMPLES, check_level
 from expert_condenser.comparison.tables import FORMATS, plain_table, render
 from expert_condenser.errors import EvaluationError
 from expert_condenser.files import write_text
@@ -37,10 +37,7 @@ def _read(words: list[str]) -> argparse.Namespace:
             raise EvaluationError("--json FILE and --out FILE both name the file; leave one out")
         options.format = "json"
         options.out = options.out if options.json == "-" else Path(options.json)
-    if not 0 < options.alpha < 1 or options.resamples < 1:
-        raise EvaluationError(
-            f"--alpha is between 0 and 1 and --resamples at least 1; got {options.alpha} and {options.resamples}"
-        )
+    check_level(options.alpha, options.resamples)
     if options.out is not None and options.out.is_dir():
         raise EvaluationError(f"--out is a file; got the directory {options.out}")
     if options.out is not None and not options.out.parent.is_dir():

@@ -7,6 +7,7 @@ best one of a sweep for each of the three (results/study/sweep).
 
 import argparse
 import gc
+import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,11 +17,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from expert_condenser.clearing import Kind
 from expert_condenser.cli.console import quiet_libraries, say_result
 from expert_condenser.cli.parsing import Parser, positive
 from expert_condenser.data.procedural.families import HELD_OUT_ITEMS, PRETRAINED, items
 from expert_condenser.errors import TrainingError
 from expert_condenser.files import write_json
+from expert_condenser.ownership import LOCK, ending_on_sigterm
+from expert_condenser.workfolder import WorkFolder
 
 BASE, CONTROL = "base", "sft in two phases"
 ARMS: dict[str, list[str]] = {
@@ -36,30 +40,40 @@ ITEMS_BEFORE = 20
 def run(words: list[str]) -> None:
     """Fine-tune, evaluate and compare; under five minutes on two CPU cores."""
     options = _read(words)
+    place = WorkFolder(options.output_dir, _KIND)
+    place.undo_killed()
+    place.check_clearable()
+    from expert_condenser.kernels.buffers import keep_freed_memory
+
+    quiet_libraries()
+    keep_freed_memory()  # of this process alone
+    with ending_on_sigterm(), place:
+        place.check_clearable()  # again: another process may have been faster
+        place.begin()
+        _run(options, place)
+    say_result(options.output_dir / "table.txt")
+
+
+def _run(options: argparse.Namespace, place: WorkFolder) -> None:
     # Here and below, once the words are right: what computes takes seconds to import.
     from expert_condenser.checkpoint.load import base_model_path
     from expert_condenser.cli.progress import TrainingProgress
-    from expert_condenser.kernels.buffers import keep_freed_memory
     from expert_condenser.training.run import train
 
-    console = Console(stderr=True)
-    quiet_libraries()
-    keep_freed_memory()  # of this process alone
-    folder = options.output_dir
-    _take_over(folder)
+    console, folder = Console(stderr=True), options.output_dir
     outcomes = {BASE: [_measure(base_model_path(), folder / BASE, options.limit)]}
     total = options.seeds * len(ARMS)
     for number, (name, seed) in enumerate(((n, s) for s in range(options.seeds) for n in ARMS), start=1):
         console.print(f"run {number} of {total}: {name}, seed {seed + 1}")
-        place = folder / f"{name.replace(' ', '_')}-seed{seed + 1}"
+        run_folder = folder / f"{name.replace(' ', '_')}-seed{seed + 1}"
         start = time.time()
-        model = train(_recipe(name, seed, place), callbacks=[TrainingProgress()])
+        model = train(_recipe(name, seed, run_folder), callbacks=[TrainingProgress()])
         seconds = time.time() - start
-        outcomes.setdefault(name, []).append({**_measure(model, place, options.limit), "seconds": seconds})
+        place.settle()  # there is a new run: an earlier demo may go
+        outcomes.setdefault(name, []).append({**_measure(model, run_folder, options.limit), "seconds": seconds})
     table = _table(outcomes, options.limit)
     Console().print(table)
     _write(outcomes, table, folder)
-    say_result(folder / "table.txt")
 
 
 def _read(words: list[str]) -> argparse.Namespace:
@@ -73,13 +87,15 @@ def _read(words: list[str]) -> argparse.Namespace:
     return options
 
 
-def _take_over(folder: Path) -> None:
-    """The demo replaces its own earlier output, and nothing else."""
-    from expert_condenser.checkpoint.guard import clear
+def _is_older(folder: Path) -> bool:
+    """Whether a folder is a demo's of a release that set no marker: all that is in it is what a demo writes."""
+    names = [path.name for path in folder.iterdir() if path.name != LOCK]
+    return (folder / BASE / "results.json").exists() and all(re.fullmatch(_WRITTEN, name) for name in names)
 
-    if folder.exists() and any(folder.iterdir()) and not (folder / BASE / "results.json").exists():
-        raise TrainingError(f"the demo replaces only its own output, and {folder} holds something else; name another")
-    clear(folder)
+
+_OWN_RUNS = r"base|[a-z_]+-seed\d+"
+_WRITTEN = rf"{_OWN_RUNS}|table\.txt|summary\.json|usage\.png"
+_KIND = Kind("demo", _is_older, _OWN_RUNS)
 
 
 def _recipe(name: str, seed: int, place: Path) -> Any:

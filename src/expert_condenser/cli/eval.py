@@ -1,19 +1,27 @@
 """`condenser eval`: answer the questions of tasks with a model, score them, keep every answer."""
 
 import argparse
+import datetime
 import time
+from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from expert_condenser.clearing import Kind
 from expert_condenser.cli.console import progress, quiet_libraries, say_result
 from expert_condenser.cli.parsing import Parser
 from expert_condenser.errors import EvaluationError
 from expert_condenser.evaluation.generation import Generation
+from expert_condenser.ownership import ending_on_sigterm
+from expert_condenser.workfolder import WorkFolder
 
 BACKENDS = ("transformers", "vllm", "lm_eval")
+MODES = ("generate", "likelihood")
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -22,21 +30,18 @@ def run(words: list[str]) -> None:
     options = _read(words)
     # Once the words are right: what computes takes seconds to import.
     from expert_condenser.checkpoint.load import load_tokenizer, resolve_model
+    from expert_condenser.evaluation.choosing import check_choosing
     from expert_condenser.evaluation.evaluate import evaluate
+    from expert_condenser.evaluation.settings import Asking
     from expert_condenser.evaluation.tasks import load_tasks
 
     quiet_libraries()
     _check_device(options.device)
     names = list(dict.fromkeys(options.tasks.split(",")))
     tasks = load_tasks(dict.fromkeys(names, options.limit), options.data, options.split)
-    generation = Generation(
-        batch_size=options.batch_size,
-        max_new_tokens=options.max_new_tokens,
-        samples=options.samples,
-        temperature=options.temperature,
-        top_p=options.top_p,
-        seed=options.seed,
-    )
+    generation = Generation(**{field.name: getattr(options, field.name) for field in fields(Generation)})
+    if options.mode == "likelihood":
+        check_choosing(tasks, generation)
     path = resolve_model(options.model)
     tokenizer = load_tokenizer(path)
     if options.chat_template is not None:
@@ -44,8 +49,16 @@ def run(words: list[str]) -> None:
     backend = _backend(options, path, tokenizer, tasks, generation)
     start = time.perf_counter()
     total = generation.samples * sum(len(task.questions) for task in tasks)
-    with progress("answers", total) as advance:
-        results = evaluate(backend, tokenizer, tasks, options.output_dir, generation, advance=advance)
+    with ending_on_sigterm(), WorkFolder(options.output_dir, Kind("eval")), progress("answers", total) as advance:
+        results = evaluate(
+            backend,
+            tokenizer,
+            tasks,
+            options.output_dir,
+            generation,
+            advance=advance,
+            asking=Asking(options.mode, options.date),
+        )
     Console().print(results_table(results, path))
     Console(stderr=True).print(f"{time.perf_counter() - start:.0f} s with loading; every answer is kept")
     say_result(options.output_dir / "results.json")
@@ -71,21 +84,51 @@ def _backend(options: argparse.Namespace, path: str, tokenizer: Any, tasks: Any,
 
 def results_table(results: dict[str, Any], title: str) -> Table:
     """A row per task, and the throughput of this session below."""
-    rate = results["throughput"]["tokens_per_s"]
-    caption = "" if rate is None else f"{results['throughput']['new_tokens']} tokens generated, {rate:.0f} per second"
-    table = Table(title=title, caption=caption)
-    sampled = any("pass_at_k" in task for task in results["tasks"].values())
-    columns = ["task", "items", "accuracy", "answer found", "cut", "nll"]
-    for name in [*columns, *(["pass@k"] if sampled else [])]:
+    tasks = results["tasks"]
+    table = Table(title=title, caption=escape("\n".join(_captions(results))))
+    rows = {name: _chosen(task) if "acc" in task else _generated(task) for name, task in tasks.items()}
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    for name in ["task", "items", *columns]:
         table.add_column(name, justify="left" if name == "task" else "right")
-    for name, task in results["tasks"].items():
-        answers = task["n"] * task.get("samples", 1)
-        row = [name, str(task["n"]), f"{task['accuracy']:.1%}", f"{task['extracted'] / answers:.1%}", str(task["cut"])]
-        row.append("" if task["nll"] is None else f"{task['nll']:.3f}")
-        if sampled:
-            row.append("  ".join(f"@{k} {value:.1%}" for k, value in task["pass_at_k"].items()))
-        table.add_row(*row)
+    for name, row in rows.items():
+        table.add_row(name, str(tasks[name]["n"]), *(row.get(column, "") for column in columns))
     return table
+
+
+def _generated(task: dict[str, Any]) -> dict[str, str]:
+    """Column -> cell of a task whose answers were written."""
+    answers = task["n"] * task.get("samples", 1)
+    row = {
+        "accuracy": f"{task['accuracy']:.1%}",
+        "answer found": f"{task['extracted'] / answers:.1%}",
+        "cut": str(task["cut"]),
+        "nll": _nll(task),
+    }
+    if "pass_at_k" in task:
+        row["pass@k"] = "  ".join(f"@{k} {value:.1%}" for k, value in task["pass_at_k"].items())
+    return row
+
+
+def _chosen(task: dict[str, Any]) -> dict[str, str]:
+    """Column -> cell of a task whose answers are the most likely options."""
+    return {**{rule: f"{task[rule]:.1%}" for rule in ("acc", "acc_norm", "acc_answer")}, "nll": _nll(task)}
+
+
+def _nll(task: dict[str, Any]) -> str:
+    return "" if task["nll"] is None else f"{task['nll']:.3f}"
+
+
+def _captions(results: dict[str, Any]) -> Iterator[str]:
+    for name, task in results["tasks"].items():
+        scores = dict(task.get("lm_eval", {}))
+        if version := scores.pop("version", None):
+            rules = ", ".join(f"{rule} {value:.1%}" for rule, value in scores.items())
+            yield f"{name} by the rules of lm-eval {version}: {rules}"
+        if task.get("comparison") == "layout":
+            yield f"{name} was compared by layout alone: pip install 'expert-condenser[eval]' for algebra"
+    rate = results["throughput"]["tokens_per_s"]
+    if rate is not None:
+        yield f"{results['throughput']['new_tokens']} tokens generated, {rate:.0f} per second"
 
 
 def _check_device(name: str | None) -> None:
@@ -108,6 +151,9 @@ def _read(words: list[str]) -> argparse.Namespace:
     parser.shared("limit", help="the first N items of each task")
     parser.shared("output_dir", required=True, help="where answers and results go, or go on")
     parser.add_argument("--backend", choices=BACKENDS, default="transformers")
+    parser.add_argument(
+        "--mode", choices=MODES, default=MODES[0], help="likelihood: the most likely option is the answer"
+    )
     parser.add_argument("--batch_size", type=int, default=Generation.batch_size)
     parser.add_argument("--max_new_tokens", type=int, help="default: as many as the task needs")
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
@@ -116,6 +162,7 @@ def _read(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
     parser.add_argument("--top_p", type=float, default=1.0)
     parser.shared("seed", default=0, help="of sampling")
+    parser.add_argument("--date", type=datetime.date.fromisoformat, help="YYYY-MM-DD, the day that the template shows")
     parser.add_argument("--chat_template", type=Path, help="a Jinja file, in place of the tokenizer's")
     options = parser.read(words)
     _check(options)
@@ -127,6 +174,8 @@ def _check(options: argparse.Namespace) -> None:
         raise EvaluationError(f"--limit is 1 or more; got {options.limit}")
     if options.output_dir.exists() and not options.output_dir.is_dir():
         raise EvaluationError(f"--output_dir is a directory; got the file {options.output_dir}")
+    if options.mode == "likelihood" and options.backend != "transformers":
+        raise EvaluationError(f"--mode likelihood needs --backend transformers; {options.backend} only generates here")
     if options.device is not None and options.backend == "vllm":
         raise EvaluationError("vLLM chooses its devices itself: set CUDA_VISIBLE_DEVICES and leave --device out")
     if options.chat_template is not None and not options.chat_template.is_file():

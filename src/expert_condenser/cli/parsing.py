@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 from expert_condenser.cli.console import DEFAULT, LEVELS
 from expert_condenser.errors import UsageError
+from expert_condenser.files import local_path
 from expert_condenser.names import HINTS, canonical, unknown
 
 SHARED: dict[str, dict[str, Any]] = {
@@ -35,6 +36,15 @@ def at_least(least: int, text: str) -> int:
     return value
 
 
+def _at_home(value: Any) -> Any:
+    """A path of the command line, or a name that may be one, with `~` as the home directory."""
+    if isinstance(value, list):
+        return [_at_home(item) for item in value]
+    if isinstance(value, Path):
+        return local_path(value)
+    return str(local_path(value)) if isinstance(value, str) and value.startswith("~") else value
+
+
 positive = partial(at_least, 1)
 
 
@@ -60,7 +70,10 @@ class Parser(argparse.ArgumentParser):
 
     def read(self, words: list[str]) -> argparse.Namespace:
         """The options; raises `UsageError` on a wrong flag before anything else is complained about."""
-        return self.parse_args([self._canonical(word) for word in words])
+        found = self.parse_args([self._canonical(word) for word in words])
+        for name, value in vars(found).items():
+            setattr(found, name, _at_home(value))
+        return found
 
     def _canonical(self, word: str) -> str:
         if not word.startswith("--") or len(word) == 2:

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Mapping
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -18,7 +19,6 @@ def run(words: list[str]) -> None:
     import torch
 
     from expert_condenser.checkpoint.load import load_model, load_tokenizer, resolve_model
-    from expert_condenser.data.rows import build_dataset
     from expert_condenser.methods.esft import EsftConfig, EsftGate, EsftToken
     from expert_condenser.moe.layers import decoder_depth, decoder_of, moe_layers
     from expert_condenser.training.calibrate import usage_on_rows
@@ -29,7 +29,7 @@ def run(words: list[str]) -> None:
     method = kind(EsftConfig(**fields, score_rows=options.limit))
     path = resolve_model(options.model)
     tokenizer = load_tokenizer(path)
-    dataset = build_dataset(options.data, tokenizer, split=options.split, data_format=options.data_format)
+    dataset = _examples(options, path, tokenizer)
     model = load_model(path, options.dtype).to(torch.accelerator.current_accelerator(check_available=True) or "cpu")
     layers = moe_layers(model)
     with progress("rows", min(options.limit, len(dataset))) as advance:
@@ -49,6 +49,15 @@ def run(words: list[str]) -> None:
         chosen.write(options.out)
         if options.json != "-":  # then stdout is JSON and nothing else
             say_result(options.out)
+
+
+def _examples(options: argparse.Namespace, path: str, tokenizer: Any) -> Any:
+    from expert_condenser.data.examples import Reading, build_examples  # once the words are right: datasets
+    from expert_condenser.data.mixture import sources_of
+    from expert_condenser.data.stops import stops_of_model
+
+    reading = Reading(split=options.split, data_format=options.data_format)
+    return build_examples(sources_of(options.data), tokenizer, stops_of_model(path, tokenizer), reading).dataset
 
 
 def _table(chosen: Mapping[str, list[int]], sizes: Mapping[str, int], options: argparse.Namespace) -> Table:

@@ -59,6 +59,8 @@ class Run:
     """Hash of template, decoding and limits of all tasks together."""
     generation: dict[str, Any]
     tasks: dict[str, TaskResult]
+    rows: str | None = None
+    """Digest of the rows that were trained on; None in runs from before 0.2."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,7 @@ def read_run(folder: Path) -> Run:
         prompts=results.prompts,
         generation=results.generation,
         tasks={name: _task(name, content, folder / RESULTS) for name, content in results.tasks.items()},
+        rows=(record.data or {}).get("digest"),
     )
 
 

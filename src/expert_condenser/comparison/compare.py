@@ -13,6 +13,7 @@ from expert_condenser.comparison.statistics import (
     POWER,
     RESAMPLES,
     Interval,
+    check_level,
     effect_size,
     hierarchical_bootstrap,
     holm,
@@ -68,6 +69,7 @@ def compare_runs(
 
     Metrics are the tasks, the groups, and the mean over all tasks; `only` keeps some of them.
     """
+    check_level(alpha, resamples)
     base = design.arms[_baseline(design, baseline)]
     others = [arm for arm in design.arms.values() if arm is not base]
     rows: list[Row] = []

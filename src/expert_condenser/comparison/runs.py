@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from expert_condenser.comparison.arms import Arm, group, read_run
-from expert_condenser.comparison.terms import KINDS, differences, seeds_of
+from expert_condenser.comparison.terms import KINDS, data_orders, differences, seeds_of
 from expert_condenser.errors import EvaluationError
 
 __all__ = ["KINDS", "Arm", "Design", "read_design"]
@@ -43,7 +43,8 @@ def read_design(folders: Sequence[Path], *, allow: Collection[str] = (), tasks: 
             f"methods are compared on equal terms, and these runs differ:{lines}\nTrain and evaluate them alike, or "
             f"pass --allow {','.join(refused)}."
         )
-    notes += unknown + [f"allowed to differ: {kind}: {text}" for kind, text in differing.items()]
+    notes += [*unknown, *data_orders(arms, shared)]
+    notes += [f"allowed to differ: {kind}: {text}" for kind, text in differing.items()]
     kept = {label: Arm(label, {seed: arm.runs[seed] for seed in shared}) for label, arm in arms.items()}
     return Design(kept, shared, names, "items" not in differing, notes)
 

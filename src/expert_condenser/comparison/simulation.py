@@ -17,6 +17,7 @@ from numpy.polynomial.hermite_e import hermegauss
 from scipy import special
 
 from expert_condenser.comparison.statistics import (
+    check_level,
     hierarchical_bootstrap,
     holm,
     mcnemar_p,
@@ -108,6 +109,7 @@ def calibrate(
     Without an effect, a test that "rejects" is wrong, and should be so in a share alpha of the studies; with one, the
     rate is its power. Those called "control" are the mistakes that the statistics of this package avoid.
     """
+    check_level(alpha, resamples)
     rng = np.random.default_rng(seed)
     parts: list[Events] = []
     for start in range(0, count, _STUDIES_AT_ONCE):

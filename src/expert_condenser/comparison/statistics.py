@@ -14,10 +14,25 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import optimize, special, stats
 
+from expert_condenser.errors import EvaluationError
+
 POWER = 0.8
 RESAMPLES = 10_000
+MAX_ALPHA = 0.5
 _ROUNDING = 9
 """Decimals that count: scores are ratios of counts, and 0.3 - 0.1 must tie with 0.4 - 0.2."""
+
+
+def check_level(alpha: float, resamples: int = RESAMPLES) -> None:
+    """Raise `EvaluationError` on a level of tests, or a number of resamples, with which no result means anything."""
+    if not 0 < alpha <= MAX_ALPHA:  # in this direction, so that nan is refused
+        meant = f"; for intervals of {alpha:g}, alpha is {1 - alpha:g}" if MAX_ALPHA < alpha < 1 else ""
+        raise EvaluationError(
+            f"alpha is the level of tests (0.05, say; intervals are of 1 - alpha), above 0 and at most {MAX_ALPHA}; "
+            f"got {alpha}{meant}"
+        )
+    if resamples < 1:
+        raise EvaluationError(f"the bootstrap draws resamples, at least 1; got {resamples}")
 
 
 @dataclass(frozen=True)

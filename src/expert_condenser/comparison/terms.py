@@ -25,6 +25,8 @@ class Term(NamedTuple):
     name: str
     read: Callable[[Run], Any]
     """None: not known."""
+    per_seed: bool = False
+    """Whether runs of different seeds may differ, but none of one seed."""
 
 
 def differences(
@@ -45,14 +47,21 @@ def differences(
 
 def _terms(runs: Sequence[Run], tasks: Sequence[str]) -> list[Term]:
     return [
-        Term("steps", "", lambda run: run.steps),
-        Term("tokens", "", lambda run: run.tokens),
-        *(Term("data", f"{name} = ", _text(_option(name))) for name in _DATA),
+        Term("steps", "", lambda run: run.steps, per_seed=True),
+        Term("tokens", "", lambda run: run.tokens, per_seed=True),
+        *_data(runs),
         Term("base", "", _text(_option("model"))),
         *(Term("prompts", f"{key} = ", _generation(key)) for key in _RECORDED),
         *_prompts(runs, tasks),
         *(Term("items", f"{task}: ", _items(task)) for task in tasks),
     ]
+
+
+def _data(runs: Sequence[Run]) -> list[Term]:
+    """The rows, by the digest of their tokens where every run says it, else by the options that chose them."""
+    if all(run.rows is not None for run in runs):
+        return [Term("data", "rows with digest ", lambda run: run.rows, per_seed=True)]
+    return [Term("data", f"{name} = ", _text(_option(name))) for name in _DATA]
 
 
 def _prompts(runs: Sequence[Run], tasks: Sequence[str]) -> list[Term]:
@@ -75,6 +84,18 @@ def _unknown(arms: Mapping[str, Arm], seeds: Sequence[int], tasks: Sequence[str]
         yield (
             "prompts are known of all tasks together only, and runs have different tasks, so they are unknown, and "
             f"taken as equal, in results from before 0.2: {_silent(arms, seeds, _task_prompts(tasks[0]))}"
+        )
+
+
+def data_orders(arms: Mapping[str, Arm], seeds: Sequence[int]) -> Iterator[str]:
+    """A note on the seeds at which arms saw their rows in different orders, so that less pairs them."""
+    apart = [seed for seed in seeds if len({_data_seed(arm.runs[seed]) for arm in arms.values()}) > 1]
+    if apart:
+        found = (f"{_show({s: _data_seed(arm.runs[s]) for s in apart})} in {label}" for label, arm in arms.items())
+        names = ", ".join(map(str, apart))
+        yield (
+            f"paired by seed, but the runs of seed {names} saw their rows in different orders: data_seed = "
+            f"{'; '.join(found)}"
         )
 
 
@@ -106,7 +127,7 @@ def _note(found: dict[str, list[str]], term: Term, arms: Mapping[str, Arm], seed
 def _differs(term: Term, arms: Mapping[str, Arm], seeds: Sequence[int]) -> bool:
     """Whether arms differ: at any seed (the order of the data is the seed's), or any two runs at all."""
     rows = [[term.read(arm.runs[seed]) for seed in seeds] for arm in arms.values()]
-    if term.kind in ("steps", "tokens"):
+    if term.per_seed:
         return any(row != rows[0] for row in rows)
     return len({repr(value) for row in rows for value in row if value is not None}) > 1
 
@@ -126,6 +147,12 @@ def seeds_of(arms: Mapping[str, Arm]) -> str:
 
 def _option(name: str) -> Callable[[Run], Any]:
     return lambda run: run.config.get(name)
+
+
+def _data_seed(run: Run) -> Any:
+    """What decides the order of a run's rows: `data_seed`, or where it is not set, the seed."""
+    found = run.config.get("data_seed")
+    return run.seed if found is None else found
 
 
 def _generation(key: str) -> Callable[[Run], Any]:

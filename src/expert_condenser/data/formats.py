@@ -1,4 +1,4 @@
-"""The row formats of training data: one pure function each, from a row to prompt and completion messages.
+"""The row formats of training data: one pure function each, from a row to a conversation.
 
 Math rows become `<think>{rationale}</think>\\boxed{answer}` ("boxed"); commonsense rows keep their text ("plain").
 """
@@ -10,17 +10,22 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from expert_condenser.data.columns import REFUSED
+from expert_condenser.data.conversation import Message
+from expert_condenser.data.turns import read_turns
 from expert_condenser.errors import DataError
 
 Row = Mapping[str, Any]
-Message = dict[str, str]
-Example = tuple[list[Message], list[Message]]
-"""The prompt's turns and the completion's one assistant turn."""
+Example = tuple[list[Message], list[bool]]
+"""The turns of a row, and which of them are trained."""
 
 STYLES = ("auto", "boxed", "plain")
-ROLES = ("system", "developer", "user", "assistant")
-UNRENDERED = ("thinking", "reasoning_content", "tool_calls")
-"""Parts of a turn that are not in its content and would be lost."""
+SHAREGPT_ROLES = {
+    **dict.fromkeys(("human", "user"), "user"),
+    **dict.fromkeys(("gpt", "assistant", "bot", "model"), "assistant"),
+    "system": "system",
+    **dict.fromkeys(("tool", "observation"), "tool"),
+}
 
 MATH_ANSWER = re.compile(r"[-+]?\$?(\d[\d,]*\.?\d*|\.\d+)(e[-+]?\d+)?(/\d+)?%?|[a-e]", re.IGNORECASE)
 CHOICE = re.compile(r"true|false|yes|no|(answer|solution|option|ending)\s?\d+", re.IGNORECASE)
@@ -36,22 +41,53 @@ class RowFormat:
     optional: tuple[str, ...] = ()
     styled: bool = False
 
+    @property
+    def all_columns(self) -> tuple[str, ...]:
+        """The columns that rows of this format may have."""
+        return self.columns + self.optional
 
-def read_messages(row: Row, style: str = "auto") -> Example:
-    """A chat: the last turn, which must be the assistant's, is the completion; all before it is the prompt."""
-    turns = _turns(row, "messages")
+
+def read_messages(row: Row, style: str = "auto", column: str = "messages") -> Example:
+    """A chat, which ends with a turn of the assistant."""
+    turns, trained = read_turns(row.get(column), column)
     if turns[-1]["role"] != "assistant":
-        raise DataError(f"the last turn of 'messages' must be from 'assistant', but it is from {turns[-1]['role']!r}")
-    return _prompt(turns[:-1]), turns[-1:]
+        raise DataError(f"the last turn of {column!r} must be from 'assistant', but it is from {turns[-1]['role']!r}")
+    return turns, trained
+
+
+def read_sharegpt(row: Row, style: str = "auto") -> Example:
+    """A chat of `from` and `value`: `human` is the user, `gpt` the assistant."""
+    value = row.get("conversations")
+    turns = [_from_sharegpt(turn) for turn in value] if isinstance(value, list) else value
+    return read_messages({**row, "conversations": turns}, column="conversations")
+
+
+def _from_sharegpt(turn: Any) -> Any:
+    if not isinstance(turn, Mapping) or "from" not in turn:
+        return turn
+    others = {key: part for key, part in turn.items() if key not in ("from", "value")}
+    if turn["from"] == "function_call":
+        return {**others, "role": "assistant", "content": "", "tool_calls": _calls_of(turn.get("value"))}
+    return {**others, "role": SHAREGPT_ROLES.get(turn["from"], turn["from"]), "content": turn.get("value")}
+
+
+def _calls_of(value: Any) -> Any:
+    """A call, or several, as the JSON of `{"name", "arguments"}`."""
+    try:
+        calls = json.loads(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"a turn from 'function_call' must be the JSON of a call, but it is {value[:60]!r}") from error
+    return calls if isinstance(calls, list) else [calls]
 
 
 def read_prompt_completion(row: Row, style: str = "auto") -> Example:
-    """`prompt` and `completion`, each a text or a list of turns; the completion holds one assistant turn."""
-    completion = _turns(row, "completion", role="assistant")
-    if [turn["role"] for turn in completion] != ["assistant"]:
+    """`prompt` and `completion`, each a text or a list of turns; only the completion's turns are trained."""
+    prompt = _text_or_turns(row, "prompt", "user")[0]
+    completion, trained = _text_or_turns(row, "completion", "assistant")
+    if completion[0]["role"] != "assistant" or completion[-1]["role"] != "assistant":
         roles = [turn["role"] for turn in completion]
-        raise DataError(f"'completion' must be one turn from 'assistant', but its turns are from {roles}")
-    return _prompt(_turns(row, "prompt", role="user")), completion
+        raise DataError(f"'completion' must begin and end with a turn from 'assistant', but its turns are from {roles}")
+    return prompt + completion, [False] * len(prompt) + trained
 
 
 def read_alpaca(row: Row, style: str = "auto") -> Example:
@@ -70,7 +106,7 @@ def read_gsm8k(row: Row, style: str = "auto") -> Example:
     if style == "plain":
         return _example(question, answer)
     rationale, mark, number = answer.rpartition("####")
-    number = number.strip().replace(",", "")
+    number = number.strip().replace(",", "").removeprefix("$")
     if not mark or not number or "\n" in number:
         raise DataError(
             f"'answer' must end in a line '#### n', but it ends in {answer[-40:]!r}; "
@@ -81,12 +117,13 @@ def read_gsm8k(row: Row, style: str = "auto") -> Example:
 
 def read_mawps(row: Row, style: str = "auto") -> Example:
     """`original_text`; the rationale is `equation`, the answer `ans` (which alone is the plain style)."""
-    question, answer = _text(row, "original_text"), _text(row, "ans")
+    question, answer = _text(row, "original_text"), _text(row, "ans").removeprefix("[").removesuffix("]")
     return _example(question, answer if style == "plain" else boxed(_text(row, "equation"), answer))
 
 
 FORMATS: dict[str, RowFormat] = {
     "messages": RowFormat(("messages",), read_messages),
+    "sharegpt": RowFormat(("conversations",), read_sharegpt),
     "prompt_completion": RowFormat(("prompt", "completion"), read_prompt_completion),
     "alpaca": RowFormat(("instruction", "output"), read_alpaca, optional=("input", "answer"), styled=True),
     "gsm8k": RowFormat(("question", "answer"), read_gsm8k, styled=True),
@@ -106,6 +143,9 @@ def choose_format(columns: Collection[str], data_format: str = "auto", style: st
     if name is None:
         known = "; ".join(f"{name} needs {', '.join(known.columns)}" for name, known in FORMATS.items())
         wanted = "any known format" if data_format == "auto" else f"data_format {data_format!r}"
+        for name in columns:
+            if name in REFUSED:
+                raise DataError(f"the columns {', '.join(columns)} do not fit {wanted}: of {name!r}, {REFUSED[name]}")
         raise DataError(f"the columns {', '.join(columns)} do not fit {wanted}; rename them. Known formats: {known}")
     if style != "auto" and not FORMATS[name].styled:
         raise DataError(
@@ -125,7 +165,10 @@ def text_of(value: Any) -> str:
         return ""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    try:
+        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    except (RecursionError, ValueError) as error:
+        raise DataError(f"a value must be a text, a number or flat JSON, but it cannot be written: {error}") from error
 
 
 def _alpaca_style(answer: str) -> str:
@@ -140,7 +183,7 @@ def _alpaca_style(answer: str) -> str:
 
 
 def _example(question: str, answer: str) -> Example:
-    return [{"role": "user", "content": question}], [{"role": "assistant", "content": answer}]
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}], [False, True]
 
 
 def _present(row: Row, column: str) -> str:
@@ -156,31 +199,9 @@ def _text(row: Row, column: str) -> str:
     return text
 
 
-def _prompt(turns: list[Message]) -> list[Message]:
-    """A prompt ends with the user's turn, so that the template can open the assistant's."""
-    if not turns or turns[-1]["role"] != "user":
-        got = f"ends with a turn from {turns[-1]['role']!r}" if turns else "has no turns"
-        raise DataError(f"the prompt must end with a turn from 'user', but it {got}")
-    return turns
-
-
-def _turns(row: Row, column: str, role: str | None = None) -> list[Message]:
-    """The turns of a column; with a `role`, a plain text is one turn of that role."""
+def _text_or_turns(row: Row, column: str, role: str) -> Example:
+    """The turns of a column; a plain text is one turn of `role`."""
     value = row.get(column)
-    if role is not None and (value is None or isinstance(value, str)):
-        return [{"role": role, "content": _text(row, column)}]
-    if not isinstance(value, list) or not value:
-        raise DataError(f"{column!r} must be a list of turns, but it is {str(value)[:60]!r}")
-    return [_turn(turn, column) for turn in value]
-
-
-def _turn(turn: Any, column: str) -> Message:
-    if not isinstance(turn, Mapping) or turn.get("role") not in ROLES or not isinstance(turn.get("content"), str):
-        raise DataError(
-            f"a turn of {column!r} must have a 'role' of {', '.join(ROLES)} and a text as 'content', "
-            f"but it is {str(turn)[:80]!r}"
-        )
-    lost = [key for key in UNRENDERED if turn.get(key)]
-    if lost:
-        raise DataError(f"a turn of {column!r} has {', '.join(lost)}, which would be lost; write it into 'content'")
-    return {"role": turn["role"], "content": turn["content"]}
+    if value is None or isinstance(value, str):
+        return [{"role": role, "content": _text(row, column)}], [role == "assistant"]
+    return read_turns(value, column)

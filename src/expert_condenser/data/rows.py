@@ -1,37 +1,31 @@
-"""Training data as TRL's conversational `prompt` and `completion`, so that the loss is on answers."""
+"""The rows of a source as conversations, each with its place, and those that are none with the reason."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase
 
-from expert_condenser.data.formats import Message, Row, RowFormat, choose_format
-from expert_condenser.data.sources import Part, read_parts
-from expert_condenser.data.templates import check_template
-from expert_condenser.data.tokens import on_disk
+from expert_condenser.data.columns import unused
+from expert_condenser.data.conversation import Conversation
+from expert_condenser.data.formats import RowFormat, choose_format
+from expert_condenser.data.readers import Part, without_fill
+from expert_condenser.data.reading import read_row
+from expert_condenser.data.report import RefusedRow
+from expert_condenser.data.sources import DataFile, read_parts
 from expert_condenser.errors import DataError
 
+ON_BAD_ROW = ("error", "skip")
 
-def build_dataset(
-    source: str,
-    tokenizer: PreTrainedTokenizerBase | None,
-    *,
-    split: str = "train",
-    data_format: str = "auto",
-    answer_style: str = "auto",
-    limit: int | None = None,
-) -> Dataset:
-    """`load_rows`, checked against the tokenizer's chat template."""
-    if tokenizer is None:
-        raise DataError("training data needs a tokenizer with a chat template, but there is none; pass the model's")
-    if not tokenizer.chat_template:
-        raise DataError(
-            "the tokenizer must have a chat template, but it has none; set tokenizer.chat_template, "
-            "and keep the same one for evaluation"
-        )
-    dataset = load_rows(source, split, data_format=data_format, answer_style=answer_style, limit=limit)
-    check_template(dataset[0]["prompt"], dataset[0]["completion"], tokenizer)
-    return dataset
+
+@dataclass
+class Rows:
+    """The conversations of a source, and what was found on the way."""
+
+    split: str
+    conversations: list[Conversation] = field(default_factory=list)
+    files: list[DataFile] = field(default_factory=list)
+    refused: list[RefusedRow] = field(default_factory=list)
+    unused_columns: list[str] = field(default_factory=list)
 
 
 def load_rows(
@@ -41,20 +35,39 @@ def load_rows(
     data_format: str = "auto",
     answer_style: str = "auto",
     limit: int | None = None,
-) -> Dataset:
-    """The source's rows as `prompt` and `completion` messages; `limit` keeps the first rows only."""
+    ignore: Collection[str] = (),
+    on_bad_row: str = "error",
+    survey: bool = False,
+) -> Rows:
+    """The source's rows as conversations; `limit` keeps the first rows only.
+
+    Raises `DataError`, by `on_bad_row` also where a row is none; a `survey` notes such rows, however many.
+    """
     if limit is not None and limit < 1:
         raise DataError(f"limit must be at least 1, but it is {limit}; leave it out to take every row")
-    columns: dict[str, list[list[Message]]] = {"prompt": [], "completion": []}
+    if on_bad_row not in ON_BAD_ROW:
+        raise DataError(f"on_bad_row is one of {', '.join(ON_BAD_ROW)}, but it is {on_bad_row!r}")
+    rows = Rows(split)
     for part in read_parts(source, split):
         chosen = _choose_format(part, data_format, answer_style)
-        left = None if limit is None else limit - len(columns["prompt"])
-        for prompt, completion in _convert(part, chosen, answer_style, left):
-            columns["prompt"].append(prompt)
-            columns["completion"].append(completion)
-        if len(columns["prompt"]) == limit:
+        left = len(part.rows) if limit is None else limit - len(rows.conversations)
+        for name in unused(part.columns, {*chosen.all_columns, *ignore}):
+            if name not in rows.unused_columns:
+                rows.unused_columns.append(name)
+        rows.files.append(DataFile(part.name, len(part.rows)))
+        _read_into(rows, part, chosen, answer_style, ignore, left)
+        if limit is not None and len(rows.conversations) >= limit:
             break
-    return on_disk(Dataset.from_dict(columns))
+    if not survey and (on_bad_row == "error" or not rows.conversations):
+        check_refused(rows.refused)
+    return rows
+
+
+def check_refused(refused: Sequence[RefusedRow]) -> None:
+    """Raise `DataError` that names the first of the rows that cannot be trained."""
+    if refused:
+        more = f" ({len(refused) - 1} more such rows; on_bad_row: skip leaves them out)" if refused[1:] else ""
+        raise DataError(f"{refused[0]}{more}")
 
 
 def _choose_format(part: Part, data_format: str, answer_style: str) -> RowFormat:
@@ -64,19 +77,14 @@ def _choose_format(part: Part, data_format: str, answer_style: str) -> RowFormat
         raise DataError(f"{part.name}: {error}") from error
 
 
-def _convert(
-    part: Part, chosen: RowFormat, answer_style: str, limit: int | None
-) -> Iterator[tuple[list[Message], list[Message]]]:
-    rows: Iterable[Row] = part.rows
-    if isinstance(part.rows, Dataset):  # other columns may be images or audio, costly to decode
-        rows = part.rows.select_columns([c for c in chosen.columns + chosen.optional if c in part.columns])
-    for number, row in enumerate(rows, start=1):
-        if limit is not None and number > limit:
+def _read_into(rows: Rows, part: Part, chosen: RowFormat, style: str, ignore: Collection[str], limit: int) -> None:
+    rows_of_part = ({key: without_fill(value) for key, value in row.items()} for row in part.rows)
+    for number, row in enumerate(rows_of_part if isinstance(part.rows, Dataset) else part.rows, start=1):
+        if limit <= 0:
             return
+        origin = part.origin(number)
         try:
-            prompt, completion = chosen.convert(row, answer_style)
+            rows.conversations.append(read_row(row, chosen, style, ignore, origin))
+            limit -= 1
         except DataError as error:
-            raise DataError(f"{part.name}, row {number}: {error}") from error
-        if not completion[0]["content"].strip():
-            raise DataError(f"{part.name}, row {number}: the completion must not be empty, but it is; drop the row")
-        yield prompt, completion
+            rows.refused.append(RefusedRow(part.name, part.number(number), str(error), origin))

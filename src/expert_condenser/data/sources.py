@@ -1,35 +1,26 @@
 """Where rows come from: local files and directories, the hub, and the testbed's families.
 
-A source is a local .json, .jsonl or .parquet file, a directory of these, a data set on the hub (`name` or
-`name:config`), or a task of the testbed (`testbed:FAMILY` or `testbed:FAMILY:COUNT`). What exists locally is never
-looked up on the hub. A directory is read at every level; `splits` says which of its files belong to which split.
+A source is a local .json, .jsonl, .csv or .parquet file, a directory of these, a folder that `save_to_disk` wrote, a
+data set on the hub (`name` or `name:config`), or a task of the testbed (`testbed:FAMILY` or `testbed:FAMILY:COUNT`).
+What exists locally is never looked up on the hub. A directory is read at every level; `splits` says which of its files
+belong to which split.
 """
 
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import datasets
-from datasets import Dataset, load_dataset
+from datasets import load_dataset, load_from_disk
 
+from expert_condenser.data.card import declared_splits
 from expert_condenser.data.procedural.families import FINETUNE_ITEMS, HELD_OUT_ITEMS, Split, items
+from expert_condenser.data.readers import LOADING_ERRORS, Part, part_of, read_file
 from expert_condenser.data.shards import in_order
-from expert_condenser.data.splits import SUFFIXES, by_split, is_data_file, is_special, known_split
+from expert_condenser.data.splits import SUFFIXES, by_split, is_data_file, is_packed, is_special, known_split
 from expert_condenser.errors import DataError
 
 TESTBED = "testbed:"
-LOADING_ERRORS = (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError)
-
-
-class Part(NamedTuple):
-    """One file or hub data set: its name for messages, its columns, its rows."""
-
-    name: str
-    columns: list[str]
-    rows: list[dict[str, Any]] | Dataset
 
 
 @dataclass(frozen=True)
@@ -52,7 +43,8 @@ def files_of(source: str, split: str = "train") -> DataFiles:
     """The files that `read_parts` reads, with their rows, and those that it leaves; raises `DataError`."""
     read = [DataFile(part.name, len(part.rows)) for part in read_parts(source, split)]
     path = Path(source).expanduser()
-    others = _by_split(path) if path.is_dir() and not source.startswith(TESTBED) else {}
+    of_files = path.is_dir() and not source.startswith(TESTBED) and not _saved_to_disk(path)
+    others = _by_split(path) if of_files else {}
     wanted = known_split(split)
     return DataFiles({wanted: read}, {name: list(map(str, files)) for name, files in others.items() if name != wanted})
 
@@ -62,6 +54,8 @@ def read_parts(source: str, split: str) -> Iterator[Part]:
     path = Path(source).expanduser()
     if source.startswith(TESTBED):
         yield _read_testbed(source, split)
+    elif path.is_dir() and (saved := _saved_to_disk(path)):
+        yield _read_saved(path, saved, split)
     elif path.is_dir():
         yield from map(read_file, _files_of_split(path, split))
     elif path.exists():
@@ -89,6 +83,11 @@ def find_files(directory: Path) -> dict[str, Path]:
         folders[:] = sorted(name for name in folders if not is_special(name))
         found += [Path(root, name) for name in files]
     names = {path.relative_to(directory).as_posix(): path for path in sorted(found)}
+    if packed := [name for name in names if is_packed(name)]:
+        raise DataError(
+            f"{directory} must hold files that can be read ({', '.join(SUFFIXES)}), but {', '.join(packed[:3])} would "
+            "be left out; unpack or convert it, or move it"
+        )
     return {name: path for name, path in names.items() if is_data_file(name)}
 
 
@@ -99,7 +98,8 @@ def _refuse(error: OSError) -> None:
 def _by_split(directory: Path) -> dict[str, list[Path]]:
     files = find_files(directory)
     try:
-        return {split: [files[name] for name in names] for split, names in by_split(files).items()}
+        splits = declared_splits(directory, [*files]) or by_split(files)
+        return {split: [files[name] for name in names] for split, names in splits.items()}
     except DataError as error:
         raise DataError(f"{directory}: {error}") from error
 
@@ -118,24 +118,30 @@ def _files_of_split(directory: Path, split: str) -> list[Path]:
 
 def _arrow_hint(directory: Path) -> str:
     saved = next(directory.rglob("*.arrow"), None)
-    return f"; {saved} is a file of save_to_disk: write the data set with to_json or to_parquet" if saved else ""
+    return f"; {saved} is of save_to_disk: name the folder that was saved" if saved else ""
 
 
-def read_file(path: Path) -> Part:
-    """The rows of one local file; raises `DataError` with path and line where it cannot be read."""
-    suffix = path.suffix.lower()
-    if suffix == ".parquet":
-        try:
-            return _part(str(path), Dataset.from_parquet(str(path)))
-        except LOADING_ERRORS as error:
-            raise DataError(f"{path} must be a parquet file, but it cannot be read: {error}") from error
-    if suffix not in SUFFIXES:
-        raise DataError(f"a data file must be one of {', '.join(SUFFIXES)}, but it is {path}; convert it")
+def _saved_to_disk(directory: Path) -> str:
+    """Which of the two things that `save_to_disk` writes a folder holds: `splits`, `rows`, or neither."""
+    if (directory / "dataset_dict.json").is_file():
+        return "splits"
+    return "rows" if (directory / "state.json").is_file() and (directory / "dataset_info.json").is_file() else ""
+
+
+def _read_saved(directory: Path, kind: str, split: str) -> Part:
+    """The rows that `save_to_disk` wrote."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} must be a readable UTF-8 file: {error}") from error
-    return _part(str(path), _parse_json(path, text))
+        found = load_from_disk(str(directory))
+    except LOADING_ERRORS as error:
+        raise DataError(f"{directory} must hold what save_to_disk wrote, but it cannot be read: {error}") from error
+    if kind == "rows" and split != "train":
+        raise DataError(f"one data set has no splits, but split={split!r} was asked of {directory}; drop the split")
+    if kind == "splits":
+        names = {known_split(name): name for name in found}
+        if known_split(split) not in names:
+            raise DataError(f"{directory} has the splits {', '.join(found)}, but {split!r} was asked; name one of them")
+        found = found[names[known_split(split)]]
+    return part_of(str(directory), found)
 
 
 def _read_testbed(source: str, split: str) -> Part:
@@ -151,7 +157,7 @@ def _read_testbed(source: str, split: str) -> Part:
         made = items(name, splits[split], number)
     except (ValueError, ImportError) as error:
         raise DataError(f"{source}: {error}") from error
-    return _part(source, [{"prompt": item.question, "completion": item.answer} for item in made])
+    return part_of(source, [{"prompt": item.question, "completion": item.answer} for item in made])
 
 
 def _read_source_on_hub(source: str, split: str) -> Part:
@@ -168,33 +174,4 @@ def read_hub(name: str, config: str | None, split: str, revision: str | None = N
         rows = load_dataset(name, config, split=split, revision=revision)
     except LOADING_ERRORS as error:
         raise DataError(f"the split {split!r} of the hub data set {name!r} cannot be loaded: {error}") from error
-    return _part(f"{name} ({split})", rows)
-
-
-def _part(name: str, rows: list[dict[str, Any]] | Dataset) -> Part:
-    if not len(rows):
-        raise DataError(f"a data set must have rows, but {name} is empty")
-    return Part(name, rows.column_names if isinstance(rows, Dataset) else list(rows[0]), rows)
-
-
-def _parse_json(path: Path, text: str) -> list[dict[str, Any]]:
-    """A list of objects, or one object per line. Lines end at newlines only: U+2028 may stand inside a string."""
-    if text.lstrip().startswith("["):
-        rows = _parse_value(path, text, first_line=1)
-    else:
-        lines = enumerate(text.split("\n"), start=1)
-        rows = [_parse_value(path, line, first_line=number) for number, line in lines if line.strip()]
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row, dict):
-            raise DataError(f"{path}, row {number}: a row must be a JSON object, but it is a {type(row).__name__}")
-    return rows
-
-
-def _parse_value(path: Path, text: str, first_line: int) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{path}, line {first_line + error.lineno - 1}: this is not valid JSON ({error.msg}); "
-            "a file holds one list of objects, or one object per line"
-        ) from error
+    return part_of(f"{name} ({split})", rows)

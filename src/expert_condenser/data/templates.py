@@ -1,33 +1,76 @@
-"""Chat templates: what is trained must be what the template shows."""
+"""Chat templates as text: their date held fixed, and what they are told by default."""
 
+import datetime
+import json
 import re
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import Any
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from expert_condenser.data.formats import Message
-from expert_condenser.data.tokens import render, shared_length
 from expert_condenser.errors import DataError
 
+_TODAY = re.compile(r"""strftime_now\s*\(\s*(?:"([^"]*)"|'([^']*)')\s*\)""")
+_CLOCK = re.compile(r"\bstrftime_now\b(?!\s+is\s+(?:not\s+)?defined)")
 
-def check_template(prompt: list[Message], completion: list[Message], tokenizer: PreTrainedTokenizerBase) -> None:
-    """The completion's loss starts where the rendered prompt ends, and covers all of the completion."""
-    try:
-        opening = render(prompt, tokenizer, tokenize=False, add_generation_prompt=True)
-        whole = render(prompt + completion, tokenizer, tokenize=False)
-    except TemplateError as error:
-        raise DataError(f"the chat template must render every turn of the data, but it fails: {error}") from error
-    if not whole.startswith(opening):
-        shared = shared_length(opening, whole)
+
+def template_of(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The tokenizer's chat template; raises `DataError` where it has none."""
+    if not tokenizer.chat_template:
         raise DataError(
-            "the rendered prompt must be a prefix of the rendered conversation, but the chat template rewrites the "
-            f"prompt from character {shared} on ({opening[shared:][:40]!r} against {whole[shared:][:40]!r}), so the "
-            "answer-only loss would be wrong; set a chat template that renders the prompt the same way in both"
+            "the tokenizer must have a chat template, but it has none; set tokenizer.chat_template "
+            "(chat_template_path), and keep the same one for evaluation"
         )
-    parts = re.split(r"</?think>", completion[0]["content"])
-    dropped = next((part for part in map(str.strip, parts) if part not in whole[len(opening) :]), None)
-    if dropped is not None:
+    template: str = tokenizer.get_chat_template()
+    return template
+
+
+def dated(template: str, date: datetime.date) -> str:
+    """The template with this day in place of the day on which it is rendered.
+
+    transformers gives templates a clock, `strftime_now(format)`, and lets nobody hand them another. Raises `DataError`
+    where the clock is read in a way that cannot be replaced.
+    """
+    fixed = _TODAY.sub(
+        lambda found: json.dumps(date.strftime(found[1] if found[1] is not None else found[2])), template
+    )
+    if _CLOCK.search(fixed):
         raise DataError(
-            f"the chat template must render the whole completion, but it drops {dropped[:60]!r}, which would not be "
-            "trained; set a chat template that keeps it"
+            "the chat template reads the clock with a format that is computed, so that no two days render alike; set "
+            "chat_template_path to one that writes strftime_now('...') with the format in quotes"
         )
+    return fixed
+
+
+def reads_clock(template: str) -> bool:
+    """Whether the same rows are rendered otherwise on another day."""
+    return _CLOCK.search(template) is not None
+
+
+def with_defaults(template: str, options: Mapping[str, Any]) -> str:
+    """The template that takes these values where it is told none: what `chat_template_kwargs` would tell it.
+
+    Raises `DataError` where the template does not know a name.
+    """
+    check_options(template, options)
+    lines = (
+        f"{{% if {name} is not defined %}}{{% set {name} = {json.dumps(value)} %}}{{% endif %}}"
+        for name, value in options.items()
+    )
+    # A line break behind a block is dropped by transformers' settings of Jinja, and this one may be the template's.
+    return "".join(lines) + ("\n" if options and template.startswith("\n") else "") + template
+
+
+def check_options(template: str, options: Mapping[str, Any]) -> None:
+    """Raise `DataError` where a name of `chat_template_kwargs` has no effect on the template."""
+    for name in options:
+        if not re.search(rf"\b{re.escape(name)}\b", template):
+            raise DataError(
+                f"chat_template_kwargs must name what the chat template heeds, and {name!r} is not in it; leave it out"
+            )
+
+
+def digest_of(text: str) -> str:
+    """What tells two texts apart, in 16 hexadecimal digits."""
+    return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -1,81 +1,100 @@
-"""Conversations as tokens: rendered by the chat template, measured, and kept on disk."""
+"""Passages as token ids, with the tokens that are learnt: each answer follows what evaluation asks, to the token.
 
-from collections.abc import Mapping, Sequence
-from importlib.metadata import version
-from itertools import takewhile
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+A tokenizer may merge the end of a prompt with the beginning of an answer: a prompt that ends in a line break and an
+answer that begins with one are one token together, which no model that is asked would ever see. Then the two are
+tokenized apart.
+"""
 
-import datasets
-from datasets import Dataset, load_from_disk
-from datasets.fingerprint import Hasher
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, takewhile
+from typing import NamedTuple
+
 from transformers import PreTrainedTokenizerBase
 
-from expert_condenser.data.formats import Message
+from expert_condenser.data.rendering import Passage
+from expert_condenser.errors import DataError
 
-_COMPUTED_BY = ("expert-condenser", "transformers", "tokenizers", "trl", "datasets")
-
-
-def render(messages: list[Message], tokenizer: PreTrainedTokenizerBase, **options: bool) -> Any:
-    """The conversation as text, or with `tokenize` as token ids."""
-    return tokenizer.apply_chat_template(messages, return_dict=False, **options)
+IGNORED = -100
+"""The label of a token that is shown and not learnt."""
 
 
-def on_disk(dataset: Dataset) -> Dataset:
-    """The same rows in the cache of `datasets`: what is computed from them, tokens above all, is kept beside them.
+class Tokens(NamedTuple):
+    """The ids of a passage; each answer is a span of positions `(start, end)`."""
 
-    The next run on the same rows and tokenizer finds it there, unless one of the libraries that compute it has another
-    version. Where the cache cannot be written, `dataset` itself.
-    """
-    key = Hasher.hash([dataset.to_dict(), [version(name) for name in _COMPUTED_BY]])
-    folder = Path(datasets.config.HF_DATASETS_CACHE) / "expert-condenser" / key
-    try:
-        if not folder.exists():
-            _save(dataset, folder)
-        return load_from_disk(folder)
-    except OSError:
-        return dataset
+    ids: list[int]
+    answers: list[tuple[int, int]]
+
+    @property
+    def labels(self) -> list[int]:
+        """The ids within the answers, `IGNORED` elsewhere."""
+        labels = [IGNORED] * len(self.ids)
+        for start, end in self.answers:
+            labels[start:end] = self.ids[start:end]
+        return labels
+
+    def narrowed(self, ids: list[int], marks: list[int]) -> "Tokens":
+        """The answers without what the template does not mark; marks that are of other ids say nothing."""
+        if ids != self.ids:
+            return self
+        return self._replace(answers=[_within(marks, start, end) for start, end in self.answers])
 
 
-def _save(dataset: Dataset, folder: Path) -> None:
-    """All of it or nothing; another process may be faster."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=folder.parent) as temporary:
-        rows = Path(temporary) / "rows"
-        dataset.save_to_disk(rows)
+def _within(marks: list[int], start: int, end: int) -> tuple[int, int]:
+    """The part of a span that is marked; all of it where nothing is."""
+    marked = [at for at in range(start, end) if marks[at]]
+    return (marked[0], marked[-1] + 1) if marked else (start, end)
+
+
+def encode(passages: Sequence[Passage], tokenizer: PreTrainedTokenizerBase) -> Iterator[list[Tokens] | DataError]:
+    """The tokens of every passage, in one call of the tokenizer; two or more where a passage has to be taken apart."""
+    texts = [text for passage in passages for text in _beginnings(passage)]
+    found = iter(_ids(texts, tokenizer))
+    for passage in passages:
+        beginnings = [next(found) for _ in _beginnings(passage)]
         try:
-            rows.rename(folder)
-        except OSError:
-            if not folder.exists():
-                raise
+            yield _aligned(passage, beginnings, tokenizer)
+        except DataError as error:
+            yield error
 
 
-def length_report(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, float | int]:
-    """Lengths in tokens, and what truncation to `max_length` costs.
-
-    `truncated` rows are longer than `max_length`; `lost` ones have a prompt that fills it, so that no token of the
-    completion is left to learn from.
-    """
-    lengths = dataset.map(
-        _lengths, fn_kwargs={"tokenizer": tokenizer}, remove_columns=dataset.column_names, desc="Measuring lengths"
-    )
-    whole, shared = lengths["whole"], lengths["shared"]
-    return {
-        "rows": len(dataset),
-        "tokens": sum(whole),
-        "longest": max(whole),
-        "truncated": sum(length > max_length for length in whole),
-        "lost": sum(length >= max_length for length in shared),
-    }
+def _ids(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    ids: list[list[int]] = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+    return ids
 
 
-def _lengths(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    prompt = render(row["prompt"], tokenizer, tokenize=True, add_generation_prompt=True)
-    whole = render(row["prompt"] + row["completion"], tokenizer, tokenize=True)
-    return {"whole": len(whole), "shared": shared_length(prompt, whole)}
+def _beginnings(passage: Passage) -> list[str]:
+    """The passage up to the end of each of its pieces; the last is all of it."""
+    return list(accumulate(passage.pieces))
 
 
-def shared_length(left: Sequence[Any], right: Sequence[Any]) -> int:
+def _aligned(passage: Passage, beginnings: list[list[int]], tokenizer: PreTrainedTokenizerBase) -> list[Tokens]:
+    whole = beginnings[-1]
+    prompts, ends = beginnings[::2], [*(shared_length(each, whole) for each in beginnings[1::2])]
+    if all(whole[: len(prompt)] == prompt for prompt in prompts):
+        return [Tokens(whole, [(len(prompt), end) for prompt, end in zip(prompts, ends, strict=True)])]
+    texts = _beginnings(passage)
+    return [
+        _apart(prompt, text, answer, tokenizer)
+        for prompt, text, answer in zip(prompts, texts[1::2], passage.pieces[1::2], strict=True)
+    ]
+
+
+def _apart(prompt: list[int], text: str, answer: str, tokenizer: PreTrainedTokenizerBase) -> Tokens:
+    """A prompt and its answer, tokenized apart."""
+    whole, own = _ids([text, answer], tokenizer)
+    if whole[: len(prompt)] == prompt:
+        return Tokens(whole, [(len(prompt), len(whole))])
+    ids = prompt + own
+    if tokenizer.decode(ids) != tokenizer.decode(whole):
+        raise DataError(
+            f"the answer must begin where a token begins, but the tokenizer merges its beginning, {answer[:20]!r}, "
+            "with the end of the prompt; set a chat template that ends the generation prompt elsewhere"
+        )
+    return Tokens(ids, [(len(prompt), len(ids))])
+
+
+def shared_length(left: Sequence[int], right: Sequence[int]) -> int:
     """How many leading items are the same in both."""
+    if right[: len(left)] == left:
+        return len(left)
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(left, right, strict=False)))

@@ -9,35 +9,25 @@ output_dir/
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from expert_condenser.errors import EvaluationError
+from expert_condenser.evaluation.answers.thoughts import opened_in
 from expert_condenser.evaluation.backends.base import Backend
-from expert_condenser.evaluation.generation import Generation
-from expert_condenser.evaluation.prompts import in_batches, rendered
+from expert_condenser.evaluation.choosing import MODE as LIKELIHOOD
+from expert_condenser.evaluation.choosing import accuracies, check_choosing, choose, scoring
+from expert_condenser.evaluation.day import day_of, on_the_day
+from expert_condenser.evaluation.generation import Answer, Generation
+from expert_condenser.evaluation.harness_scores import harness_scores
 from expert_condenser.evaluation.record import ITEMS, Record, append_records, read_records, summarize
+from expert_condenser.evaluation.requests import Request, plan
 from expert_condenser.evaluation.results import RESULTS, Results
-from expert_condenser.evaluation.settings import settings_of, start_or_go_on
-from expert_condenser.evaluation.tasks.task import LoadedTask, Question
+from expert_condenser.evaluation.settings import GENERATE, GENERATING, Asking, settings_of, start_or_go_on
+from expert_condenser.evaluation.tasks.task import LoadedTask
 from expert_condenser.files import read_json
-
-
-class Request(NamedTuple):
-    """One answer to generate."""
-
-    task: LoadedTask
-    question: Question
-    sample: int
-    prompt: str
-    max_new_tokens: int
-
-    @property
-    def key(self) -> tuple[str, str, int]:
-        """As `Record.key`."""
-        return self.task.name, self.question.id, self.sample
 
 
 def evaluate(
@@ -49,15 +39,33 @@ def evaluate(
     *,
     label: str | None = None,
     advance: Callable[[int], None] = lambda answers: None,
+    asking: Asking = GENERATING,
 ) -> dict[str, Any]:
     """Answer every question that `out` has no answer to yet; returns the content of `results.json`.
 
     What is answered already is scored again, by the rules of today. `label` is what the results call the model;
-    `advance` is called with the number of answers of every batch. Raises `EvaluationError` where a question cannot be
-    rendered, or `out` holds another evaluation, before the backend is asked for anything.
+    `advance` is called with the number of answers of every batch. `asking` is by generation, or by likelihood (see
+    `choosing`), as on a day (see `day_of`). Raises `EvaluationError` where a question cannot be rendered, `out` holds
+    another evaluation, or the mode is not for these tasks or this backend, before the backend is asked for anything.
     """
+    asking = asking._replace(date=day_of(tokenizer, out, backend.identity["model"], asking.date))
+    with on_the_day(tokenizer, asking.date):
+        terms = settings_of(backend, tokenizer, tasks, generation, label, asking)
+        return _evaluated(backend, tokenizer, tasks, out, generation, terms, advance)
+
+
+def _evaluated(
+    backend: Backend,
+    tokenizer: PreTrainedTokenizerBase,
+    tasks: Sequence[LoadedTask],
+    out: Path,
+    generation: Generation,
+    settings: dict[str, Any],
+    advance: Callable[[int], None],
+) -> dict[str, Any]:
+    mode = settings["generation"].get("mode", GENERATE)
+    answer = _answering(mode, backend, tokenizer, tasks, generation)
     batches = plan(tasks, tokenizer, generation)
-    settings = settings_of(backend, tokenizer, tasks, generation, label)
     start_or_go_on(out, settings)
     by_name = {task.name: task for task in tasks}
     done = {record.key: scored(by_name[record.task], record) for record in read_records(out / ITEMS)}
@@ -65,7 +73,7 @@ def evaluate(
     for number, batch in enumerate(batches):
         if not all(request.key in done for request in batch):
             start = time.perf_counter()
-            records = _answer(backend, batch, generation, number)
+            records = [scored(by_name[record.task], record) for record in answer(batch, number)]
             seconds, tokens = seconds + time.perf_counter() - start, tokens + sum(r.tokens for r in records)
             append_records(out / ITEMS, [record for record in records if record.key not in done])
             done |= {record.key: record for record in records if record.key not in done}
@@ -81,51 +89,37 @@ def evaluate(
     return content
 
 
-def plan(
-    tasks: Sequence[LoadedTask], tokenizer: PreTrainedTokenizerBase, generation: Generation
-) -> list[list[Request]]:
-    """All requests in batches, the same ones whatever is done already, so that a resumed one samples the same."""
-    requests = []
-    for task in tasks:
-        limit = generation.max_new_tokens or task.max_new_tokens
-        prompts = rendered([question.prompt for question in task.questions], tokenizer)
-        for question, prompt in zip(task.questions, prompts, strict=True):
-            requests += [Request(task, question, sample, prompt, limit) for sample in range(generation.samples)]
-    batches = []
-    requests.sort(key=lambda request: request.max_new_tokens)
-    for _, group in groupby(requests, key=lambda request: request.max_new_tokens):
-        members = list(group)
-        lengths = [len(ids) for ids in tokenizer([m.prompt for m in members], add_special_tokens=False)["input_ids"]]
-        batches += [[members[i] for i in batch] for batch in in_batches(lengths, generation.batch_size)]
-    return batches
+def _answering(
+    mode: str, backend: Backend, tokenizer: PreTrainedTokenizerBase, tasks: Sequence[LoadedTask], generation: Generation
+) -> Callable[[list[Request], int], list[Record]]:
+    """What answers the batch of a number in this mode; raises `EvaluationError` where it cannot."""
+    if mode == GENERATE:
+        return lambda batch, number: _answer(backend, batch, generation, number)
+    if mode != LIKELIHOOD:
+        raise EvaluationError(f"mode is {GENERATE} or {LIKELIHOOD}; got {mode!r}; correct it")
+    able = scoring(backend)
+    check_choosing(tasks, generation)
+    return lambda batch, number: choose(able, tokenizer, batch, generation.batch_size)
 
 
 def _answer(backend: Backend, batch: list[Request], generation: Generation, number: int) -> list[Record]:
     prompts = [request.prompt for request in batch]
     answers = backend.generate(prompts, batch[0].max_new_tokens, generation, generation.seed + number)
     return [
-        scored(
-            request.task,
-            Record(
-                task=request.task.name,
-                id=request.question.id,
-                sample=request.sample,
-                prompt=[dict(turn) for turn in request.question.prompt],
-                gold=request.question.gold,
-                output=answer.text,
-                tokens=answer.tokens,
-                ended=answer.ended,
-                extracted=None,
-                correct=False,
-            ),
-        )
+        replace(request.record(answer.text, answer.tokens, ended=answer.ended), raw=_raw(request.prompt, answer))
         for request, answer in zip(batch, answers, strict=True)
     ]
 
 
+def _raw(prompt: str, answer: Answer) -> str | None:
+    """The text as the model goes on with the prompt, where it says more than the answer's text."""
+    raw = opened_in(prompt) + (answer.text if answer.raw is None else answer.raw)
+    return None if raw == answer.text else raw
+
+
 def scored(task: LoadedTask, record: Record) -> Record:
     """The record with what its output states, and whether that is right."""
-    extracted = task.answer.extract(record.output)
+    extracted = task.answer.extract(record.text)
     correct = extracted is not None and task.answer.equal(extracted, record.gold)
     return replace(record, extracted=extracted, correct=correct)
 
@@ -133,9 +127,19 @@ def scored(task: LoadedTask, record: Record) -> Record:
 def _summary(task: LoadedTask, done: dict[Any, Record], generation: Generation, backend: Backend) -> dict[str, Any]:
     """A task's scores, with the nll of its reference answers: None where there are none, or the backend cannot tell."""
     keys = [(task.name, question.id, sample) for question in task.questions for sample in range(generation.samples)]
-    summary = summarize([done[key] for key in keys], generation.samples)
+    records = [done[key] for key in keys]
+    summary = {**summarize(records, generation.samples), **_by_other_rules(task, records)}
     referenced = [question for question in task.questions if question.reference]
     if not referenced:
         return {**summary, "nll": None}
     prompts, references = [q.prompt for q in referenced], [q.reference for q in referenced]
     return {**summary, "nll": backend.nll(prompts, references, generation.batch_size)}
+
+
+def _by_other_rules(task: LoadedTask, records: Sequence[Record]) -> dict[str, Any]:
+    """What stands beside the accuracy: by log-likelihoods, by lm-eval's rules, and what compared expressions."""
+    if records and records[0].log_p is not None:
+        return accuracies(task, records)
+    harness = harness_scores(task.name, records)
+    compared = {"comparison": task.answer.comparison()} if task.answer.comparison else {}
+    return {**compared, **({"lm_eval": harness} if harness else {})}

@@ -41,3 +41,5 @@ class Answer:
     text: str
     tokens: int
     ended: bool
+    raw: str | None = None
+    """The text with its special tokens, up to the one that ended it; None where that is the same, or not known."""

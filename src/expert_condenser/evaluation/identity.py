@@ -1,12 +1,13 @@
 """Which model answers: its weights by content, wherever they lie and whatever the folder is called."""
 
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
+
+from expert_condenser.files import read_json
 
 BLOCK = 2**20
 BLOCKS = 8
@@ -63,7 +64,7 @@ def _sample(file: Path) -> Iterator[bytes]:
 def _base_of(folder: Path) -> str | None:
     """The base model that an adapter names."""
     config = folder / "adapter_config.json"
-    base = json.loads(config.read_text()).get("base_model_name_or_path") if config.exists() else None
+    base = read_json(config).get("base_model_name_or_path") if config.exists() else None
     return base if isinstance(base, str) and base != str(folder) else None
 
 

@@ -7,7 +7,10 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerBase
 
-from expert_condenser.data.tokens import render, shared_length
+from expert_condenser.data.conversation import Conversation
+from expert_condenser.data.rendering import Renderer
+from expert_condenser.data.tokens import Tokens, encode
+from expert_condenser.errors import DataError, EvaluationError
 from expert_condenser.evaluation.prompts import Prompt, in_batches
 
 
@@ -21,30 +24,42 @@ def reference_nll(
     batch_size: int = 32,
 ) -> float:
     """Mean nll in nats over all tokens of the references, with the end of the turn: training's loss on these rows."""
-    rows = [_tokens(prompt, reference, tokenizer) for prompt, reference in zip(prompts, references, strict=True)]
+    rows = tokens_of(prompts, references, tokenizer)
     training = model.training
     model.eval()
     total, count = 0.0, 0
-    for batch in in_batches([len(ids) for ids, _ in rows], batch_size):
+    for batch in in_batches([len(row.ids) for row in rows], batch_size):
         loss, tokens = _batch_nll(model, [rows[index] for index in batch])
         total, count = total + loss, count + tokens
     model.train(training)
     return total / count
 
 
-def _tokens(prompt: Prompt, reference: str, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], int]:
-    """The whole conversation, and how many of its tokens are the prompt."""
-    turns = list(prompt)
-    opening = render(turns, tokenizer, tokenize=True, add_generation_prompt=True)
-    whole = render([*turns, {"role": "assistant", "content": reference}], tokenizer, tokenize=True)
-    return whole, shared_length(opening, whole)
+def tokens_of(prompts: Sequence[Prompt], references: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[Tokens]:
+    """The reference answers behind their prompts, as training would learn them.
+
+    Raises `EvaluationError` where the chat template cannot show one.
+    """
+    renderer = Renderer(tokenizer, loss_on="last")
+    rows = [
+        Conversation((*prompt, {"role": "assistant", "content": text}), (*(False for _ in prompt), True))
+        for prompt, text in zip(prompts, references, strict=True)
+    ]
+    try:
+        found = list(encode([passage for row in rows for passage in renderer.passages(row)], tokenizer))
+        for each in found:
+            if isinstance(each, DataError):
+                raise each
+    except DataError as error:
+        raise EvaluationError(f"the nll of a reference answer cannot be computed: {error}") from error
+    return [tokens for each in found if isinstance(each, list) for tokens in each]
 
 
-def _batch_nll(model: Any, rows: list[tuple[list[int], int]]) -> tuple[float, int]:
-    width = max(len(ids) for ids, _ in rows)
-    ids = torch.tensor([row + [0] * (width - len(row)) for row, _ in rows], device=model.device)
-    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row, _ in rows], device=model.device)
-    answered = torch.tensor([[start <= at < len(row) for at in range(1, width)] for row, start in rows])
+def _batch_nll(model: Any, rows: list[Tokens]) -> tuple[float, int]:
+    width = max(len(row.ids) for row in rows)
+    ids = torch.tensor([row.ids + [0] * (width - len(row.ids)) for row in rows], device=model.device)
+    mask = torch.tensor([[1] * len(row.ids) + [0] * (width - len(row.ids)) for row in rows], device=model.device)
+    answered = torch.tensor([[any(a <= at < b for a, b in row.answers) for at in range(1, width)] for row in rows])
     options = {"output_router_logits": False} if hasattr(model.config, "output_router_logits") else {}
     logits = model(input_ids=ids, attention_mask=mask, use_cache=False, **options).logits
     at = answered.to(model.device)

@@ -1,16 +1,23 @@
 """Questions as a model reads them: rendered by the chat template that training used, in batches of similar length."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from expert_condenser.data.formats import Message
-from expert_condenser.data.tokens import render
-from expert_condenser.errors import EvaluationError
+from expert_condenser.data.conversation import Conversation, Message
+from expert_condenser.data.rendering import Renderer
+from expert_condenser.errors import DataError, EvaluationError
 
 Prompt = Sequence[Message]
 """The turns of a conversation up to the one that is asked for."""
+
+
+class Continuation(NamedTuple):
+    """A rendered text and what comes after it."""
+
+    context: str
+    text: str
 
 
 def check_template(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -23,12 +30,32 @@ def check_template(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def rendered(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """The prompts as text, with the opening of the assistant's turn. Raises as `check_template`."""
+    """The prompts as text, with the opening of the assistant's turn; raises `EvaluationError`."""
     check_template(tokenizer)
     try:
-        return [render(list(prompt), tokenizer, tokenize=False, add_generation_prompt=True) for prompt in prompts]
-    except TemplateError as error:
-        raise EvaluationError(f"the chat template must render every question, but it fails: {error}") from error
+        renderer = Renderer(tokenizer)
+        return [renderer.text(prompt, opening=True) for prompt in prompts]
+    except DataError as error:
+        raise EvaluationError(f"a question cannot be asked: {error}") from error
+
+
+def continued(prompt: Prompt, answer: str, tokenizer: PreTrainedTokenizerBase) -> Continuation:
+    """An answer where training's rendering of the conversation puts it, after all that the template writes before it.
+
+    Raises `EvaluationError` where the template changes the answer.
+    """
+    check_template(tokenizer)
+    row = Conversation((*prompt, {"role": "assistant", "content": answer}), (*(False for _ in prompt), True))
+    try:
+        shown, answered = Renderer(tokenizer, loss_on="last").passages(row)[0].pieces
+    except DataError as error:
+        raise EvaluationError(f"an option cannot be scored: {error}") from error
+    start = answered.find(answer)
+    if start < 0:
+        raise EvaluationError(
+            f"the chat template must render an answer as it is; got {answered[:60]!r} for {answer[:60]!r}; set another"
+        )
+    return Continuation(shown + answered[:start], answer)
 
 
 def in_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:

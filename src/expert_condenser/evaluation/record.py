@@ -12,6 +12,7 @@ from expert_condenser.errors import EvaluationError
 from expert_condenser.files import digest
 
 ITEMS = "items.jsonl"
+OPTIONAL = ("raw", "log_p")
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,16 @@ class Record:
     """Whether the model ended its answer; else it was cut at `max_new_tokens`."""
     extracted: str | None
     correct: bool
+    raw: str | None = None
+    """What is read in place of `output`, where that says less: with special tokens, and with the opening of thoughts
+    that the prompt had already. Not in a file where it is None."""
+    log_p: dict[str, list[float]] | None = None
+    """In mode likelihood, of every option's `text` and `answer`, in nats. Not in a file where it is None."""
+
+    @property
+    def text(self) -> str:
+        """The text that is read for its answer."""
+        return self.output if self.raw is None else self.raw
 
     @property
     def key(self) -> tuple[str, str, int]:
@@ -39,7 +50,12 @@ class Record:
 def append_records(path: Path, records: Iterable[Record]) -> None:
     """Add one line per record."""
     with path.open("a") as file:
-        file.writelines(json.dumps(asdict(record), ensure_ascii=False) + "\n" for record in records)
+        file.writelines(json.dumps(_row(record), ensure_ascii=False) + "\n" for record in records)
+
+
+def _row(record: Record) -> dict[str, Any]:
+    """All of a record but for what it does not have."""
+    return {key: value for key, value in asdict(record).items() if value is not None or key not in OPTIONAL}
 
 
 def read_records(path: Path) -> list[Record]:
@@ -54,7 +70,7 @@ def read_records(path: Path) -> list[Record]:
     for number, line in enumerate(lines, start=1):
         try:
             records.append(Record(**json.loads(line)))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise EvaluationError(f"{path}, line {number}: every line is a record of an evaluation; {error}") from error
     return records
 
@@ -67,6 +83,11 @@ def pass_at_k(correct: int, samples: int, k: int) -> float:
     if not 0 <= correct <= samples or not 1 <= k <= samples:
         raise EvaluationError(f"0 <= correct <= samples and 1 <= k <= samples; got {correct}, {samples}, {k}")
     return 1 - comb(samples - correct, k) / comb(samples, k)
+
+
+def unsigned(gold: str) -> str:
+    """A gold answer as fingerprints have it: before 0.2, expressions lost their percent signs."""
+    return gold.replace(r"\%", "")
 
 
 def summarize(records: Sequence[Record], samples: int) -> dict[str, Any]:
@@ -89,6 +110,6 @@ def summarize(records: Sequence[Record], samples: int) -> dict[str, Any]:
         "accuracy": sum(counts) / len(records),
         "extracted": sum(record.extracted is not None for record in records),
         "cut": sum(not record.ended for record in records),
-        "items": digest([[record.id, record.prompt, record.gold] for record in records[::samples]]),
+        "items": digest([[record.id, record.prompt, unsigned(record.gold)] for record in records[::samples]]),
         **(sampled if samples > 1 else {"correct_items": "".join(str(count) for count in counts)}),
     }

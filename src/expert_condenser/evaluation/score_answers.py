@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any
 
 from expert_condenser.data.formats import Row, text_of
-from expert_condenser.data.sources import read_file
+from expert_condenser.data.readers import read_file
 from expert_condenser.errors import DataError
 from expert_condenser.evaluation.answers import AnswerKind
 from expert_condenser.evaluation.tasks import TASKS
 
 
-def score(task: str, path: Path) -> tuple[dict[str, int], list[dict[str, Any]]]:
+def score(task: str, path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """How many pairs there are, how many answers could be read and were right; and the rows that could not.
 
     Where rows have a `task`, as in an evaluation's `items.jsonl`, only those of this task count. Row numbers are those
@@ -31,7 +31,8 @@ def score(task: str, path: Path) -> tuple[dict[str, int], list[dict[str, Any]]]:
             misses.append({"row": number, "output": output})
         else:
             correct += kind.equal(extracted, gold)
-    return {"n": len(rows), "extracted": len(rows) - len(misses), "correct": correct}, misses
+    compared = {"comparison": kind.comparison()} if kind.comparison else {}
+    return {"n": len(rows), "extracted": len(rows) - len(misses), "correct": correct, **compared}, misses
 
 
 def _rows_of(task: str, path: Path) -> list[tuple[int, Row]]:
@@ -61,4 +62,4 @@ def _pair(kind: AnswerKind, row: Row) -> tuple[str, str]:
     gold = kind.read_gold(answer)
     if gold is None:
         raise DataError(f"{column!r} must be {kind.wanted} for this task, but it is {answer[:60]!r}; correct it")
-    return text_of(row["output"]), gold
+    return text_of(row["output"] if row.get("raw") is None else row["raw"]), gold

@@ -1,23 +1,37 @@
 """What an evaluation is of: the terms that decide every answer, in `eval.json` before the first one is asked for."""
 
+import datetime
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
 from expert_condenser.errors import EvaluationError
 from expert_condenser.evaluation.backends.base import Backend
 from expert_condenser.evaluation.generation import Generation
-from expert_condenser.evaluation.record import ITEMS
+from expert_condenser.evaluation.record import ITEMS, unsigned
 from expert_condenser.evaluation.results import FORMAT_VERSION, RESULTS
 from expert_condenser.evaluation.tasks.task import LoadedTask
 from expert_condenser.files import digest, read_json, write_json
 
 SETTINGS = "eval.json"
+GENERATE = "generate"
+"""The mode in which answers are written; it is not named in any file."""
 logger = logging.getLogger(__name__)
+
+
+class Asking(NamedTuple):
+    """How questions are asked."""
+
+    mode: str = GENERATE
+    date: datetime.date | None = None
+    """The day that the chat template shows as today's, where it shows one."""
+
+
+GENERATING = Asking()
 
 
 def settings_of(
@@ -26,25 +40,29 @@ def settings_of(
     tasks: Sequence[LoadedTask],
     generation: Generation,
     label: str | None = None,
+    asking: Asking = GENERATING,
 ) -> dict[str, Any]:
     """The terms of an evaluation, whoever starts it: the model's identity, decoding, and fingerprints per task.
 
-    `label` is what the results call the model, by default its name; neither decides anything.
+    `label` is what the results call the model, by default its name; neither decides anything. A mode that is not
+    the first one is part of all fingerprints of prompts, so that its scores are compared with its own kind alone; so
+    is the date, which the tokenizer's template has in it by now.
     """
     identity = dict(backend.identity)
     name, weights = identity.pop("model"), identity.pop("weights")
     decoding = {key: value for key, value in asdict(generation).items() if key != "batch_size"}
     limits = {task.name: generation.max_new_tokens or task.max_new_tokens for task in tasks}
     own = {key: value for key, value in decoding.items() if key != "max_new_tokens"}
-    questions = fingerprints(tasks)
+    questions, special = fingerprints(tasks), [] if asking.mode == GENERATE else [asking.mode]
+    named = {**({"mode": asking.mode} if special else {}), **({"date": str(asking.date)} if asking.date else {})}
     return {
         "format_version": FORMAT_VERSION,
         "model": label or name,
         "weights": weights,
-        "prompts": digest([tokenizer.chat_template, decoding, limits]),
-        "generation": {**asdict(generation), **identity},
+        "prompts": digest([tokenizer.chat_template, decoding, limits, *special]),
+        "generation": {**asdict(generation), **identity, **named},
         "tasks": {
-            name: {"prompts": digest([tokenizer.chat_template, own, limit]), "questions": questions[name]}
+            name: {"prompts": digest([tokenizer.chat_template, own, limit, *special]), "questions": questions[name]}
             for name, limit in limits.items()
         },
     }
@@ -52,7 +70,10 @@ def settings_of(
 
 def fingerprints(tasks: Sequence[LoadedTask]) -> dict[str, str]:
     """Of the questions of every task, with their gold and reference answers."""
-    return {task.name: digest([asdict(question) for question in task.questions]) for task in tasks}
+    return {
+        task.name: digest([{**asdict(question), "gold": unsigned(question.gold)} for question in task.questions])
+        for task in tasks
+    }
 
 
 def start_or_go_on(out: Path, settings: dict[str, Any]) -> None:

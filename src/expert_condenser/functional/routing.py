@@ -1,7 +1,8 @@
 """Which experts a token gets, and with which weights (paper, section 3 and Eq. 2).
 
 Pure functions on tensors; the bias and the condensers are arguments. Shape letters: `T` tokens,
-`E` routed experts, `K` experts per token, `R` condensers, `S` slots (columns) of the result.
+`E` routed experts, `K` experts per token, `R` condensers, `S` slots (columns) of the result;
+`C` and `W` as in `scoring`.
 """
 
 from collections.abc import Sequence
@@ -9,11 +10,21 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from expert_condenser.errors import RoutingError
-from expert_condenser.functional.scoring import SOFTMAX, Scoring, expert_scores, gate_weights, group_mask, native_ranks
+from expert_condenser.functional.scoring import (
+    SOFTMAX,
+    Scoring,
+    expert_scores,
+    gate_weights,
+    group_mask,
+    native_dtype,
+    native_ranks,
+    routed_logits,
+)
+from expert_condenser.functional.sparse_mixer import largest_one_by_one
 
 
 @dataclass(frozen=True)
@@ -96,7 +107,7 @@ PAPER = RoutingConfig()
 
 
 def route(
-    logits: Float[Tensor, "T E"],
+    logits: Float[Tensor, "T C"],
     bias: Float[Tensor, " E"],
     condensers: Int[Tensor, " R"],
     *,
@@ -105,7 +116,7 @@ def route(
     config: RoutingConfig = PAPER,
     correction: Float[Tensor, " E"] | None = None,
     indices: Int[Tensor, "T S"] | None = None,
-) -> tuple[Float[Tensor, "T S"], Int[Tensor, "T S"]]:
+) -> tuple[Float[Tensor, "T W"], Int[Tensor, "T S"]]:
     """Choose with the bias, weigh without it (preset `paper`; section 1 of docs/method.md).
 
         y(x) = sum_{i in routed} s_i E_i(x) + sum_{c in C} s_c E_c(x)
@@ -119,7 +130,7 @@ def route(
     underflow to 0, stock group-limited routing takes experts of masked groups, with weight 0; here a
     token stays in its groups. Raises `RoutingError` where R does not fit (`check_condensers`).
     """
-    check_condensers(len(condensers), logits.shape[-1], top_k, config, scoring)
+    check_condensers(len(condensers), logits.shape[-1] - scoring.num_shared, top_k, config, scoring)
     if indices is None:
         indices = choose_experts(
             logits.detach(), bias, condensers, top_k=top_k, scoring=scoring, config=config, correction=correction
@@ -138,6 +149,16 @@ def check_condensers(
     R <= K-1 under the shared budget and R < E; the slots that are chosen fit among the experts that are
     not condensers, in group-limited routing even if all condensers lie in the groups that were kept.
     """
+    if config.duplicates and not scoring.takes_twice:
+        raise RoutingError(
+            "duplicates counts an expert twice, and this family takes every expert once: leave duplicates out, and "
+            "preset 'reference', which sets it"
+        )
+    if config.budget == "shared" and num_condensers >= top_k == 1:
+        raise RoutingError(
+            f"with K = 1 expert per token a condenser would be the only one, and nothing would be chosen; got "
+            f"R = {num_condensers}. Set budget='additive': K + R slots, the condensers besides the one chosen."
+        )
     if config.budget == "shared" and num_condensers >= top_k:
         raise RoutingError(
             f"the shared budget of K = {top_k} experts per token needs R <= {top_k - 1} condensers, so that at least "
@@ -159,7 +180,7 @@ def check_condensers(
 
 
 def choose_experts(
-    logits: Float[Tensor, "T E"],
+    logits: Float[Tensor, "T C"],
     bias: Float[Tensor, " E"],
     condensers: Int[Tensor, " R"],
     *,
@@ -173,18 +194,25 @@ def choose_experts(
     Shared budget: a condenser is an expert whose bias is +infinity. Additive: the K largest among the
     other experts (among all experts with `duplicates`), then the R condensers in their order.
     """
+    logits = routed_logits(logits, scoring)
     ranks = biased_ranks(logits, bias, scoring, config, correction)
     others = ranks.index_fill(-1, condensers, -torch.inf) if len(condensers) else ranks
     if scoring.num_groups > 1:
-        mask = group_mask(group_ranks(others, bias, scoring, config, correction), scoring)
+        dtype = native_dtype(logits, scoring, correction)
+        mask = kept_groups(group_ranks(others, bias, scoring, config, correction), bias, scoring, dtype)
         ranks = ranks.masked_fill(~mask, -torch.inf)
         others = ranks.index_fill(-1, condensers, -torch.inf) if len(condensers) else ranks
     if config.budget == "shared":
         ranks = ranks.index_fill(-1, condensers, torch.inf) if len(condensers) else ranks
-        return torch.topk(ranks, top_k, dim=-1, sorted=scoring.sorted_slots).indices
-    candidates = ranks if config.duplicates else others
-    routed = torch.topk(candidates, top_k, dim=-1, sorted=scoring.sorted_slots).indices
+        return _largest(ranks, top_k, scoring)
+    routed = _largest(ranks if config.duplicates else others, top_k, scoring)
     return torch.cat([routed, condensers.expand(len(routed), -1)], dim=-1)
+
+
+def _largest(ranks: Tensor, count: int, scoring: Scoring) -> Tensor:
+    if scoring.function == "sparse_mixer":
+        return largest_one_by_one(ranks, count)
+    return torch.topk(ranks, count, dim=-1, sorted=scoring.sorted_slots).indices
 
 
 def biased_ranks(
@@ -217,6 +245,20 @@ def group_ranks(
     return torch.where((bias == 0).all(), ranks, expert_scores(ranks, scoring))
 
 
+def kept_groups(
+    ranks: Float[Tensor, "T E"], bias: Float[Tensor, " E"], scoring: Scoring, dtype: torch.dtype
+) -> Bool[Tensor, "T E"]:
+    """The experts of the groups that a token chooses from, by `group_ranks`; `dtype` is that of the family's ranks.
+
+    While the bias is zero, sums of two are rounded as the family rounds them: groups that tie there tie here. A bias
+    is finer than half precision, and so are the sums with it.
+    """
+    mask = group_mask(ranks, scoring)
+    if scoring.group_rank == "best" or dtype == torch.float32:
+        return mask
+    return torch.where((bias == 0).all(), group_mask(ranks, scoring, dtype), mask)
+
+
 def _in_native_space(config: RoutingConfig, correction: Tensor | None) -> bool:
     return config.bias_space == "score" or correction is not None
 
@@ -231,16 +273,17 @@ def count_usage(
 
 
 def mass_usage(
-    logits: Float[Tensor, "T E"],
+    logits: Float[Tensor, "T C"],
     token_mask: Shaped[Tensor, " T"] | None = None,
     scoring: Scoring = SOFTMAX,
+    dtype: torch.dtype = torch.float64,
 ) -> Float[Tensor, " E"]:
-    """`u_i = sum_t p_ti` over the tokens where `token_mask` is not 0; float64.
+    """`u_i = sum_t p_ti` over the tokens where `token_mask` is not 0; summed in `dtype`.
 
     `p` is the softmax of the logits, or the family's scores divided by their sum. With `bias_in_weights`
     the caller passes `z + beta`, the logits that weigh.
     """
-    probabilities = expert_scores(logits.detach(), scoring).double()
+    probabilities = expert_scores(routed_logits(logits.detach(), scoring), scoring).to(dtype)
     if "softmax" not in scoring.function:
         probabilities = probabilities / probabilities.sum(dim=-1, keepdim=True)
     if token_mask is not None:

@@ -12,9 +12,11 @@ from typing import Any, cast, get_args
 import torch
 from torch import Tensor, nn
 
+from expert_condenser.adapters.expert_parts import with_adapter
 from expert_condenser.errors import DataError, RoutingError, TrainingError
 from expert_condenser.files import read_json
 from expert_condenser.functional.allocation import Allocation
+from expert_condenser.functional.bias import usage_direction
 from expert_condenser.functional.concentration import gini
 from expert_condenser.functional.routing import check_condensers
 from expert_condenser.functional.selection import SelectionRule, select_condensers
@@ -23,8 +25,13 @@ from expert_condenser.methods.selection_bias import SelectionBiasConfig
 from expert_condenser.moe.attach import set_condensers
 from expert_condenser.moe.layers import expert_norms, moe_layers
 from expert_condenser.moe.own_types import condensers_of, selection_biases
+from expert_condenser.moe.state import check_same_routers
 
+FORMAT_VERSION = 1
+"""Of condensers.json."""
 CONDENSERS = "condensers.json"
+ROUNDING = 0.05
+"""How far, relative to its largest value, float32 may carry a bias off its whole steps: 800,000 steps at 2^-24 each."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +103,8 @@ class Condenser(BiasOnly):
         super().__init__(config, phase)
         self.usage: Tensor | None = None
         """Usage `(L, E)` over all of phase 1: breaks ties, and chooses under `least_used` and `gini:`."""
+        self.bias_steps: Tensor | None = None
+        """Steps up minus steps down of every bias over phase 1, `(L, E)` int64; None where they are not known."""
 
     @classmethod
     def phases_of(cls, config: Any) -> tuple[str, ...]:
@@ -115,24 +124,54 @@ class Condenser(BiasOnly):
             set_condensers(model, self.choose(model))
 
     def step(self, usage: Tensor) -> None:
-        """As in `bias_only`; phase 1 also adds up the usage."""
-        super().step(usage)
+        """As in `bias_only`; phase 1 also adds up the usage, and the directions of the steps."""
         if self.phase == "sparsify":
+            self._count_steps(usage)
             self.usage = usage.cpu() if self.usage is None else self.usage + usage.cpu()
+        super().step(usage)
+
+    def _count_steps(self, usage: Tensor) -> None:
+        biases = torch.stack([layer.router.selection_bias for layer in self.layers])
+        if self.usage is None and not biases.any():
+            self.bias_steps = torch.zeros(usage.shape, dtype=torch.int64)
+        if self.bias_steps is not None and self.bias_step > 0:
+            usage = usage.to(biases.device)  # where the bias itself is moved: masses may round otherwise elsewhere
+            self.bias_steps = (
+                self.bias_steps + usage_direction(usage, self.competes(usage).to(usage.device)).long().cpu()
+            )
 
     def choose(self, model: nn.Module) -> dict[int, list[int]]:
         """The condensers by the configured rule, from the model's bias and weights and phase 1's usage."""
         rule = cast(SelectionRule, self.config.condenser_rule)
+        weighted = self.layers[0].num_weighted  # the last experts may be the identity, which is no condenser
         return select_condensers(
             self._allocation(),
             rule=rule,
-            bias=selection_biases(model),
-            usage=self.usage,
-            norms=torch.stack([expert_norms(layer).cpu() for layer in moe_layers(model)]) if "norm" in rule else None,
+            bias=self._ranked_bias(model)[:, :weighted],
+            usage=None if self.usage is None else self.usage[:, :weighted],
+            norms=self._norms(model)[:, :weighted] if "norm" in rule else None,
             seed=self.config.selection_seed,
             explicit=self._explicit() if rule == "explicit" else None,
-            num_experts=self.layers[0].num_experts,
+            num_experts=weighted,
         )
+
+    def _ranked_bias(self, model: nn.Module) -> Tensor:
+        """The bias in whole steps, so that equal sums of steps are a tie: in float32 they differ by rounding.
+
+        The bias itself where its steps were not counted (a checkpoint of an earlier release), where a bound cut some
+        off, or where it is another one, set by hand.
+        """
+        biases = selection_biases(model)
+        if self.bias_steps is None or self.config.bias_clip is not None:
+            return biases
+        rest = biases.double() - self.config.bias_step * self.bias_steps
+        spread = rest.amax(-1) - rest.amin(-1)  # bias_center moves all experts of a layer alike
+        explained = spread <= self.config.bias_step / 2 + ROUNDING * biases.abs().amax(-1)
+        return self.bias_steps.double() if explained.all() else biases
+
+    def _norms(self, model: nn.Module) -> Tensor:
+        """Of every expert's weights as they act, `(L, E)`: with an adapter, base and adapter together."""
+        return torch.stack([expert_norms(with_adapter(layer)).cpu() for layer in moe_layers(model)])
 
     def artifacts(self, model: nn.Module) -> dict[str, Any]:
         """`condensers.json`: who was chosen, by which rule, from which numbers."""
@@ -142,7 +181,7 @@ class Condenser(BiasOnly):
         biases, chosen = selection_biases(model), condensers_of(model)
         usage = self.usage if self.usage is not None else torch.zeros_like(biases)
         return {
-            "format_version": 1,
+            "format_version": FORMAT_VERSION,
             "rule": self.config.condenser_rule,
             "num_condensers": str(self.config.num_condensers),
             "ties": "lower usage in phase 1, then lower index",
@@ -161,21 +200,27 @@ class Condenser(BiasOnly):
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Also phase 1's usage, from which phase 2 chooses."""
-        return {**super().state_dict(), "usage": None if self.usage is None else self.usage.tolist()}
+        """Also phase 1's usage and the steps of its bias, from which phase 2 chooses."""
+        tables = {"usage": self.usage, "bias_steps": self.bias_steps}
+        return super().state_dict() | {name: None if t is None else t.tolist() for name, t in tables.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Also take over phase 1's usage."""
-        super().load_state_dict(state)
+        """Also take over phase 1's usage and steps; states of earlier releases are without the steps."""
+        super().load_state_dict({"bias_steps": None, **state})
+        steps = state.get("bias_steps")
+        self.bias_steps = None if steps is None else torch.tensor(steps, dtype=torch.int64)
         usage = state["usage"]
         dtype = torch.float64 if usage and isinstance(usage[0][0], float) else torch.int64
         self.usage = None if usage is None else torch.tensor(usage, dtype=dtype)
 
     def _allocation(self) -> list[int]:
         layer, routing = self.layers[0], self.routing
+        if layer.top_k == 1 and any(self.config.num_condensers.numbers):
+            check_condensers(1, layer.num_experts, 1, routing, layer.scoring)  # says which budget has room for one
         eligible = layer.num_experts // layer.scoring.num_groups * layer.scoring.groups_kept
         room = layer.top_k - 1 if routing.budget == "shared" else eligible - layer.top_k
-        maximum = layer.num_experts - 1 if routing.duplicates else min(layer.num_experts - 1, room)
+        most = min(layer.num_experts - 1, layer.num_weighted)
+        maximum = most if routing.duplicates else min(most, room)
         # In phase 1 nothing is counted yet: equal Ginis check the recipe before anything is trained.
         equal = torch.ones(len(self.layers), dtype=torch.float64) if self.phase == "sparsify" else None
         ginis = equal if self.usage is None else gini(self.usage)
@@ -191,14 +236,30 @@ class Condenser(BiasOnly):
                 raise RoutingError(f"layer {index} ({layer.name}): {error}") from None
         if self.config.condenser_rule == "explicit":
             select_condensers(
-                counts, rule="explicit", explicit=self._explicit(), num_experts=self.layers[0].num_experts
+                counts, rule="explicit", explicit=self._explicit(), num_experts=self.layers[0].num_weighted
             )
 
     def _explicit(self) -> dict[int, list[int]]:
         path = Path(str(self.config.condensers_file))
         try:
-            return {entry["layer"]: entry["condensers"] for entry in read_json(path)["layers"]}
+            content = read_json(path)
+            entries = content["layers"]
+            _check_kinds(content)
+            check_same_routers(entries, self.layers)
+            return {entry["layer"]: entry["condensers"] for entry in entries}
+        except RoutingError as error:
+            raise TrainingError(f"{path} is of another model: {error}") from error
         except (DataError, KeyError, TypeError) as error:
             raise TrainingError(
                 f"condensers_file is the condensers.json of a run; {path} is none ({error!r})"
             ) from error
+
+
+def _check_kinds(content: Any) -> None:
+    """Raise `TypeError` unless every layer and condenser is an integer (True is none), of a version that is known."""
+    if (version := content.get("format_version", FORMAT_VERSION)) != FORMAT_VERSION:
+        raise TypeError(f"format_version is {version!r}, and this release reads {FORMAT_VERSION}")
+    for entry in content["layers"]:
+        numbers = [entry["layer"], *entry["condensers"]]
+        if any(type(number) is not int for number in numbers):
+            raise TypeError(f"layer and condensers are integers, got {numbers}")

@@ -7,7 +7,8 @@ from torch import nn
 
 from expert_condenser.errors import TrainingError
 from expert_condenser.methods.base import Method, RouterConfig
-from expert_condenser.moe.dense_mixture import Mixer, install_mixture
+from expert_condenser.moe.dense_mixture import Mixer, check_mixture, install_mixture
+from expert_condenser.moe.layers import moe_layers
 from expert_condenser.moe.parameters import router_trains
 
 
@@ -36,7 +37,11 @@ class DenseMixer(Method):
     whole_weights = True
 
     def prepare(self, model: nn.Module) -> None:
-        """Also install the mixture, once; raises `TrainingError` where no router trains."""
+        """Also install the mixture, once; raises `TrainingError` where no router trains.
+
+        Raises `UnsupportedModelError` for a family whose experts are not weighed as the mixture needs it.
+        """
+        check_mixture(moe_layers(model))
         super().prepare(model)
         if not router_trains(model, self.layers):
             raise TrainingError(

@@ -8,11 +8,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import torch
-from jaxtyping import Float, Num
+from jaxtyping import Float, Float64, Num
 from torch import Tensor, nn
 
-from expert_condenser.adapters.lora import keep_adapters_of
+from expert_condenser.adapters.expert_parts import keep_adapters_of
 from expert_condenser.errors import DataError, TrainingError
 from expert_condenser.files import read_json, write_json
 from expert_condenser.methods.base import Method, RouterConfig
@@ -23,23 +22,37 @@ from expert_condenser.moe.usage import Usage
 
 ScoreKind = Literal["token", "gate"]
 EXPERT_CONFIG = "expert_cfg.json"
+_SLACK = 1e-12
+"""Of a running sum in float64: ten shares of 0.1 reach 0.3 with three."""
+_FLOAT32 = 1e-7
+"""How far a share in float32 may be from what it stands for."""
 
 
 def select_experts(scores: Float[Tensor, "L E"], top_p: float) -> list[list[int]]:
     """Per layer the smallest set of experts whose scores reach `top_p`, best first (section 3.3 of the paper).
 
     Experts are taken by descending score, ties by index, until their running sum reaches `top_p`; the one that
-    crosses it is taken. Raises `TrainingError` unless 0 < top_p <= 1 and every layer's scores are a share of one.
+    crosses it is taken. Scores may be rounded, as published ones are; their running sum is taken as it stands.
+    Raises `TrainingError` unless 0 < top_p <= 1 and every layer's scores are a share of one, up to their rounding.
     """
     if not 0 < top_p <= 1:
         raise TrainingError(f"top_p is a share of the score, above 0 and at most 1; got {top_p}")
-    sums = scores.double().sum(dim=-1)
-    if not torch.allclose(sums, torch.ones_like(sums), atol=1e-6) or (scores < 0).any():
-        raise TrainingError(f"scores are shares that sum to 1 in every layer; the sums are {sums.tolist()}")
-    shares = scores.double() / sums[:, None]
-    order = shares.sort(dim=-1, descending=True, stable=True)
+    exact = scores.double()
+    sums = exact.sum(dim=-1)
+    least, most = _unrounded_sums(exact)
+    if not ((least < 1) & (most > 1) & (exact >= 0).all(dim=-1)).all():
+        raise TrainingError(f"scores are shares that sum to 1 in every layer, but for rounding; got {sums.tolist()}")
+    order = exact.sort(dim=-1, descending=True, stable=True)
     before = order.values.cumsum(dim=-1) - order.values
-    return [ids[reached < top_p - 1e-12].tolist() for ids, reached in zip(order.indices, before, strict=True)]
+    needed = sums.clamp(max=top_p) - _SLACK
+    return [ids[reached < enough].tolist() for ids, reached, enough in zip(order.indices, before, needed, strict=True)]
+
+
+def _unrounded_sums(scores: Float64[Tensor, "L E"]) -> tuple[Float64[Tensor, " L"], Float64[Tensor, " L"]]:
+    """Bounds on the sums of the shares that were rounded to these scores, by half of their last decimal each."""
+    decimals = next((d for d in range(7) if (scores.round(decimals=d) - scores).abs().max() < _FLOAT32), 0)
+    half = 10.0**-decimals / 2 if decimals else _FLOAT32  # whole numbers are no rounded shares
+    return (scores - half).clamp(min=0).sum(dim=-1) + _SLACK, (scores + half).sum(dim=-1) - _SLACK
 
 
 def expert_shares(mass: Num[Tensor, "L E"]) -> Float[Tensor, "L E"]:
@@ -76,10 +89,10 @@ class ExpertConfig:
         """Expert ids per MoE layer; raises `TrainingError` where the file is that of another model."""
         depths = [str(decoder_depth(layer)) for layer in layers]
         ids = [i for chosen in self.experts.values() for i in chosen]
-        if set(depths) != set(self.experts) or max(ids, default=0) >= layers[0].num_experts:
+        if set(depths) != set(self.experts) or max(ids, default=0) >= layers[0].num_weighted:
             raise TrainingError(
                 f"expert_cfg.json is of another model: it has decoder layers {', '.join(self.experts)} and experts up "
-                f"to {max(ids, default=0)}; this one has MoE layers {', '.join(depths)} of {layers[0].num_experts} "
+                f"to {max(ids, default=0)}; this one has MoE layers {', '.join(depths)} of {layers[0].num_weighted} "
                 "experts. Score this model: condenser score."
             )
         chosen = [self.experts[depth] for depth in depths]
@@ -145,7 +158,12 @@ class Esft(Method):
         self.scores = expert_shares(usage.counts if self.score == "token" else usage.gate_mass)
 
     def choose(self, layers: Sequence[MoELayer], scores: Float[Tensor, "L E"]) -> ExpertConfig:
-        """The experts to train, by their scores on the task data."""
+        """The experts to train, by their scores on the task data.
+
+        Experts that are the identity have nothing to train: the scores are shares among those with weights.
+        """
+        if (weighted := layers[0].num_weighted) < scores.shape[-1]:
+            scores = expert_shares(scores[:, :weighted])
         ids = select_experts(scores, self.config.top_p)
         experts = {str(decoder_depth(layer)): chosen for layer, chosen in zip(layers, ids, strict=True)}
         self.chosen = ExpertConfig(experts, self.config.shared_experts, self.config.non_expert_modules)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from expert_condenser.errors import RoutingError
 from expert_condenser.functional.bias import BiasRule, update_bias
 from expert_condenser.functional.routing import RoutingConfig
 from expert_condenser.methods.base import Method, RouterConfig
@@ -48,6 +49,15 @@ class SelectionBiasConfig(RouterConfig):
         return RoutingConfig(**switches)
 
 
+def meeting_place(devices: set[torch.device]) -> torch.device:
+    """Where tensors of these devices are computed with together: on the CPU where they are several, or one is MPS.
+
+    MPS has no float64, which gate mass is summed in.
+    """
+    (*others, device) = devices
+    return torch.device("cpu") if others or device.type == "mps" else device
+
+
 class SelectionBias(Method):
     """Move every layer's bias by one step of `rule` after each optimizer step."""
 
@@ -67,13 +77,13 @@ class SelectionBias(Method):
     @torch.no_grad()
     def step(self, usage: Tensor) -> None:
         """`usage` (L, E): int64 counts or float64 mass, on any device."""
-        biases = torch.stack([layer.router.selection_bias for layer in self.layers])
+        biases = self._biases()
         updated = update_bias(
             biases,
             usage.to(biases.device),
             self.bias_step,
             self.rule,
-            competes=self._competes(usage).to(biases.device),
+            competes=self.competes(usage).to(biases.device),
             center=self.routing.bias_center,  # type: ignore[arg-type]
             clip=self.config.bias_clip,
         )
@@ -82,10 +92,21 @@ class SelectionBias(Method):
 
     def metrics(self) -> dict[str, float]:
         """`bias_range`: the mean over layers of max - min of the bias, in logits."""
-        biases = torch.stack([layer.router.selection_bias for layer in self.layers])
+        biases = self._biases()
         return {"bias_range": (biases.amax(-1) - biases.amin(-1)).mean().item()}
 
-    def _competes(self, usage: Tensor) -> Tensor:
+    def _biases(self) -> Tensor:
+        """`(L, E)`, where all of them can be computed with; raises `RoutingError` where one is not in memory."""
+        biases = [layer.router.selection_bias for layer in self.layers]
+        if gone := [layer.name for layer in self.layers if layer.router.selection_bias.is_meta]:
+            raise RoutingError(  # what is written to `meta` is lost without an error
+                f"a bias moves in memory, and that of {gone[0]} is offloaded; leave offload_buffers out of the hooks"
+            )
+        device = meeting_place({bias.device for bias in biases})
+        return torch.stack([bias.to(device) for bias in biases])
+
+    def competes(self, usage: Tensor) -> Tensor:
+        """`(L, E)` bool: whose bias moves, which is not that of condensers."""
         competes = torch.ones(usage.shape, dtype=torch.bool)
         for row, layer in zip(competes, self.layers, strict=True):
             row[layer.router.condenser_ids.cpu()] = False

@@ -9,20 +9,24 @@ from torch import nn
 from expert_condenser.errors import RoutingError, UnsupportedModelError
 from expert_condenser.functional.routing import RoutingConfig, check_condensers
 from expert_condenser.moe.attachment import attachment_of, find_attachment
+from expert_condenser.moe.backbone import return_backbone
+from expert_condenser.moe.hooked import check_forward
 from expert_condenser.moe.layers import MoELayer, decoder_of, family_name, moe_layers
-from expert_condenser.moe.own_types import CondenserModel, adopt, causal_lm, install_policy, release
+from expert_condenser.moe.own_types import CondenserModel, adopt, causal_lm, install_policy, own_config, release
 from expert_condenser.moe.router import clear_policy
+from expert_condenser.moe.saving import check_saveable
 
 
 def attach(model: nn.Module, config: RoutingConfig | None = None) -> nn.Module:
     """Give every router of `model` a selection bias and room for condensers, in place; returns the model.
 
-    Routing is unchanged, bit for bit, until a bias or condensers are set. A CausalLM becomes one of our
+    Routing is unchanged, bit for bit, until a bias or condensers are set. The model becomes one of our
     own type (`condenser_olmoe`), so that `save_pretrained` writes a checkpoint that keeps both. `config`
     None attaches the counting only: the model stays what it is.
 
-    Raises `UnsupportedModelError` for a model without known MoE layers, `RoutingError` where it is
-    attached already or where R does not fit a layer.
+    Raises `UnsupportedModelError` for a model without known MoE layers, one that would be saved without its routing
+    (a classifier, a bare decoder), and one whose routers have a forward that is not their class's; `RoutingError`
+    where it is attached already or where R does not fit a layer.
     """
     layers = moe_layers(model)
     if find_attachment(model) is not None:
@@ -31,6 +35,8 @@ def attach(model: nn.Module, config: RoutingConfig | None = None) -> nn.Module:
         raise UnsupportedModelError(
             f"every MoE layer has the same number of experts; got {[layer.num_experts for layer in layers]}"
         )
+    for layer in layers:
+        check_forward(layer.name, layer.router)
     if config is not None:
         if config.bias_in_weights and layers[0].rule.correction is not None:
             raise RoutingError(
@@ -39,8 +45,10 @@ def attach(model: nn.Module, config: RoutingConfig | None = None) -> nn.Module:
             )
         for index, count in enumerate(_condensers_per_layer(config, len(layers))):
             _check_fit(index, layers[index], count, config)
+    inner = None if config is None else check_saveable(model)
     install_policy(model, config)
-    if config is not None and (inner := causal_lm(model)) is not None:
+    if config is not None:
+        own_config(model, inner)
         adopt(inner, config)
     return model
 
@@ -49,6 +57,7 @@ def detach(model: nn.Module) -> nn.Module:
     """Undo `attach`: the routers' classes, tensors and outputs are the stock ones again, bit for bit."""
     attachment = attachment_of(model)
     attachment.remove(decoder_of(model, moe_layers(model)))
+    return_backbone(causal_lm(model))
     for router in attachment.routers:
         clear_policy(router)
     if isinstance(inner := causal_lm(model), CondenserModel):
@@ -80,6 +89,7 @@ def set_condensers(model: nn.Module, condensers: Mapping[int, Sequence[int]]) ->
         router = layers[index].router
         router.condenser_ids = torch.tensor(list(ids), dtype=torch.int64, device=router.condenser_ids.device)
     if isinstance(inner := causal_lm(model), CondenserModel):
+        own_config(model, inner)
         inner.config.condenser["condensers_per_layer"] = [len(layer.router.condenser_ids) for layer in layers]
 
 
@@ -92,15 +102,21 @@ def set_top_k(model: nn.Module, top_k: int) -> None:
     eligible = min(layer.num_experts // layer.scoring.num_groups * layer.scoring.groups_kept for layer in layers)
     if not 1 <= top_k <= eligible:
         raise RoutingError(f"top_k is a number of experts that a token may choose, 1 to {eligible}; got {top_k}")
+    if (fixed := layers[0].rule.fixed_top_k) is not None:
+        raise RoutingError(
+            f"the routers of {family_name(model)} take {fixed} experts per token whatever its config says"
+        )
     if any(name.endswith(".tid2eid") for name, _ in model.named_buffers()):
         raise RoutingError(f"some layers of {family_name(model)} have a table of K experts for every token id")
+    own_config(model, model)
     config: Any = model.config.get_text_config()  # type: ignore[operator, union-attr]
     field = next((name for name in _TOP_K_FIELDS if hasattr(config, name)), None)
     if field is None:
         raise RoutingError(f"top_k is changed in the config, and that of {family_name(model)} has none")
     setattr(config, field, top_k)
     for layer in layers:
-        layer.router.top_k = top_k
+        if hasattr(layer.router, "top_k"):  # elsewhere it reads the config
+            layer.router.top_k = top_k
 
 
 _TOP_K_FIELDS = ("num_experts_per_tok", "moe_topk", "moe_top_k", "top_k_experts")
@@ -124,9 +140,9 @@ def _check_fit(index: int, layer: MoELayer, count: int, config: RoutingConfig) -
 
 
 def _check_ids(index: int, layer: MoELayer, ids: Sequence[int]) -> None:
-    outside = [i for i in ids if not 0 <= i < layer.num_experts]
+    outside = [i for i in ids if not 0 <= i < layer.num_weighted]
     if outside or len(set(ids)) != len(ids):
         raise RoutingError(
-            f"layer {index} ({layer.name}): condensers are distinct expert ids in 0..{layer.num_experts - 1}; "
+            f"layer {index} ({layer.name}): condensers are distinct expert ids in 0..{layer.num_weighted - 1}; "
             f"got {list(ids)}"
         )

@@ -1,13 +1,16 @@
 """What is of an attached model as a whole: its policy, what is watched, and the hooks on its decoder."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any
+from weakref import ReferenceType, ref
 
 from torch import nn
 
 from expert_condenser.errors import RoutingError
 from expert_condenser.functional.routing import RoutingConfig
 from expert_condenser.moe.counting import Watch
+from expert_condenser.moe.dense_mixture import forget_mixture
 from expert_condenser.moe.layers import decoder_of, moe_layers
 from expert_condenser.moe.replay import Replay, unwrap_checkpointing, wrap_checkpointing
 
@@ -19,6 +22,7 @@ class Attachment:
     """One per attached model; its routers refer to it."""
 
     def __init__(self, decoder: Any, routers: Sequence[Any], policy: RoutingConfig | None) -> None:
+        self.decoder: ReferenceType[Any] | None = ref(decoder)
         self.routers = tuple(routers)
         self.policy = policy
         """None: the family's own routing, only counted."""
@@ -31,12 +35,30 @@ class Attachment:
         ]
         setattr(decoder, _PLACE, self)
 
+    def __deepcopy__(self, copies: dict[int, Any]) -> "Attachment":
+        """That of a copied model; a router that is copied alone gets one without a model: it routes, uncounted."""
+        twin = copies[id(self)] = object.__new__(type(self))
+        decoder = None if self.decoder is None else copies.get(id(self.decoder()))
+        twin.decoder = None if decoder is None else ref(decoder)
+        kept = {name: value for name, value in vars(self).items() if name != "decoder"}
+        if decoder is None:
+            kept.update(routers=(), watch=Watch(), replay=Replay(), _checkpointed=[], _handles=[])
+        vars(twin).update(copy.deepcopy(kept, copies))
+        return twin
+
     def _enter(self, decoder: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._forget()  # what a forward left that was interrupted from the keyboard, where `_leave` is not called
         self.watch.open(decoder, args, kwargs)
         wrap_checkpointing(self._checkpointed, self.replay)
 
     def _leave(self, decoder: Any, args: tuple[Any, ...], output: Any) -> None:
+        self._forget()
+
+    def _forget(self) -> None:
+        """Let go of what is of one forward, such as the graph of a choice whose experts did not run."""
         self.watch.close()
+        for router in self.routers:
+            forget_mixture(router)
 
     def remove(self, decoder: Any) -> None:
         """Take the hooks away and put the checkpointing functions back."""

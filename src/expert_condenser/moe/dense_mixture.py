@@ -7,13 +7,16 @@ experts and computes `dL/dq_i = <E_i(x), dL/dy>` of the others in the backward p
 the forward ran: its extra memory is that of the sparse forward, O(T D), not O(T E D).
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
-from expert_condenser.functional.scoring import mixture_weights
+from expert_condenser.errors import UnsupportedModelError
+from expert_condenser.functional.scoring import mixture_weights, routed_logits
 from expert_condenser.moe.experts import inner_products_of
 from expert_condenser.moe.layers import MoELayer
 
@@ -34,42 +37,60 @@ class LeanMixture(torch.autograd.Function):
 
     @staticmethod
     def forward(  # noqa: D102
-        ctx: Any, weights: Float[Tensor, "T E"], hidden: Float[Tensor, "T D"], indices: Int[Tensor, "T K"], experts: Any
+        ctx: Any,
+        weights: Float[Tensor, "T E"],
+        hidden: Float[Tensor, "T D"],
+        indices: Int[Tensor, "T K"],
+        experts: Any,
+        identity: int | None,
     ) -> Float[Tensor, "T D"]:
         ctx.save_for_backward(hidden, indices)
-        ctx.experts, ctx.num_experts, ctx.dtype = experts, weights.shape[-1], weights.dtype
+        ctx.experts, ctx.identity, ctx.num_experts, ctx.dtype = experts, identity, weights.shape[-1], weights.dtype
         device = hidden.device.type
         ctx.autocast = (device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
         return torch.zeros_like(hidden)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: D102
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:  # noqa: D102
         hidden, indices = ctx.saved_tensors
         dense = inner_products_of(ctx.experts, hidden, gradients[0])
         if dense is None:
             device, dtype, enabled = ctx.autocast
             with torch.autocast(device, dtype=dtype, enabled=enabled):  # as in the experts' forward
                 chunks = torch.split(torch.arange(ctx.num_experts, device=hidden.device), indices.shape[-1])
-                products = [_inner_products(ctx.experts, hidden, gradients[0], chunk) for chunk in chunks]
+                products = [_inner_products(ctx, hidden, gradients[0], chunk) for chunk in chunks]
             dense = torch.cat(products, dim=-1)
-        return dense.to(ctx.dtype).scatter(-1, indices, 0.0), None, None, None
+        return dense.to(ctx.dtype).scatter(-1, indices, 0.0), None, None, None, None
 
 
 def _inner_products(
-    experts: Any, hidden: Float[Tensor, "T D"], gradient: Float[Tensor, "T D"], ids: Int[Tensor, " C"]
+    ctx: Any, hidden: Float[Tensor, "T D"], gradient: Float[Tensor, "T D"], ids: Int[Tensor, " C"]
 ) -> Float[Tensor, "T C"]:
     """`<E_i(x), dL/dy>` of every token for the experts `ids`, by one forward of the family's own experts."""
     rows = hidden.repeat(len(ids), 1)
-    slots = ids.repeat_interleave(len(hidden))[:, None]
-    outputs = experts.forward(rows, slots, rows.new_ones(len(rows), 1))
+    slots, weights = ids.repeat_interleave(len(hidden))[:, None], rows.new_ones(len(rows), 1)
+    if ctx.identity is not None:
+        # LongCat's experts fail on a single slot per token; a second one, of the identity with weight 0, costs nothing.
+        slots, weights = (pad(x, (0, 1), value=v) for x, v in ((slots, ctx.identity), (weights, 0.0)))
+    outputs = ctx.experts.forward(rows, slots, weights)
     return (outputs.view(len(ids), *hidden.shape) * gradient).sum(dim=-1).T
+
+
+def check_mixture(layers: Sequence[MoELayer]) -> None:
+    """Raise `UnsupportedModelError` where the output of the experts is no sum weighed by scores."""
+    for layer in layers:
+        if layer.rule.sparse_gradient_only is not None:
+            raise UnsupportedModelError(
+                f"DenseMixer gives the router the gradient of sum_i q_i E_i(x); {layer.name} "
+                f"({type(layer.router).__name__}): {layer.rule.sparse_gradient_only}. Take another method."
+            )
 
 
 def install_mixture(layer: MoELayer, mixer: Mixer) -> None:
     """Let a counted router train as in the dense mixture; evaluation stays as it is."""
     layer.router.mixer, layer.router.mixture, layer.router.mixture_hook = mixer, None, None
     if mixer == "lean":
-        layer.router.mixture_hook = layer.experts.register_forward_hook(_LeanHook(layer.router))
+        layer.router.mixture_hook = layer.experts.register_forward_hook(_LeanHook(layer.router), always_call=True)
 
 
 def remove_mixture(router: Any) -> None:
@@ -80,23 +101,34 @@ def remove_mixture(router: Any) -> None:
         del router.mixer, router.mixture, router.mixture_hook
 
 
+def forget_mixture(router: Any) -> None:
+    """Let go of a choice that no experts took: its tensors hold the graph of the layers before."""
+    if router.mixer is not None:
+        router.mixture = None
+
+
 class _LeanHook:
-    """After the experts' forward: attach the gradient that belongs to the router's last choice."""
+    """After the experts' forward, also a failed one: attach the gradient that belongs to the router's last choice."""
 
     def __init__(self, router: Any) -> None:
         self.router = router
 
-    def __call__(self, experts: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
-        if self.router.mixture is None:
+    def __call__(self, experts: nn.Module, args: tuple[Any, ...], output: Tensor | None) -> Tensor | None:
+        choice, self.router.mixture = self.router.mixture, None
+        if choice is None or output is None:
             return None
-        (weights, indices), self.router.mixture = self.router.mixture, None
+        weights, indices = choice
         hidden = args[0].reshape(-1, args[0].shape[-1]).detach()
-        return output + LeanMixture.apply(weights, hidden, indices, experts).view_as(output)  # type: ignore[no-untyped-call]
+        identity = self.router.num_experts - 1 if self.router.rule.num_identity(self.router) else None
+        mixed = LeanMixture.apply(weights, hidden, indices, experts, identity)  # type: ignore[no-untyped-call]
+        return output + mixed.view_as(output)
 
 
 def mix(router: Any, logits: Tensor, weights: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
     """What a router with a mixer returns: all experts under `plain`, its own choice under `lean`."""
-    dense = mixture_weights(logits, indices, router.scoring).to(weights.dtype)
+    dense = mixture_weights(logits, indices, router.scoring)
+    dense = (dense if router.gain is None else dense * router.gain).to(weights.dtype)
+    dense = routed_logits(dense, router.scoring)  # shared experts have their weights already
     if router.mixer == "plain":
         return plain_mixture(dense, indices)
     router.mixture = (dense, indices)

@@ -6,6 +6,7 @@ On a CPU it runs `kernels.sorted_experts`; elsewhere, where it cannot be exact, 
 step, stock `grouped_mm`. `sorted_mm_recompute` is the same with less memory and more time.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -85,7 +86,11 @@ def experts_of(module: Any) -> Experts:
     """A transformers experts module as `sorted_experts` takes it."""
     names = ["gate_up_proj" if module.has_gate else "up_proj", "down_proj"]
     names += [f"{name}_bias" for name in names] if module.has_bias else []
-    gate, transposed = gate_of(module), module.is_transposed
+    return with_slices(module, names, gate_of(module), module.is_transposed)
+
+
+def with_slices(module: Any, names: Sequence[str], gate: Gate, transposed: bool) -> Experts:
+    """The fused weights of these names, and the slices that train in their place where there are any."""
     if not isinstance(module, SlicedExperts):
         return Experts(Fused(*(getattr(module, name) for name in names)), gate, transposed)
     read: Any = zip(*map(module.read, names), strict=True)
@@ -99,9 +104,14 @@ def gate_of(module: Any) -> Gate:
         return Gate(module.act_fn)
     # A family's own activation is a method of this name in the contract of `use_experts_implementation`.
     activation = module._apply_gate
-    if activation.__name__ == _STOCK_GATE and isinstance(module.act_fn, nn.SiLU | SiLUActivation):
+    if activation.__name__ == _STOCK_GATE and is_silu(module.act_fn):
         return SwiGlu()
     return Gate(activation)
+
+
+def is_silu(activation: Any) -> bool:
+    """Whether a gate is the usual one, as torch or transformers have it."""
+    return isinstance(activation, nn.SiLU | SiLUActivation)
 
 
 def register_implementation() -> None:

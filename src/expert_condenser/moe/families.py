@@ -7,7 +7,7 @@ A type in `FAMILIES` is supported: the suite attaches to a tiny model of it, tra
 from dataclasses import dataclass
 
 from expert_condenser.moe import rules
-from expert_condenser.moe.rules import Rule
+from expert_condenser.moe.rule import Rule
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ FAMILIES: dict[str, Family] = {
     "bailing_hybrid": Family("BailingHybridTopkRouter", rules.SIGMOID_GROUPED, "mlp.gate"),
     "beam": Family("BeamTopKRouter", rules.SIGMOID_GROUPED_SORTED, "mlp.gate"),
     "cohere2_moe": Family("Cohere2MoeTopKRouter", rules.TOPK_EITHER, "mlp.gate"),
+    "dbrx": Family("DbrxFFN", rules.SOFTMAX_NORM, "ffn"),
     "deepseek_ocr2": Family("DeepseekOcr2TextTopkRouter", rules.SOFTMAX_LIMITED, "mlp.gate"),
     "deepseek_v2": Family("DeepseekV2TopkRouter", rules.SOFTMAX_LIMITED, "mlp.gate"),
     "deepseek_v3": Family("DeepseekV3TopkRouter", rules.SIGMOID_GROUPED, "mlp.gate"),
@@ -42,6 +43,8 @@ FAMILIES: dict[str, Family] = {
     "exaone_moe": Family("ExaoneMoeTopkRouter", rules.SIGMOID_GROUPED, "mlp.gate"),
     "flex_olmo": Family("FlexOlmoTopKRouter", rules.SOFTMAX, "mlp.gate"),
     "flint": Family("FlintTopKRouter", rules.SIGMOID, "mlp.gate"),
+    "gemma4": Family("Gemma4TextRouter", rules.SOFTMAX_PER_EXPERT, "router"),
+    "gemma4_text": Family("Gemma4TextRouter", rules.SOFTMAX_PER_EXPERT, "router"),
     "glm4_moe": Family("Glm4MoeTopkRouter", rules.SIGMOID_GROUPED, "mlp.gate"),
     "glm4_moe_lite": Family("Glm4MoeLiteTopkRouter", rules.SIGMOID_GROUPED, "mlp.gate"),
     "glm4v_moe": Family("Glm4vMoeTextTopkRouter", rules.SIGMOID_GROUPED, "mlp.gate"),
@@ -57,12 +60,17 @@ FAMILIES: dict[str, Family] = {
     "hy_v4": Family("HYV4TopkRouter", rules.SIGMOID_GROUPED, "mlp.gate"),
     "inkling2": Family("Inkling2TopKRouter", rules.SCORED_FLOAT32, "mlp.gate"),
     "inkling2_text": Family("Inkling2TopKRouter", rules.SCORED_FLOAT32, "mlp.gate"),
+    "inkling_mm_model": Family("InklingTopkRouter", rules.SIGMOID_WITH_SHARED, "mlp.gate"),
+    "inkling_text": Family("InklingTopkRouter", rules.SIGMOID_WITH_SHARED, "mlp.gate"),
     "jamba": Family("JambaTopKRouter", rules.SOFTMAX_PLAIN, "feed_forward.router"),
     "kimi_k25": Family("DeepseekV3TopkRouter", rules.SIGMOID_GROUPED, "mlp.gate"),
     "kimi_linear": Family("KimiLinearTopkRouter", rules.SIGMOID_GROUPED, "mlp.gate"),
     "kolibri1": Family("Kolibri1TopKRouter", rules.TOPK_SIGMOID_CORRECTED, "mlp.gate"),
     "laguna": Family("LagunaTopKRouter", rules.SIGMOID_LAGUNA, "mlp.gate"),
     "lfm2_moe": Family("Lfm2MoeTopKRouter", rules.SIGMOID_LFM2, "feed_forward.gate"),
+    "llama4": Family("Llama4Router", rules.SIGMOID_OF_INPUT, "feed_forward.router"),
+    "llama4_text": Family("Llama4Router", rules.SIGMOID_OF_INPUT, "feed_forward.router"),
+    "longcat_flash": Family("LongcatFlashTopkRouter", rules.SOFTMAX_IDENTITY, "mlp.router"),
     "mellum": Family("MellumTopKRouter", rules.SOFTMAX, "mlp.gate"),
     "mimo_v2_flash": Family("MiMoV2FlashTopkRouter", rules.SIGMOID_GROUPED, "mlp.gate"),
     "minimax": Family("MiniMaxTopKRouter", rules.SOFTMAX_FLOAT32, "mlp.gate"),
@@ -74,7 +82,9 @@ FAMILIES: dict[str, Family] = {
     "mixtral": Family("MixtralTopKRouter", rules.SOFTMAX_FLOAT32, "mlp.gate"),
     "muse_spark": Family("MuseSparkTopkRouter", rules.SIGMOID_MUSE, "mlp.gate"),
     "nemotron_h": Family("NemotronHTopkRouter", rules.SIGMOID_GROUPED, "mixer.gate"),
+    "nemotron_h_omni": Family("NemotronHTopkRouter", rules.SIGMOID_GROUPED, "mixer.gate"),
     "olmoe": Family("OlmoeTopKRouter", rules.SOFTMAX, "mlp.gate"),
+    "phimoe": Family("PhimoeTopKRouter", rules.SPARSE_MIXER, "mlp.router"),
     "qwen2_moe": Family("Qwen2MoeTopKRouter", rules.SOFTMAX, "mlp.gate"),
     "qwen3_5_moe_text": Family("Qwen3_5MoeTopKRouter", rules.SOFTMAX_NORMALIZED, "mlp.gate"),
     "qwen3_5_moe": Family("Qwen3_5MoeTopKRouter", rules.SOFTMAX_NORMALIZED, "mlp.gate"),
@@ -90,24 +100,14 @@ FAMILIES: dict[str, Family] = {
 }
 
 REFUSED: dict[str, str] = {
-    "dbrx": "its router returns logits only; the choice is made inside the block of experts",
     "diffusion_gemma": "it is trained by denoising blocks of text, not by predicting the next token",
-    "doge": "its experts are retrieved from a product-key grid, without a router that returns a choice",
-    "gemma4": "its router returns probabilities in place of logits, and scales each expert by a learnt factor",
-    "gemma4_text": "its router returns probabilities in place of logits, and scales each expert by a learnt factor",
-    "inkling_mm_model": "its router normalises the weights of routed and shared experts together",
-    "inkling_text": "its router normalises the weights of routed and shared experts together",
+    "doge": "its experts are rows of an embedding, retrieved by the sum of two keys: there is no logit per expert",
     "jetmoe": "its routers return tokens already sorted by expert, for the attention as well",
-    "llama4": "its block computes every expert on every token; the router returns no choice",
-    "llama4_text": "its block computes every expert on every token; the router returns no choice",
-    "longcat_flash": "some of its routed experts are the identity, without weights",
-    "nemotron_h_omni": "TRL needs hidden states of the language model inside, which returns logits instead",
     "nllb-moe": "its router drops tokens by expert capacity, and it is an encoder-decoder",
     "openai_privacy_filter": "it classifies tokens and generates no text",
-    "phimoe": "its router (SparseMixer) draws experts at random while it trains, with a gradient of its own",
     "qwen3_omni_moe": "it is a text model and a speech model in one; load its thinker (qwen3_omni_moe_thinker)",
     "switch_transformers": "its router drops tokens by expert capacity, and it is an encoder-decoder",
     "vitpose_backbone": "it estimates poses in images and generates no text",
-    "zaya": "its router may skip the experts of a layer and passes its own state on to the next layer",
+    "zaya": "a token that skips the experts is handed on as expert 0 of weight 0; the router has a state across layers",
 }
 """Model types with experts whose routing does not fit, with the reason."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from expert_condenser.errors import UnsupportedModelError
 from expert_condenser.functional.scoring import Scoring
 from expert_condenser.moe.families import FAMILIES, REFUSED
-from expert_condenser.moe.rules import Rule
+from expert_condenser.moe.rule import Rule
 
 MODEL_TYPE_PREFIX = "condenser_"
 """Own model types are the family's with this prefix: `condenser_olmoe`."""
@@ -30,6 +30,24 @@ class MoELayer:
     rule: Rule
     block: str
     """Qualified name of the module that holds router and experts, such as `model.layers.0.mlp`."""
+
+    @property
+    def gate(self) -> str:
+        """Qualified name of the module with the router's weights: the router, or that in it where the block chooses."""
+        return f"{self.name}.router" if self.rule.handover.in_block else outermost(self.name)
+
+    @property
+    def shared(self) -> str:
+        """Qualified name of the module whose other parts are shared experts.
+
+        It is the block; where router and experts sit in the decoder layer itself, the MLP that runs beside them.
+        """
+        return f"{self.block}.mlp" if self.block.rpartition(".")[2].isdigit() else self.block
+
+    @property
+    def num_weighted(self) -> int:
+        """How many of the E experts, the first ones, have weights; the others are the identity."""
+        return self.num_experts - self.rule.num_identity(self.router)
 
     @property
     def scoring(self) -> Scoring:
@@ -105,11 +123,12 @@ def _rule_of(module: nn.Module) -> Rule | None:
 
 def _layer(name: str, router: Any, modules: dict[str, Any], rule: Rule) -> MoELayer:
     """The layer of a router; between it and its block may be the wrappers of an adapter (`gate.base_layer`)."""
-    block = outermost(name).rpartition(".")[0]
+    block = outermost(name) if rule.handover.in_block else outermost(name).rpartition(".")[0]
     experts = getattr(modules[block], "experts", None)
     if experts is None:
         raise UnsupportedModelError(f"a router has its experts beside it, as {block}.experts; {name} has none there")
-    return MoELayer(name, router, experts, int(router.num_experts), int(router.top_k), rule, block)
+    num_experts, top_k = rule.sizes(router)
+    return MoELayer(name, router, experts, int(num_experts), int(top_k), rule, block)
 
 
 def outermost(name: str) -> str:
@@ -120,10 +139,16 @@ def outermost(name: str) -> str:
 
 
 def expert_norms(layer: MoELayer) -> Tensor:
-    """Frobenius norm of all weights of every expert, `(E,)` float32, for the rule `smallest_norm` (ES-Mag)."""
+    """Frobenius norm of all weights of every expert, `(E,)` float32, for the rule `smallest_norm` (ES-Mag).
+
+    That of an expert that is the identity is 0, whatever rows of a fused weight are left for it.
+    """
+    sizes = (layer.num_experts, layer.num_weighted)
+    weights = [parameter.detach() for parameter in layer.experts.parameters() if parameter.dim() > 1]
+    if layer.rule.stacked_experts:
+        weights = [weight.view(layer.num_experts, -1) for weight in weights]
     squares = [
-        parameter.detach().float().pow(2).flatten(1).sum(dim=1)
-        for parameter in layer.experts.parameters()
-        if parameter.dim() > 1 and len(parameter) == layer.num_experts
+        weight[: layer.num_weighted].float().pow(2).flatten(1).sum(dim=1) for weight in weights if len(weight) in sizes
     ]
-    return torch.stack(squares).sum(dim=0).sqrt()
+    norms = torch.stack(squares).sum(dim=0).sqrt()
+    return torch.nn.functional.pad(norms, (0, layer.num_experts - layer.num_weighted))

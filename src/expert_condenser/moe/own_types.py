@@ -7,7 +7,6 @@ registered with the Auto classes when this module is imported; the classes of a 
 import copy
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,11 +19,14 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING, AutoConf
 from expert_condenser.errors import CheckpointError
 from expert_condenser.functional.routing import RoutingConfig
 from expert_condenser.moe.attachment import Attachment
+from expert_condenser.moe.backbone import lend_backbone
 from expert_condenser.moe.families import FAMILIES
 from expert_condenser.moe.layers import MODEL_TYPE_PREFIX, decoder_of, family_name, moe_layers
 from expert_condenser.moe.router import set_policy
+from expert_condenser.moe.state import check_layers, check_saved_ids, make_section, read_section
 
-GUARDED_FIELD = "hidden_size"
+GUARDED_FIELDS = ("hidden_size", "d_model")
+"""The width of a text model, by the names that families save it under."""
 NOTICE = "(the routing of this model needs: pip install expert-condenser)"
 
 
@@ -38,12 +40,13 @@ class CondenserModel:  # in front of a PreTrainedModel
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)  # type: ignore[call-arg]
-        install_policy(self, RoutingConfig(**config.condenser["routing"]))  # type: ignore[arg-type]
-        make_room(self, config.condenser["condensers_per_layer"])  # type: ignore[arg-type]
+        policy, condensers_per_layer = read_section(config.condenser, moe_layers(self))  # type: ignore[arg-type]
+        install_policy(self, policy)  # type: ignore[arg-type]
+        make_room(self, condensers_per_layer)  # type: ignore[arg-type]
 
     @classmethod
     def from_pretrained(cls, path: Any, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers, and strict: raises `CheckpointError` where a router tensor or a weight is missing."""
+        """As in transformers, and strict: raises `CheckpointError` where a tensor is missing or a router's is wrong."""
         with_info = kwargs.pop("output_loading_info", False)
         kwargs["ignore_mismatched_sizes"] = True  # so that they are listed; they are refused below
         model, info = super().from_pretrained(path, *args, output_loading_info=True, **kwargs)  # type: ignore[misc]
@@ -56,6 +59,8 @@ class CondenserModel:  # in front of a PreTrainedModel
                 f"{path} is not a whole checkpoint of {cls.__name__}: {found}. Nothing is filled in: save it again, "
                 "or start from the base model."
             )
+        check_saved_ids(path)
+        check_layers(moe_layers(model))
         return (model, info) if with_info else model
 
     @classmethod
@@ -84,7 +89,8 @@ class CondenserConfig:  # in front of a PreTrainedConfig
         path = Path(save_directory) / "config.json"
         content = json.loads(path.read_text())
         section = content.get("text_config", content)
-        section[GUARDED_FIELD] = f"{section[GUARDED_FIELD]} {NOTICE}"
+        field = next(name for name in GUARDED_FIELDS if name in section)
+        section[field] = f"{section[field]} {NOTICE}"
         path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
     @classmethod
@@ -100,23 +106,29 @@ class CondenserConfig:  # in front of a PreTrainedConfig
         """As in transformers, with the notice taken away."""
         config_dict = copy.deepcopy(config_dict)
         section = config_dict.get("text_config", config_dict)
-        if isinstance(guarded := section.get(GUARDED_FIELD), str):
-            section[GUARDED_FIELD] = int(guarded.removesuffix(NOTICE))
+        for field in GUARDED_FIELDS:
+            if isinstance(guarded := section.get(field), str):
+                section[field] = int(guarded.removesuffix(NOTICE))
         return super().from_dict(config_dict, **kwargs)  # type: ignore[misc]
 
 
 def install_policy(model: nn.Module, policy: RoutingConfig | None) -> None:
-    """Give every router of `model` the policy, and the hooks on its decoder."""
+    """Give every router of `model` the policy, its decoder the hooks, and trainers a base model."""
     layers = moe_layers(model)
-    attachment = Attachment(decoder_of(model, layers), [layer.router for layer in layers], policy)
+    decoder = decoder_of(model, layers)
+    attachment = Attachment(decoder, [layer.router for layer in layers], policy)
+    lend_backbone(causal_lm(model), decoder)
     for layer in layers:
         set_policy(layer.router, layer.rule, attachment)
 
 
 def make_room(model: nn.Module, condensers_per_layer: Sequence[int]) -> None:
-    """Give every router a tensor for that many condensers, to be filled from a checkpoint."""
+    """Give every router a tensor for that many condensers, to be filled from a checkpoint.
+
+    Until then it holds E, which is no expert: a router whose condensers nobody filled in fails.
+    """
     for layer, count in zip(moe_layers(model), condensers_per_layer, strict=True):
-        layer.router.condenser_ids = layer.router.condenser_ids.new_zeros(count)
+        layer.router.condenser_ids = layer.router.condenser_ids.new_full((count,), layer.num_experts)
 
 
 @cache
@@ -195,12 +207,25 @@ def causal_lm(model: nn.Module) -> Any:
     return next((m for m in found if isinstance(m, stock_class(family_name(m)))), None)
 
 
+def own_config(model: nn.Module, inner: Any) -> None:
+    """Give `inner` in `model` a config of its own: a copy, in every module that holds it or a part of it.
+
+    Models may share one config object; what is noted in it is of one model.
+    """
+    copies: dict[int, Any] = {}
+    copy.deepcopy(inner.config, copies)
+    for module in model.modules():
+        for name, value in list(vars(module).items()):
+            if isinstance(value, transformers.PreTrainedConfig) and id(value) in copies:
+                setattr(module, name, copies[id(value)])
+
+
 def adopt(model: Any, policy: RoutingConfig) -> None:
     """Make a family's CausalLM one of our own type, in place, so that it is saved as what it is."""
     model_type = model.config.model_type
     model.__class__ = own_model_class(model_type)
     model.config.__class__ = own_config_class(model_type)
-    model.config.condenser = {"routing": asdict(policy), "condensers_per_layer": [0] * len(moe_layers(model))}
+    model.config.condenser = make_section(policy, [0] * len(moe_layers(model)))
 
 
 def release(model: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from torch import nn
 
 from expert_condenser.errors import TrainingError
-from expert_condenser.moe.layers import MoELayer, outermost
+from expert_condenser.moe.layers import MoELayer
 
 Group = Literal["router", "routed experts", "shared experts", "attention", "embeddings", "norms", "other"]
 RouterMode = Literal["train", "freeze", "lora"]
@@ -91,7 +91,7 @@ def _under(name: str, module: str) -> bool:
 def _group(name: str, layers: Sequence[MoELayer], embeddings: set[str], norms: set[str]) -> Group:
     if _OTHER_TOWERS.search(name):
         return "other"
-    if _CORRECTION.search(name) or any(_under(name, outermost(layer.name)) for layer in layers):
+    if _CORRECTION.search(name) or any(_under(name, layer.gate) for layer in layers):
         return "router"
     if any(_under(name, f"{layer.block}.experts") for layer in layers):
         return "routed experts"
@@ -103,7 +103,7 @@ def _group(name: str, layers: Sequence[MoELayer], embeddings: set[str], norms: s
         return "norms"
     if _ATTENTION.search(name):
         return "attention"
-    if any(_under(name, layer.block) for layer in layers):
+    if any(_under(name, layer.shared) for layer in layers):
         return "shared experts"
     return "other"
 
@@ -119,4 +119,6 @@ def _embeddings(model: nn.Module) -> set[str]:
 
 
 def _norms(model: nn.Module) -> set[str]:
-    return {name for name, module in model.named_modules() if "Norm" in type(module).__name__}
+    # Some norms hold others; `DbrxNormAttentionNorm` holds attention.
+    named = {name: module for name, module in model.named_modules() if "Norm" in type(module).__name__}
+    return {name for name, module in named.items() if not any(isinstance(m, nn.Linear) for m in module.modules())}

@@ -4,86 +4,14 @@ Nothing here is guessed: the suite compares every family's rule with the family'
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 from expert_condenser.functional.scoring import Scoring
-
-
-@dataclass(frozen=True)
-class Rule:
-    """How a router class computes; `router` is an instance of it."""
-
-    description: str
-    logits: Callable[[Any, Tensor], Tensor]
-    """`(router, hidden) -> (T, E)`, in the dtype that the family computes them in."""
-    scoring: Callable[[Any], Scoring]
-    correction: Callable[..., Tensor | None] | None = None
-    """The family's own bias on the scores, `(router, what else the block passes) -> (E,)`, where it has one."""
-    weights_like_hidden: bool = False
-    """Whether weights come back in the dtype of the hidden states rather than that of the logits."""
-
-
-# --- logits ---
-
-
-def _flat(hidden: Tensor) -> Tensor:
-    return hidden.reshape(-1, hidden.shape[-1])
-
-
-def _linear(router: Any, hidden: Tensor) -> Tensor:
-    return linear(_flat(hidden), router.weight)
-
-
-def _linear_with_bias(router: Any, hidden: Tensor) -> Tensor:
-    return linear(_flat(hidden), router.weight, router.bias)
-
-
-def _linear_in_float32(router: Any, hidden: Tensor) -> Tensor:
-    return linear(_flat(hidden).float(), router.weight.float())
-
-
-def _kolibri_linear(router: Any, hidden: Tensor) -> Tensor:
-    flat = _flat(hidden)
-    if flat.is_cuda and flat.dtype == router.weight.dtype and not torch.is_grad_enabled():
-        return torch.mm(flat, router.weight.t(), out_dtype=torch.float32)  # as the family does when it infers
-    return _linear_in_float32(router, hidden)
-
-
-def _linear_without_autocast(router: Any, hidden: Tensor) -> Tensor:
-    with torch.autocast(hidden.device.type, enabled=False):
-        return _linear_in_float32(router, hidden)
-
-
-def _linear_to_float32(router: Any, hidden: Tensor) -> Tensor:
-    return _linear(router, hidden).float()
-
-
-def _linear_like_weight(router: Any, hidden: Tensor) -> Tensor:
-    return linear(_flat(hidden).to(router.weight.dtype), router.weight)
-
-
-def _softcapped(router: Any, hidden: Tensor) -> Tensor:
-    logits, cap = _linear_to_float32(router, hidden), router.router_logit_softcapping
-    return torch.tanh(logits / cap) * cap if cap > 0 else logits
-
-
-def _multiplied(router: Any, hidden: Tensor) -> Tensor:
-    return _linear_in_float32(router, hidden) * router.output_multiplier
-
-
-def _afmoe_gate(router: Any, hidden: Tensor) -> Tensor:
-    return router.gate(_flat(hidden)).to(torch.float32)
-
-
-def _hunyuan_gate(router: Any, hidden: Tensor) -> Tensor:
-    flat = _flat(hidden)
-    return router.wg(flat.float() if router.wg.weight.dtype == torch.float32 else flat)
-
+from expert_condenser.moe import handover, projections
+from expert_condenser.moe.rule import Rule
 
 # --- native corrections ---
 
@@ -168,6 +96,12 @@ def _scaled_sigmoid(scale: str, epsilon: float = 1e-20, **options: Any) -> Calla
     return scoring
 
 
+def _sparse_mixer(router: Any) -> Scoring:
+    return Scoring(
+        function="sparse_mixer", jitter=router.router_jitter_noise, weights_in_float32=True, takes_twice=False
+    )
+
+
 def _scored_by(router: Any) -> Scoring:
     """DeepSeek-V4 names its score function in the config."""
     function = {"Sigmoid": "sigmoid", "SqrtSoftplus": "sqrtsoftplus"}
@@ -185,107 +119,170 @@ def _cohere2(router: Any) -> Scoring:
     )
 
 
+def _dbrx(block: Any) -> Scoring:
+    order = block.moe_normalize_expert_weights
+    return Scoring(float32=False, normalize=order is not None, norm_order=order, weights_in_float32=True)
+
+
 # --- the rules ---
 
-SOFTMAX = Rule("softmax, renormalised if norm_topk_prob", _linear, lambda r: Scoring(normalize=r.norm_topk_prob))
-SOFTMAX_PLAIN = Rule("softmax", _linear, _constant(weights_in_float32=True), weights_like_hidden=True)
-SOFTMAX_NORMALIZED = Rule("softmax, renormalised", _linear, _constant(normalize=True))
-SOFTMAX_HUNYUAN = Rule("softmax, renormalised", _hunyuan_gate, _constant(normalize=True))
-SOFTMAX_FLOAT32 = Rule(
-    "softmax, renormalised, float32 weights", _linear, _constant(normalize=True, weights_in_float32=True)
+SOFTMAX = Rule(
+    "softmax, renormalised if norm_topk_prob", projections.plain, lambda r: Scoring(normalize=r.norm_topk_prob)
 )
-SOFTMAX_LIMITED = Rule("softmax, group-limited by the best of a group, scaled", _linear_in_float32, _deepseek_v2)
-SOFTMAX_GROUPED = Rule("softmax, group-limited by the two best of a group", _linear, _softmax_grouped)
+SOFTMAX_PLAIN = Rule("softmax", projections.plain, _constant(weights_in_float32=True), weights_like_hidden=True)
+SOFTMAX_NORMALIZED = Rule("softmax, renormalised", projections.plain, _constant(normalize=True))
+SOFTMAX_HUNYUAN = Rule("softmax, renormalised", projections.hunyuan, _constant(normalize=True))
+SOFTMAX_FLOAT32 = Rule(
+    "softmax, renormalised, float32 weights", projections.plain, _constant(normalize=True, weights_in_float32=True)
+)
+SOFTMAX_PER_EXPERT = Rule(
+    "softmax, renormalised, times a learnt factor per expert",
+    projections.gemma4,
+    _constant(normalize=True, weights_in_float32=True),
+    sizes=lambda router: (router.config.num_experts, router.config.top_k_experts),
+    gain=lambda router: router.per_expert_scale,
+    returned=lambda logits: torch.softmax(logits, dim=-1, dtype=torch.float32),
+)
+SOFTMAX_NORM = Rule(
+    "softmax, divided by a norm of the chosen, in the block",
+    projections.none,
+    _dbrx,
+    sizes=lambda block: (block.experts.num_experts, vars(block)["top_k"]),
+    handover=handover.BLOCK,
+    stacked_experts=True,
+)
+SOFTMAX_LIMITED = Rule("softmax, group-limited by the best of a group, scaled", projections.in_float32, _deepseek_v2)
+SOFTMAX_GROUPED = Rule("softmax, group-limited by the two best of a group", projections.plain, _softmax_grouped)
 SOFTMAX_GROUPED_FLOAT32 = Rule(
-    "softmax, group-limited by the two best of a group", _linear_in_float32, _softmax_grouped
+    "softmax, group-limited by the two best of a group", projections.in_float32, _softmax_grouped
 )
 SOFTMAX_CORRECTED = Rule(
     "softmax with native correction bias, renormalised",
-    _linear_without_autocast,
+    projections.without_autocast,
     lambda router: Scoring(normalize=True, sum_minimum=router.norm_min),
     _moe_statics,
     weights_like_hidden=True,
 )
+SOFTMAX_IDENTITY = Rule(
+    "softmax with native correction bias, scaled; the last experts are the identity",
+    projections.longcat,
+    lambda router: Scoring(float32=None, scale=router.routed_scaling_factor, sorted_slots=False),
+    _own_correction,
+    sizes=lambda router: (router.n_routed_experts, vars(router)["top_k"]),
+    num_identity=lambda router: router.n_routed_experts - vars(router)["num_experts"],
+)
 TOPK_SOFTMAX = Rule(
     "softmax over the chosen logits",
-    _linear,
+    projections.plain,
     _constant(function="topk_softmax", float32=None, weights_in_float32=True),
 )
 TOPK_SOFTMAX_BIASED = Rule(
     "softmax over the chosen logits; linear with bias",
-    _linear_with_bias,
+    projections.with_bias,
     _constant(function="topk_softmax", float32=False),
 )
 TOPK_SOFTMAX_FLOAT32 = Rule(
     "softmax over the chosen logits, in float32",
-    _linear_to_float32,
+    projections.to_float32,
     _constant(function="topk_softmax"),
     weights_like_hidden=True,
 )
-TOPK_EITHER = Rule("softmax over the chosen logits, or sigmoid of them", _linear, _cohere2, weights_like_hidden=True)
+TOPK_EITHER = Rule(
+    "softmax over the chosen logits, or sigmoid of them", projections.plain, _cohere2, weights_like_hidden=True
+)
 TOPK_SIGMOID_CORRECTED = Rule(
     "logits with native correction bias, sigmoid of the chosen",
-    _kolibri_linear,
+    projections.kolibri,
     lambda router: Scoring(
         function="topk_sigmoid", float32=False, normalize=router.norm_topk_prob, weights_in_float32=True
     ),
     _own_correction,
 )
+SIGMOID_OF_INPUT = Rule(
+    "logits choose, sigmoid weighs the input of the expert",
+    projections.plain,
+    _constant(function="sigmoid", by_logits=True, takes_twice=False),
+    sparse_gradient_only="it weighs the input of an expert, so that the output is no sum weighed by scores",
+    handover=handover.SCORES,
+)
+SPARSE_MIXER = Rule(
+    "SparseMixer: each expert a softmax over those near the largest logit left",
+    projections.phimoe,
+    _sparse_mixer,
+    sizes=lambda router: (vars(router)["num_experts"], 2),
+    fixed_top_k=2,
+    sparse_gradient_only="SparseMixer has a gradient of its own for the router, and no weight for an expert not chosen",
+)
 SIGMOID = Rule(
     "sigmoid, renormalised if norm_topk_prob",
-    _linear_without_autocast,
+    projections.without_autocast,
     lambda router: Scoring(function="sigmoid", normalize=router.norm_topk_prob),
 )
 SIGMOID_GROUPED = Rule(
     "sigmoid with native correction bias, group-limited by the two best of a group, scaled",
-    _linear_in_float32,
+    projections.in_float32,
     _grouped("sigmoid"),
     _own_correction,
 )
 SIGMOID_GROUPED_SORTED = Rule(
-    SIGMOID_GROUPED.description, _linear_in_float32, _grouped("sigmoid", sorted_slots=True), _own_correction
+    SIGMOID_GROUPED.description, projections.in_float32, _grouped("sigmoid", sorted_slots=True), _own_correction
 )
 SIGMOID_CORRECTED = Rule(
     "sigmoid with native correction bias, renormalised, float32 weights",
-    _linear_like_weight,
+    projections.like_weight,
     _constant(function="sigmoid", normalize=True, weights_in_float32=True, sorted_slots=False),
     _own_correction,
 )
 SIGMOID_CORRECTED_BY_BLOCK = Rule(
-    SIGMOID_CORRECTED.description, _linear_like_weight, SIGMOID_CORRECTED.scoring, _passed_correction
+    SIGMOID_CORRECTED.description, projections.like_weight, SIGMOID_CORRECTED.scoring, _passed_correction
 )
 SIGMOID_SCALED_BY_BLOCK = Rule(
     "sigmoid with native correction bias, renormalised, scaled",
-    _linear_in_float32,
+    projections.in_float32,
     _scaled_sigmoid("router_scaling_factor"),
     _passed_correction,
 )
 SIGMOID_AFMOE = Rule(
     SIGMOID_SCALED_BY_BLOCK.description,
-    _afmoe_gate,
+    projections.afmoe,
     _scaled_sigmoid("route_scale", sorted_slots=True),
     _passed_correction,
 )
 SIGMOID_LFM2 = Rule(
-    "sigmoid with native correction bias if use_expert_bias, scaled", _linear, _lfm2, _passed_correction
+    "sigmoid with native correction bias if use_expert_bias, scaled", projections.plain, _lfm2, _passed_correction
 )
 SIGMOID_MUSE = Rule(
     SIGMOID_SCALED_BY_BLOCK.description,
-    _multiplied,
+    projections.multiplied,
     _scaled_sigmoid("routed_scaling_factor", epsilon=1e-15),
     _own_correction,
 )
+SIGMOID_WITH_SHARED = Rule(
+    "sigmoid with native correction bias, renormalised with the shared experts, times a learnt factor",
+    projections.without_autocast,
+    lambda router: Scoring(
+        function="sigmoid",
+        in_logs=True,
+        normalize=True,
+        num_shared=router.n_shared_experts,
+        scale=router.route_scale,
+        sorted_slots=False,
+    ),
+    lambda router: router.e_score_correction_bias.float(),
+    weights_like_hidden=True,
+    gain=lambda router: router.global_scale.float(),
+)
 SIGMOID_LAGUNA = Rule(
     "sigmoid of soft-capped logits with native correction bias, renormalised",
-    _softcapped,
+    projections.softcapped,
     _constant(function="sigmoid", normalize=True),
     _own_correction,
     weights_like_hidden=True,
 )
 SCORED = Rule(
     "sigmoid or sqrt(softplus) with native correction bias, renormalised, scaled",
-    _linear,
+    projections.plain,
     _scored_by,
     _own_correction,
 )
-SCORED_FLOAT32 = Rule(SCORED.description, _linear_in_float32, _scored_by, _own_correction)
+SCORED_FLOAT32 = Rule(SCORED.description, projections.in_float32, _scored_by, _own_correction)

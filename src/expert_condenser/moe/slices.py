@@ -81,6 +81,7 @@ def train_slices(layer: MoELayer, ids: Sequence[int]) -> None:
     setattr(experts, SLICES, nn.ParameterDict(slices))
     experts.register_state_dict_pre_hook(lambda module, prefix, keep_vars: module.write_back())
     experts.register_state_dict_post_hook(_drop_slices)
+    experts.register_load_state_dict_pre_hook(lambda module, *_: module.write_back())  # a load may be of other weights
     experts.register_load_state_dict_post_hook(_reread_slices)
 
 
@@ -101,7 +102,8 @@ def fused_names(layer: MoELayer) -> tuple[str, ...]:
     Raises `TrainingError` where there are others, which no slice could train.
     """
     parameters = dict(layer.experts.named_parameters(recurse=False))
-    names = tuple(name for name, value in parameters.items() if len(value) == layer.num_experts)
+    sizes = (layer.num_experts, layer.num_weighted)  # a family may leave rows for experts that are the identity
+    names = tuple(name for name, value in parameters.items() if len(value) in sizes)
     rest = sorted({name for name, _ in layer.experts.named_parameters()} - set(names))
     if rest or not names:
         raise TrainingError(
@@ -112,9 +114,9 @@ def fused_names(layer: MoELayer) -> tuple[str, ...]:
 
 
 def _check(layer: MoELayer, ids: Sequence[int]) -> None:
-    if len(set(ids)) != len(ids) or any(not 0 <= i < layer.num_experts for i in ids):
+    if len(set(ids)) != len(ids) or any(not 0 <= i < layer.num_weighted for i in ids):
         raise TrainingError(
-            f"{layer.name}: the experts to train are distinct ids in 0..{layer.num_experts - 1}; got {list(ids)}"
+            f"{layer.name}: the experts to train are distinct ids in 0..{layer.num_weighted - 1}; got {list(ids)}"
         )
 
 
@@ -139,7 +141,7 @@ def _drop_slices(module: Any, state: dict[str, Any], prefix: str, metadata: Any)
 
 
 def _reread_slices(module: Any, keys: Any) -> None:
-    """After a load: the slices are those of the fused weights that were loaded."""
+    """After a load: the slices are those of the fused weights, of the loaded ones where there were any."""
     keys.missing_keys[:] = [key for key in keys.missing_keys if f".{SLICES}." not in key]
     with torch.no_grad():
         for name, slices in getattr(module, SLICES).items():

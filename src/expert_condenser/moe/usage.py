@@ -9,7 +9,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from expert_condenser.functional.routing import count_usage
-from expert_condenser.moe.layers import decoder_of, moe_layers
+from expert_condenser.moe.choices import on_choice
+from expert_condenser.moe.handover import Choice
+from expert_condenser.moe.layers import MoELayer, decoder_of, moe_layers
 
 
 class Usage(NamedTuple):
@@ -28,27 +30,31 @@ def measure_usage(model: Any, tokenizer: Any, rows: Sequence[list[int]], *, batc
     usage = Usage(torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.float64))
     training = model.training
     model.eval()
-    for start in range(0, len(rows), batch_size):
-        batch = tokenizer.pad({"input_ids": list(rows[start : start + batch_size])}, return_tensors="pt")
-        inputs = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask")}
-        mask = inputs["attention_mask"].reshape(-1)
-        hooks = [
-            layer.router.register_forward_hook(partial(_count, usage=usage, index=index, mask=mask))
-            for index, layer in enumerate(layers)
-        ]
-        try:
-            decoder(**inputs, use_cache=False)
-        finally:
-            for hook in hooks:
-                hook.remove()
-    model.train(training)
+    try:
+        for start in range(0, len(rows), batch_size):
+            batch = tokenizer.pad({"input_ids": list(rows[start : start + batch_size])}, return_tensors="pt")
+            inputs = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask")}
+            _add_batch(decoder, layers, inputs, usage)
+    finally:
+        model.train(training)
     return usage
 
 
-def _count(
-    router: Any, args: Any, output: tuple[Tensor, Tensor, Tensor], *, usage: Usage, index: int, mask: Tensor
-) -> None:
-    _, weights, indices = output
+def _add_batch(decoder: Any, layers: Sequence[MoELayer], inputs: dict[str, Tensor], usage: Usage) -> None:
+    mask = inputs["attention_mask"].reshape(-1)
+    stops = [
+        on_choice(layer, partial(_count, usage=usage, index=index, mask=mask)) for index, layer in enumerate(layers)
+    ]
+    try:
+        decoder(**inputs, use_cache=False)
+    finally:
+        for stop in stops:
+            stop()
+
+
+def _count(choice: Choice, *, usage: Usage, index: int, mask: Tensor) -> None:
+    weights, indices = choice.weights, choice.indices
+    mask = mask.to(indices.device)  # layers may be spread over devices
     real = mask != 0
     usage.counts[index] += count_usage(indices, usage.counts.shape[1], mask).cpu()
-    usage.gate_mass[index].index_add_(0, indices[real].reshape(-1).cpu(), weights[real].reshape(-1).double().cpu())
+    usage.gate_mass[index].index_add_(0, indices[real].reshape(-1).cpu(), weights[real].reshape(-1).cpu().double())

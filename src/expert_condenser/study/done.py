@@ -64,7 +64,7 @@ def _asked(cell: Cell) -> dict[str, Any]:
     """The options that the study sets for a run, by their names of today."""
     try:
         recipe = {} if cell.study.recipe is None else yaml.safe_load(cell.study.recipe.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise EvaluationError(f"`recipe` names a YAML file; {cell.study.recipe}: {error}") from error
     return {canonical(str(name)): value for name, value in {**recipe, **cell.study.options, **cell.options}.items()} | {
         "seed": cell.seed

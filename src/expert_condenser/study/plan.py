@@ -32,6 +32,7 @@ import yaml
 
 from expert_condenser.errors import EvaluationError
 from expert_condenser.evaluation.results import RESULTS, Results
+from expert_condenser.files import local_path
 
 _OWN = {"model", "model_name_or_path", "output_dir", "seed", "overwrite", "resume"}
 
@@ -130,16 +131,20 @@ def read_study(path: Path) -> Study:
     """The study in a YAML file. Raises `EvaluationError` on a wrong key or a wrong kind of value."""
     try:
         content = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise EvaluationError(f"a study is a YAML file; {path}: {error}") from error
     content = _keys_of(Study, content, str(path))
     evaluation = _keys_of(Evaluation, content["evaluate"], f"{path}, evaluate")
     _check_values(content, evaluation, path)
     for key in ("recipe", "tuned_by"):
         if content.get(key) is not None:
-            content[key] = path.parent / content[key]
+            content[key] = path.parent / local_path(content[key])
     content["seeds"] = tuple(content["seeds"])
+    if evaluation.get("data") is not None:
+        evaluation["data"] = str(local_path(evaluation["data"]))
     content["evaluate"] = Evaluation(**evaluation)
+    if str(content["base"]).startswith("~"):
+        content["base"] = str(local_path(content["base"]))
     if str(content["base"]).startswith("."):
         content["base"] = os.path.normpath(path.parent / content["base"])
     return Study(**content)

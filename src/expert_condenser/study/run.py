@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import wait
@@ -11,7 +10,6 @@ from statistics import mean
 from typing import Any
 
 import torch
-import yaml
 
 from expert_condenser.checkpoint.load import load_tokenizer, resolve_model
 from expert_condenser.errors import EvaluationError, FailedRunError
@@ -20,11 +18,16 @@ from expert_condenser.evaluation.prompts import check_template
 from expert_condenser.evaluation.results import RESULTS, Results
 from expert_condenser.evaluation.settings import fingerprints
 from expert_condenser.evaluation.tasks import load_tasks
+from expert_condenser.ownership import ending_on_sigterm
 from expert_condenser.study.cells import is_done_as_asked, recipe_of
+from expert_condenser.study.folder import STUDY_KIND, check_inputs, claim
 from expert_condenser.study.plan import Cell, Study, read_study
 from expert_condenser.study.worker import run_cell
+from expert_condenser.workfolder import WorkFolder
 
 _PRELOADED = ["expert_condenser.study.worker"]
+_PATIENCE = 10.0
+"""Seconds in which a run that is asked to end can do so."""
 
 
 class Progress:
@@ -95,30 +98,51 @@ def run_study(
     for cell in cells[1:]:
         recipe_of(cell, root)
     questions = _questions(study)
-    _claim(path, root)
+    check_inputs(study, cells, root)
     devices = _devices(workers)
-    progress = Progress(root, cells, questions, len(devices))
+    with ending_on_sigterm(), WorkFolder(root, STUDY_KIND) as place:
+        claim(path, root)
+        place.mark()
+        progress = Progress(root, cells, questions, len(devices))
+        _run_all(progress, devices, show)
+    if progress.failed:
+        logs = ", ".join(str((root / folder).with_suffix(".log")) for folder in progress.failed)
+        raise FailedRunError(f"{len(progress.failed)} of {len(cells)} runs failed; see {logs}, then run this again")
+
+
+def _run_all(progress: Progress, devices: Sequence[str | None], show: Callable[[Progress, Cell], None]) -> None:
+    """Every cell that waits, one process each, as many at a time as there are devices; none outlives this function."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED)
     threads = max(1, (os.cpu_count() or 1) // len(devices))
     running: dict[Any, tuple[Cell, Any, str | None]] = {}
     free = list(devices)
-    while progress.waiting() or running:
-        while free and (queue := progress.waiting()):
-            cell, device = queue[0], free.pop(0)
-            process = context.Process(target=run_cell, args=(cell, root, device, threads))
-            process.start()
-            progress.running[cell.folder] = time.monotonic()
-            running[process.sentinel] = (cell, process, device)
-        for sentinel in wait(list(running)):
-            cell, process, device = running.pop(sentinel)
-            process.join()
-            free.append(device)
-            progress.finish(cell, process.exitcode == 0)
-            show(progress, cell)
-    if progress.failed:
-        logs = ", ".join(str((root / folder).with_suffix(".log")) for folder in progress.failed)
-        raise FailedRunError(f"{len(progress.failed)} of {len(cells)} runs failed; see {logs}, then run this again")
+    try:
+        while progress.waiting() or running:
+            while free and (queue := progress.waiting()):
+                cell, device = queue[0], free.pop(0)
+                process = context.Process(target=run_cell, args=(cell, progress.root, device, threads))
+                process.start()
+                progress.running[cell.folder] = time.monotonic()
+                running[process.sentinel] = (cell, process, device)
+            for sentinel in wait(list(running)):
+                cell, process, device = running.pop(sentinel)
+                process.join()
+                free.append(device)
+                progress.finish(cell, process.exitcode == 0)
+                show(progress, cell)
+    finally:
+        _end([process for _, process, _ in running.values()])
+
+
+def _end(processes: Sequence[Any]) -> None:
+    """Ask processes to end, so that they leave their folders in order, and after a while make them."""
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.join(_PATIENCE)
+        process.kill()
+        process.join()
 
 
 def _questions(study: Study) -> dict[str, str]:
@@ -130,27 +154,6 @@ def _questions(study: Study) -> dict[str, str]:
         raise EvaluationError(f"the base model must exist, and there is no directory {study.base}; correct `base`")
     check_template(load_tokenizer(resolve_model(study.base)))
     return fingerprints(tasks)
-
-
-def _claim(path: Path, root: Path) -> None:
-    """Keep the study file beside the runs, and refuse a folder that holds another study.
-
-    Paths in the file are relative to it, so a file with such paths stays where its runs are.
-    """
-    kept = root / "study.yaml"
-    study = yaml.safe_load(path.read_text())
-    relative = [key for key in ("recipe", "tuned_by", "beside") if study.get(key)]
-    relative += ["base"] if str(study["base"]).startswith(".") else []
-    if relative and kept.resolve() != path.resolve():
-        raise EvaluationError(
-            f"{', '.join(relative)} of a study are relative to its file, which tables read again beside the runs; move "
-            f"{path} to {kept}"
-        )
-    if kept.exists() and kept.resolve() != path.resolve() and kept.read_text() != path.read_text():
-        raise EvaluationError(f"{root} holds another study ({kept} differs from {path}); name another --output_dir")
-    root.mkdir(parents=True, exist_ok=True)
-    if kept.resolve() != path.resolve():
-        shutil.copyfile(path, kept)
 
 
 def _devices(workers: int | None) -> list[str | None]:

@@ -1,8 +1,11 @@
 """One run of a study, in a process of its own: train, evaluate, note the cost, keep what tables need."""
 
 import contextlib
+import multiprocessing
 import os
 import shutil
+import signal
+import threading
 import time
 import traceback
 from collections.abc import Sequence
@@ -12,8 +15,9 @@ import datasets
 import torch
 import transformers
 
-from expert_condenser.checkpoint.guard import newest_whole
+from expert_condenser.checkpoint.guard import is_closed, newest_whole
 from expert_condenser.checkpoint.load import load_tokenizer, resolve_model
+from expert_condenser.errors import TrainingError
 from expert_condenser.evaluation.backends.local import LocalBackend
 from expert_condenser.evaluation.evaluate import evaluate
 from expert_condenser.evaluation.generation import Generation
@@ -22,13 +26,16 @@ from expert_condenser.evaluation.settings import SETTINGS
 from expert_condenser.evaluation.tasks import load_tasks
 from expert_condenser.kernels.buffers import keep_freed_memory
 from expert_condenser.methods import METHODS
+from expert_condenser.ownership import Lock, ending_on_sigterm
 from expert_condenser.study.cells import recipe_of
 from expert_condenser.study.cost import FlopCounter, peak_memory
+from expert_condenser.study.folder import STUDY_KIND
 from expert_condenser.study.plan import Cell
-from expert_condenser.training.folder import annotate
+from expert_condenser.training.folder import annotate, check_same_run
 from expert_condenser.training.recipe import Recipe
 from expert_condenser.training.record import RUN, RunRecord
 from expert_condenser.training.run import train
+from expert_condenser.workfolder import WorkFolder
 
 
 def run_cell(cell: Cell, root: Path, device: str | None, threads: int) -> None:
@@ -36,6 +43,7 @@ def run_cell(cell: Cell, root: Path, device: str | None, threads: int) -> None:
 
     `device` is the one CUDA device that the process sees; None leaves this as it is.
     """
+    _end_with_parent()
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
     torch.set_num_threads(threads)
@@ -49,7 +57,8 @@ def run_cell(cell: Cell, root: Path, device: str | None, threads: int) -> None:
     log = folder.with_suffix(".log")
     with log.open("a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         try:
-            _run(cell, root)
+            with ending_on_sigterm():
+                _run(cell, root)
         except BaseException as error:
             traceback.print_exc()
             raise SystemExit(1) from error
@@ -59,16 +68,18 @@ def run_cell(cell: Cell, root: Path, device: str | None, threads: int) -> None:
 def _run(cell: Cell, root: Path) -> None:
     folder = root / cell.folder
     if cell.seed is None:
-        _evaluate(cell, folder, Path(resolve_model(cell.study.base)))
-        if not cell.study.keep_models:
-            keep_results(folder, ())
+        with WorkFolder(folder, STUDY_KIND):
+            _evaluate(cell, folder, Path(resolve_model(cell.study.base)))
+            if not cell.study.keep_models:
+                _delete_answers(folder)  # and no model: a base may lie here
         return
     config = recipe_of(cell, root)
     if not (folder / "model").exists() or RunRecord.read(folder / RUN).cost is None:  # the cost is noted last
         _train(cell, config)
-    _evaluate(cell, folder, folder / "model")
-    if not cell.study.keep_models:
-        keep_results(folder, METHODS[config.run.method].phases)
+    with Lock(folder, STUDY_KIND.name):
+        _evaluate(cell, folder, folder / "model")
+        if not cell.study.keep_models:
+            keep_results(folder, METHODS[config.run.method].phases)
 
 
 def _evaluate(cell: Cell, folder: Path, path: Path) -> None:
@@ -82,11 +93,15 @@ def _evaluate(cell: Cell, folder: Path, path: Path) -> None:
 
 
 def _train(cell: Cell, config: Recipe) -> None:
-    """Train from the start, or from where a killed run of this study left a checkpoint."""
+    """Train from the start, or from where a killed run of this study was."""
     folder = Path(config.trainer.output_dir)
     phases = config.phases
     started = (folder / RUN).exists()
-    resume = started and any(newest_whole(folder / phase)[0] is not None for phase in phases)
+    came_far = started and any(
+        is_closed(folder / phase / "final") or newest_whole(folder / phase)[0] is not None for phase in phases
+    )
+    # What came nowhere may be of another recipe, if the study was edited since: then it starts again.
+    resume = started and (came_far or _is_same_run(folder, config))
     flops = FlopCounter()
     wall, busy = time.perf_counter(), time.process_time()
     train(config.going_on(resume=resume, overwrite=started and not resume), callbacks=[flops])
@@ -97,14 +112,38 @@ def _train(cell: Cell, config: Recipe) -> None:
         "cpu_seconds": round(time.process_time() - busy, 1),
         "flops": sum(map(int.__mul__, flops.per_step, steps)) if whole else None,
         "peak_mb": round(peak_memory()),
-        "resumed": resume,
+        "resumed": came_far,
     }
     annotate(folder, arm=cell.label, cost=cost)
+
+
+def _is_same_run(folder: Path, config: Recipe) -> bool:
+    try:
+        check_same_run(RunRecord.read(folder / RUN), config)
+    except TrainingError:
+        return False
+    return True
 
 
 def keep_results(folder: Path, phases: Sequence[str]) -> None:
     """Delete weights and answers of a finished run: `run.json`, `results.json` and the training log stay."""
     for name in (*phases, "model", "adapter"):
         shutil.rmtree(folder / name, ignore_errors=True)
+    _delete_answers(folder)
+
+
+def _delete_answers(folder: Path) -> None:
     for name in (ITEMS, SETTINGS):
         (folder / name).unlink(missing_ok=True)
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is gone, however that ended: nobody would collect its work."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+
+        def watch() -> None:
+            parent.join()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        threading.Thread(target=watch, daemon=True).start()

@@ -1,89 +1,35 @@
 """Tiny configs of the families that `testing.TINY_CONFIGS` does not have, for `testing.tiny_model`.
 
-Eight experts, top-3, at least two MoE layers; where a family limits routing to groups, four groups of two
-experts with three kept, so that the limit matters. Models of images and text have a tiny tower for images.
+Those of text are in `text_families.py`; models of images and text have a tiny tower for images besides.
 """
 
 from typing import Any
 
-# Experts, by the names that families give them.
-_LOCAL = {"num_local_experts": 8, "num_experts_per_tok": 3}
-_EXPERTS = {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 20}
-_ROUTED: dict[str, Any] = {
-    "n_routed_experts": 8,
-    "num_experts_per_tok": 3,
-    "moe_intermediate_size": 20,
-    "n_shared_experts": 1,
-    "routed_scaling_factor": 1.5,
-}
-_GROUPED = {**_ROUTED, "n_group": 4, "topk_group": 3}
-_LIMITED = {**_GROUPED, "topk_method": "group_limited_greedy"}
-_ERNIE = {"moe_num_experts": 8, "moe_k": 3, "moe_intermediate_size": 20, "head_dim": 16}
-_HEAD = {"head_dim": 16}
-_SHARED = {"shared_expert_intermediate_size": 28}
-
-# Layers, of which the first may have no experts.
-_DENSE_FIRST: dict[str, Any] = {"mlp_layer_types": ["dense", "sparse", "sparse"]}
-_HYBRID: dict[str, Any] = {"layer_types": ["linear_attention", "full_attention", "linear_attention"]}
-
-# Attention of several families.
-_LATENT = {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 16}
-_INDEXED = {"index_topk": 4, "index_head_dim": 16, "index_n_heads": 2}
-_DEEPSEEK: dict[str, Any] = {**_GROUPED, **_LATENT, **_DENSE_FIRST}
-_DEEPSEEK_INDEXED = {**_DEEPSEEK, **_INDEXED}
-_DELTA = {"linear_head_dim": 8, "linear_num_heads": 2, "linear_conv_kernel_dim": 2}
-_GATED_DELTA = {
-    **_HYBRID,
-    "linear_key_head_dim": 8,
-    "linear_value_head_dim": 8,
-    "linear_num_key_heads": 2,
-    "linear_num_value_heads": 4,
-}
-
-# Text models that a family has both alone and inside a model of images and text.
-_ARIA = {"moe_num_experts": 8, "moe_topk": 3}
-_DOTS3 = {**_DEEPSEEK_INDEXED, "shared_experts_intermediate_size": 28, "layer_types": ["indexed_attention"] * 3}
-_INKLING2 = {
-    **_ROUTED,
-    **_HEAD,
-    "swa_num_attention_heads": 2,
-    "swa_num_key_value_heads": 2,
-    "swa_head_dim": 16,
-    "unpadded_vocab_size": 96,
-    "rel_extent": 16,
-    "d_rel": 4,
-    "sliding_window_size": 8,
-}
-_MINIMAX_M3 = {
-    **_LOCAL,
-    **_HEAD,
-    "dense_intermediate_size": 24,
-    "shared_intermediate_size": 28,
-    "rotary_dim": 8,
-}
-_NEMOTRON: dict[str, Any] = {
-    **_GROUPED,
-    **_HEAD,
-    "layer_types": ["linear_attention", "moe", "full_attention", "moe"],
-    "num_hidden_layers": 4,
-    "moe_shared_expert_intermediate_size": 28,
-    "ssm_state_size": 8,
-    "mamba_num_heads": 4,
-    "mamba_head_dim": 8,
-    "n_groups": 2,
-    "chunk_size": 8,
-}
-_QWEN3_5 = {**_EXPERTS, **_HEAD, **_SHARED, **_GATED_DELTA}
-_QWEN4 = {
-    **_QWEN3_5,
-    "hc_count": 2,
-    "hc_lowrank": 8,
-    "indexer_n_heads": 2,
-    "indexer_kv_heads": 1,
-    "indexer_head_dim": 16,
-    "indexer_budget": 8,
-    "indexer_compress_ratio": 2,
-}
+from expert_condenser.testing.text_families import (
+    ARIA,
+    DEEPSEEK,
+    DEEPSEEK_INDEXED,
+    DELTA,
+    DENSE_FIRST,
+    DOTS3,
+    ERNIE,
+    EXPERTS,
+    GEMMA4,
+    GROUPED,
+    HEAD,
+    HYBRID,
+    INKLING,
+    INKLING2,
+    LIMITED,
+    LLAMA4,
+    LOCAL,
+    MINIMAX_M3,
+    NEMOTRON,
+    QWEN3_5,
+    QWEN4,
+    ROUTED,
+    TEXT_ONLY,
+)
 
 # Towers for images and sound.
 _TOWER = {
@@ -109,7 +55,7 @@ _SAM: dict[str, Any] = {
     "window_size": 2,
     "global_attn_indexes": [0],
 }
-_OCR = {"text_config": {**_LIMITED, **_DENSE_FIRST}, "vision_config": {"sam_config": _SAM, "encoder_config": _TOWER}}
+_OCR = {"text_config": {**LIMITED, **DENSE_FIRST}, "vision_config": {"sam_config": _SAM, "encoder_config": _TOWER}}
 _QWEN3_SOUND = {
     "num_mel_bins": 16,
     "encoder_layers": 1,
@@ -133,76 +79,15 @@ def _rope(*sections: int) -> dict[str, Any]:
     return {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": list(sections)}}
 
 
-_TEXT_ONLY: dict[str, dict[str, Any]] = {
-    "afmoe": {**_EXPERTS, **_HEAD, "num_dense_layers": 1, "route_scale": 1.5, "sliding_window": 8},
-    "aria_text": _ARIA,
-    "axk1": _DEEPSEEK,
-    "axk2": {**_DEEPSEEK_INDEXED, "gated_norm_rank": 4},
-    "bailing_hybrid": {**_DEEPSEEK, **_LOCAL, "head_dim": 8, "layer_group_size": 2},
-    "beam": {**_EXPERTS, **_HEAD, **_DENSE_FIRST, "n_group": 4, "topk_group": 3},
-    "cohere2_moe": {**_EXPERTS, **_HEAD},
-    "deepseek_v3": {**_DEEPSEEK, "first_k_dense_replace": 1},
-    "deepseek_v32": _DEEPSEEK_INDEXED,
-    "deepseek_v4": {
-        **_ROUTED,
-        **_INDEXED,
-        **_HEAD,
-        "mlp_layer_types": ["hash_moe", "moe", "moe"],
-        "q_lora_rank": 16,
-        "o_groups": 2,
-        "o_lora_rank": 8,
-    },
-    "dots1": {**_GROUPED, **_HEAD, "first_k_dense_replace": 1},
-    "dots3_note_text": _DOTS3,
-    "ernie4_5_moe": _ERNIE,
-    "exaone_moe": {**_EXPERTS, **_HEAD, "n_group": 4, "topk_group": 3},
-    "flex_olmo": _EXPERTS,
-    "flint": {**_EXPERTS, **_HEAD, **_SHARED, "mlp_only_layers": [0]},
-    "glm4_moe": {**_GROUPED, **_HEAD},
-    "glm4_moe_lite": _DEEPSEEK,
-    "glm_moe_dsa": _DEEPSEEK_INDEXED,
-    "granitemoe": _LOCAL,
-    "granitemoe_swa": _LOCAL,
-    "granitemoehybrid": {**_LOCAL, **_HYBRID, "mamba_n_heads": 8, "mamba_d_state": 8, "shared_intermediate_size": 28},
-    "granitemoeshared": {**_LOCAL, "shared_intermediate_size": 28},
-    "hunyuan_v1_moe": {**_HEAD, "num_experts": 8, "moe_topk": 3},
-    "hy_v3": {**_EXPERTS, **_HEAD},
-    "hy_v4": _DEEPSEEK_INDEXED,
-    "inkling2_text": _INKLING2,
-    "jamba": {
-        **_EXPERTS,
-        "use_mamba_kernels": False,
-        "mamba_d_state": 8,
-        "expert_layer_period": 1,
-        "expert_layer_offset": 0,
-        "attn_layer_period": 2,
-        "attn_layer_offset": 1,
-    },
-    "kimi_linear": {**_DEEPSEEK, **_LOCAL, **_DELTA, **_HYBRID, "q_lora_rank": None},
-    "kolibri1": {**_EXPERTS, **_HEAD, **_SHARED},
-    "laguna": {**_EXPERTS, **_HEAD, **_SHARED},
-    "lfm2_moe": {**_EXPERTS, "num_dense_layers": 1, "layer_types": ["conv", "full_attention", "conv"]},
-    "mellum": {**_EXPERTS, **_HEAD},
-    "mimo_v2_flash": {**_GROUPED, "num_key_value_heads": 1, "head_dim": 24, "v_head_dim": 16, "sliding_window": 8},
-    "minimax": {**_LOCAL, **_HEAD, "block_size": 8},
-    "minimax_m2": {**_LOCAL, **_HEAD},
-    "minimax_m3_vl_text": _MINIMAX_M3,
-    "mistral4": {**_GROUPED, **_LATENT},
-    "nemotron_h": _NEMOTRON,
-    "qwen3_5_moe_text": _QWEN3_5,
-    "qwen3_next": _QWEN3_5,
-    "qwen4_exp_text": _QWEN4,
-    "solar_open": {**_GROUPED, **_HEAD},
-}
 _OF_IMAGES_AND_TEXT: dict[str, dict[str, Any]] = {
     "aria": {
-        "text_config": _ARIA,
+        "text_config": ARIA,
         "vision_config": {**_VIT, "model_type": "idefics3_vision"},
         "projector_patch_to_query_dict": {16: 4},
     },
     "deepseek_ocr2": _OCR,
     "dots3_note": {
-        "text_config": _DOTS3,
+        "text_config": DOTS3,
         "vision_config": {
             **_TOWER,
             "moe_intermediate_size": 20,
@@ -213,15 +98,16 @@ _OF_IMAGES_AND_TEXT: dict[str, dict[str, Any]] = {
         "audio_config": _DOTS3_SOUND,
     },
     "ernie4_5_vl_moe": {
-        "text_config": {**_ERNIE, "moe_intermediate_size": [20, 12], **_rope(3, 3, 2)},
+        "text_config": {**ERNIE, "moe_intermediate_size": [20, 12], **_rope(3, 3, 2)},
         "vision_config": {**_DEPTH, "hidden_size": 32},
     },
-    "glm4v_moe": {"text_config": {**_GROUPED, **_HEAD, **_rope(1, 1, 2)}, "vision_config": _GLM_VIT},
+    "gemma4": {"text_config": GEMMA4, "vision_config": {**_TOWER, **HEAD, "position_embedding_size": 16}},
+    "glm4v_moe": {"text_config": {**GROUPED, **HEAD, **_rope(1, 1, 2)}, "vision_config": _GLM_VIT},
     "glm5_next": {
         "text_config": {
-            **_DEEPSEEK_INDEXED,
-            **_DELTA,
-            **_HYBRID,
+            **DEEPSEEK_INDEXED,
+            **DELTA,
+            **HYBRID,
             "qk_rope_head_dim": 0,
             "index_kpool": 2,
             "hc_mult": 2,
@@ -229,33 +115,59 @@ _OF_IMAGES_AND_TEXT: dict[str, dict[str, Any]] = {
         "vision_config": {**_GLM_VIT, "projection_intermediate_size": 24},
     },
     "inkling2": {
-        "text_config": _INKLING2,
+        "text_config": INKLING2,
         "vision_config": {**_TOWER, "projection_hidden_dim": 24, "text_hidden_size": 32, "posemb_grid_size": 4},
     },
-    "kimi_k25": {"text_config": {**_DEEPSEEK, "first_k_dense_replace": 1}, "vision_config": _TOWER},
-    "minimax_m3_vl": {"text_config": _MINIMAX_M3, "vision_config": _VIT, "projector_hidden_size": 32},
-    "mistral_large4": {"text_config": _DEEPSEEK_INDEXED, "vision_config": {**_VIT, "model_type": "pixtral"}},
+    "inkling_mm_model": {
+        "text_config": INKLING,
+        "vision_config": {"patch_size": 4, "hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2},
+        "audio_config": {"n_mel_bins": 4, "mel_vocab_size": 8},
+    },
+    "kimi_k25": {"text_config": {**DEEPSEEK, "first_k_dense_replace": 1}, "vision_config": _TOWER},
+    "llama4": {
+        "text_config": LLAMA4,
+        "vision_config": {
+            "hidden_size": 16,
+            "intermediate_size": 64,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "image_size": 16,
+            "patch_size": 4,
+            "vision_output_dim": 32,
+            "projector_input_dim": 32,
+            "projector_output_dim": 32,
+        },
+    },
+    "minimax_m3_vl": {"text_config": MINIMAX_M3, "vision_config": _VIT, "projector_hidden_size": 32},
+    "mistral_large4": {"text_config": DEEPSEEK_INDEXED, "vision_config": {**_VIT, "model_type": "pixtral"}},
     "muse_spark": {
-        "text_config": {**_LOCAL, **_HEAD, "moe_intermediate_size": 20, "moe_hidden_size": 28},
+        "text_config": {**LOCAL, **HEAD, "moe_intermediate_size": 20, "moe_hidden_size": 28},
         "vision_config": _TOWER,
         "audio_config": {"hidden_sizes": [8, 8, 8, 16], "depths": [1, 1, 1, 1], "out_hidden_size": 32},
         "out_hidden_size": 32,
         "projector_hidden_size": 32,
     },
-    "qwen3_5_moe": {"text_config": _QWEN3_5, "vision_config": _QWEN_VIT},
+    "nemotron_h_omni": {
+        "text_config": {**NEMOTRON, "model_type": "nemotron_h"},
+        "vision_config": {**_VIT, "model_type": "radio", "video_temporal_patch_size": 2, "max_img_size": 32},
+        "vision_hidden_size": 16,
+        "projector_hidden_size": 32,
+        "image_token_id": 95,
+    },
+    "qwen3_5_moe": {"text_config": QWEN3_5, "vision_config": _QWEN_VIT},
     "qwen3_omni_moe_thinker": {
-        "text_config": {**_EXPERTS, **_HEAD},
+        "text_config": {**EXPERTS, **HEAD},
         "vision_config": _QWEN3_VIT,
         "audio_config": _QWEN3_SOUND,
         "vision_start_token_id": 100,
     },
-    "qwen3_vl_moe": {"text_config": {**_EXPERTS, **_HEAD}, "vision_config": _QWEN3_VIT},
-    "qwen4_exp": {"text_config": _QWEN4, "vision_config": _QWEN_VIT},
+    "qwen3_vl_moe": {"text_config": {**EXPERTS, **HEAD}, "vision_config": _QWEN3_VIT},
+    "qwen4_exp": {"text_config": QWEN4, "vision_config": _QWEN_VIT},
     "step3p7": {
         "text_config": {
-            **_ROUTED,
-            **_HEAD,
-            **_DENSE_FIRST,
+            **ROUTED,
+            **HEAD,
+            **DENSE_FIRST,
             "layer_types": ["full_attention", "sliding_attention", "full_attention"],
             "share_expert_dim": 28,
             "sliding_window": 8,
@@ -264,5 +176,5 @@ _OF_IMAGES_AND_TEXT: dict[str, dict[str, Any]] = {
     },
     "unlimited_ocr": _OCR,
 }
-TINY_FAMILIES = {**_TEXT_ONLY, **_OF_IMAGES_AND_TEXT}
+TINY_FAMILIES = {**TEXT_ONLY, **_OF_IMAGES_AND_TEXT}
 """A key is a model type; what is not named here comes from `testing.py`, for the text model where there are several."""

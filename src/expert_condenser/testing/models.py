@@ -64,6 +64,8 @@ The others are in `tiny_families.py`, and `tests/test_families.py` runs over all
 _VARIANTS = {"olmoe_normalized": "olmoe", "deepseek_v2_grouped": "deepseek_v2"}
 _CORRECTIONS = ("e_score_correction_bias", "expert_bias")
 """What families name their own bias on the scores."""
+_GAINS = {"per_expert_scale", "global_scale"}
+"""What families name their own learnt factor on the weights."""
 
 
 def tiny_config(name: str = "olmoe", **overrides: Any) -> Any:
@@ -80,7 +82,7 @@ def tiny_model(name: str = "olmoe", *, seed: int = 0, spread: float = 8.0, **ove
     """A random model of `TINY_CONFIGS[name]` or `TINY_FAMILIES[name]`, float32, in eval mode, same for the same seed.
 
     The router weights are scaled by `spread`, so that experts are used unequally, as in real models; a
-    family's own correction bias is small random numbers.
+    family's own correction bias is small random numbers, its learnt factor on the weights 0.5 to 1.5.
     """
     config = tiny_config(name, **overrides)
     with torch.random.fork_rng(devices=[]):
@@ -88,13 +90,16 @@ def tiny_model(name: str = "olmoe", *, seed: int = 0, spread: float = 8.0, **ove
         model = auto_class(type(config)).from_config(config, dtype=torch.float32).eval()
     with torch.no_grad():
         for layer in moe_layers(model):
-            for parameter in layer.router.parameters():
+            for parameter in model.get_submodule(layer.gate).parameters():
                 if parameter.dim() > 1:
                     parameter.mul_(spread)
         generator = torch.Generator().manual_seed(seed)
         for tensor_name, tensor in (*model.named_parameters(), *model.named_buffers()):
             if tensor_name.rpartition(".")[2] in _CORRECTIONS:
                 tensor.copy_(torch.rand(tensor.shape, generator=generator) * 0.1 - 0.05)
+        for layer in moe_layers(model):
+            for tensor_name in _GAINS & dict(layer.router.named_parameters()).keys():
+                layer.router.get_parameter(tensor_name).uniform_(0.5, 1.5, generator=generator)
     return model
 
 

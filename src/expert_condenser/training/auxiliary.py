@@ -8,7 +8,7 @@ import torch
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
 from expert_condenser.errors import TrainingError
-from expert_condenser.moe.layers import MoELayer, outermost
+from expert_condenser.moe.layers import MoELayer
 
 ROWS, LENGTH = 2, 16
 _FIELDS = ("output_router_logits", "router_aux_loss_coef", "num_experts")
@@ -77,11 +77,13 @@ def _auxiliary_loss(model: Any, layers: Sequence[MoELayer]) -> torch.Tensor:
     config = model.config.get_text_config()
     ids = torch.arange(ROWS * LENGTH, device=model.device).view(ROWS, LENGTH) % config.vocab_size
     training, counters = model.training, [copy.copy(layer.router.counter) for layer in layers]
-    with torch.random.fork_rng():
-        output = model.train()(input_ids=ids, output_router_logits=True, use_cache=False)
-    model.train(training)
-    for layer, counter in zip(layers, counters, strict=True):
-        layer.router.counter = counter
+    try:
+        with torch.random.fork_rng():
+            output = model.train()(input_ids=ids, output_router_logits=True, use_cache=False)
+    finally:
+        model.train(training)
+        for layer, counter in zip(layers, counters, strict=True):
+            layer.router.counter = counter
     if getattr(output, "router_logits", None) is None:
         raise TrainingError(f"the auxiliary loss needs the router logits, which {type(model).__name__} does not return")
     loss: torch.Tensor = load_balancing_loss_func(output.router_logits, layers[0].num_experts, layers[0].top_k)
@@ -89,7 +91,7 @@ def _auxiliary_loss(model: Any, layers: Sequence[MoELayer]) -> torch.Tensor:
 
 
 def _trainable(model: Any, layer: MoELayer) -> list[torch.Tensor]:
-    prefix = outermost(layer.name) + "."
+    prefix = layer.gate + "."
     return [p for name, p in model.named_parameters() if name.startswith(prefix) and p.requires_grad]
 
 

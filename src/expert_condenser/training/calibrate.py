@@ -5,7 +5,6 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from expert_condenser.data.tokens import render
 from expert_condenser.moe.usage import Usage, measure_usage
 
 
@@ -16,8 +15,5 @@ def usage_on_rows(
 
     Of the first `rows` rows, cut at `max_length` tokens (ESFT, arXiv 2407.01906, section 3.2).
     """
-    texts = [
-        render(row["prompt"] + row["completion"], tokenizer, tokenize=True)[:max_length]
-        for row in dataset.select(range(min(rows, len(dataset))))
-    ]
+    texts = [ids[:max_length] for ids in dataset.select(range(min(rows, len(dataset))))["input_ids"]]
     return measure_usage(model, tokenizer, texts)

@@ -2,20 +2,25 @@
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
 from expert_condenser.errors import FailedRunError, TrainingError
+from expert_condenser.files import read_json
 from expert_condenser.methods.base import Method
-from expert_condenser.moe.attachment import find_attachment
+from expert_condenser.moe.attachment import Attachment, find_attachment
 from expert_condenser.moe.layers import moe_layers
+from expert_condenser.moe.saving import check_adapters
+from expert_condenser.moe.state import check_layers
 from expert_condenser.training.auxiliary import check_auxiliary_coefficient, check_auxiliary_gradient
-from expert_condenser.training.usage import StepUsage, collect
+from expert_condenser.training.restore import is_split, restore_weights
+from expert_condenser.training.usage import StepUsage, check_counted, collect
 
 METHOD_STATE = "method_state.json"
 USAGE_HISTORY = "usage.safetensors"
@@ -39,10 +44,14 @@ class MethodCallback(TrainerCallback):
     in evaluations), `expert_diversity`,
     `usage_gini`, `dead_experts`, and for methods with a bias `bias_range`, `route_churn` (share of the
     tokens whose experts the bias changed) and `condenser_gate_share`.
+
+    On a resume, and after `load_best_model_at_end`, the weights are those of the checkpoint, experts included, which a
+    `Trainer` alone leaves out. `loaded_from` is the checkpoint that the model was loaded from whole, if it was.
     """
 
-    def __init__(self, method: Method) -> None:
+    def __init__(self, method: Method, loaded_from: Path | None = None) -> None:
         self.method = method
+        self.loaded_from = loaded_from
         self.last: StepUsage | None = None
         self._interval: torch.Tensor | None = None
         self._history: dict[int, torch.Tensor] = {}
@@ -50,31 +59,20 @@ class MethodCallback(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Find the routers; on a resume, read what the checkpoint holds."""
         self.layers = moe_layers(model)
-        attachment = find_attachment(model)
-        prepared = [layer.router for layer in getattr(self.method, "layers", ())]
-        if attachment is None or any(own is not r for own, r in zip(prepared, attachment.routers, strict=True)):
-            raise TrainingError(
-                "the callback acts on the model that method.prepare(model) was called on; got another one"
-            )
-        self.attachment = attachment
-        if getattr(args, "n_gpu", 0) > 1:
-            raise TrainingError(
-                "nn.DataParallel runs copies of the routers, whose counts are lost; start one process per GPU with "
-                "torchrun or accelerate launch"
-            )
+        self.attachment = self._prepared_attachment(model)
+        self._check_placement(args, model)
         routers = [p for layer in self.layers for p in layer.router.parameters() if p.requires_grad]
         self._watched = routers or [p for p in model.parameters() if p.requires_grad]
-        if self.method.whole_weights and any(hasattr(p, "ds_id") or isinstance(p, DTensor) for p in model.parameters()):
-            raise TrainingError(
-                f"{self.method.name} works on whole weights, and these are split over processes (FSDP2 or ZeRO-3); use "
-                "DDP, or ZeRO-1 or 2"
-            )
         check_auxiliary_coefficient(model, args, self.method.router_aux_loss_coef)
         if self.method.router_aux_loss_coef:
             check_auxiliary_gradient(model, self.layers)
         self.steps = state.global_step
         if state.global_step:
-            self._restore(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            self._restore(checkpoint)
+            check_same_training(checkpoint, state)
+            if self.loaded_from is None or self.loaded_from.resolve() != checkpoint.resolve():
+                restore_weights(model, checkpoint)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start a step's counts from zero; take the detailed ones if it will be logged."""
@@ -86,7 +84,8 @@ class MethodCallback(TrainerCallback):
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Stop before a gradient that is not finite reaches the weights: it shows in the routers of every layer."""
         gradients = [parameter.grad for parameter in self._watched if parameter.grad is not None]
-        if not args.fp16 and gradients and not torch.stack([g.sum() for g in gradients]).sum().isfinite():
+        sums = [gradient.sum().to(gradients[0].device) for gradient in gradients]  # layers may be on several devices
+        if not args.fp16 and sums and not torch.stack(sums).sum().isfinite():
             raise FailedRunError(
                 f"a gradient is not finite at step {state.global_step + 1}; the last checkpoint is kept"
             )
@@ -94,6 +93,7 @@ class MethodCallback(TrainerCallback):
     def on_optimizer_step(self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any) -> None:
         """Reduce the usage of the step and let the method act on it; a skipped step (fp16 overflow) counts nothing."""
         self.last = collect(self.attachment)
+        check_counted(self.last, self.layers, state.global_step + 1)
         if getattr(optimizer, "step_was_skipped", False):
             return
         by_mass = getattr(self.attachment.policy, "usage", "count") == "mass"
@@ -120,16 +120,18 @@ class MethodCallback(TrainerCallback):
             if not math.isfinite(logs.get(name, 0.0)):
                 raise FailedRunError(f"{name} is {logs[name]} at step {state.global_step}; the last checkpoint is kept")
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Close the last interval of the usage history, which may end between two logs."""
+    def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Close the last interval of the usage history, which may end between two logs; complete the best model."""
         if self._interval is not None:
             self._history[state.global_step] = self._interval
             self._interval = None
+        if getattr(args, "load_best_model_at_end", False) and state.best_model_checkpoint is not None:
+            restore_weights(model, Path(state.best_model_checkpoint))
 
     def restore(self, args: Any, state: Any, model: Any) -> None:
         """Take over a training that had finished when its process was killed."""
         self.on_train_begin(args, state, None, model=model)
-        self.on_train_end(args, state, None)
+        self.on_train_end(args, state, None, model=model)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Write the method's state and the usage history into the checkpoint."""
@@ -157,20 +159,77 @@ class MethodCallback(TrainerCallback):
         pending = 0 if self._interval is None else int(self._interval[0].sum())
         return (selections + pending) // (self.layers[0].top_k + extra)
 
+    def _prepared_attachment(self, model: Any) -> Attachment:
+        """What `method.prepare` attached; every router of the model as it trains belongs to it."""
+        attachment = find_attachment(model)
+        prepared, found = getattr(self.method, "layers", ()), [layer.router for layer in self.layers]
+        if attachment is None or not all(_are(attachment.routers, x) for x in ([y.router for y in prepared], found)):
+            raise TrainingError(
+                "the callback acts on the model that method.prepare(model) was called on, with the routers that it had "
+                "then; got another one"
+            )
+        if attachment.policy is not None:
+            check_adapters(model)
+            check_layers(self.layers)
+        return attachment
+
+    def _check_placement(self, args: Any, model: Any) -> None:
+        """Whole weights and counts have to be where the method can reach them."""
+        if getattr(args, "n_gpu", 0) > 1:
+            raise TrainingError(
+                "nn.DataParallel runs copies of the routers, whose counts are lost; start one process per GPU with "
+                "torchrun or accelerate launch"
+            )
+        if self.method.whole_weights and is_split(model):
+            raise TrainingError(
+                f"{self.method.name} works on whole weights, and these are split over processes (FSDP2 or ZeRO-3); use "
+                "DDP, or ZeRO-1 or 2"
+            )
+        offloaded = [name for name, p in model.named_parameters() if p.requires_grad and p.device.type == "meta"]
+        if offloaded:
+            raise TrainingError(
+                f"an optimizer trains weights in memory; {len(offloaded)} of them are offloaded ({offloaded[0]}, ...). "
+                "Load the model without device_map, or over devices that hold all of it"
+            )
+
     def _restore(self, folder: Path) -> None:
         path = folder / METHOD_STATE
         if not path.exists():
             raise TrainingError(
                 f"a resume needs {METHOD_STATE} in the checkpoint; {folder} has none: it is not of such a run"
             )
-        content = json.loads(path.read_text())
-        interval = content.pop("interval")
-        self._interval = None if interval is None else torch.tensor(interval)
-        self.method.load_state_dict(content)
-        if (folder / USAGE_HISTORY).exists():
-            saved = load_file(folder / USAGE_HISTORY)
+        content = read_json(path)
+        if not isinstance(content, dict) or "interval" not in content:
+            raise TrainingError(f"{path} is a method's state as a checkpoint has it; this one is damaged: take another")
+        try:
+            interval = content.pop("interval")
+            self._interval = None if interval is None else torch.tensor(interval, dtype=torch.int64)
+            path = folder / USAGE_HISTORY
+            saved = load_file(path) if path.exists() else {"step": torch.empty(0), "counts": torch.empty(0)}
             self._history = dict(zip(saved["step"].tolist(), saved["counts"], strict=True))
+        except (KeyError, TypeError, ValueError, SafetensorError) as error:
+            raise TrainingError(
+                f"{path} counts what experts did; this one is damaged ({error}): take another"
+            ) from error
+        self.method.load_state_dict(content)
 
     def _nll(self, logs: dict[str, Any], prefix: str = "") -> float:
         auxiliary = logs.get(f"{prefix}aux_loss")
         return float(logs[f"{prefix}loss"]) - (self.method.router_aux_loss_coef * auxiliary if auxiliary else 0.0)
+
+
+def check_same_training(checkpoint: Path, state: Any) -> None:
+    """Raise `TrainingError` where a `Trainer` resumed from another training than that whose checkpoint this is.
+
+    A callback is not told from where: `Trainer.train(resume_from_checkpoint=...)` may name any folder.
+    """
+    saved = read_json(checkpoint / "trainer_state.json")["log_history"]
+    if json.dumps(saved) != json.dumps(state.log_history):  # as text, in which NaN equals itself
+        raise TrainingError(
+            f"a resume is from a checkpoint in output_dir, and the Trainer has read another one than {checkpoint}, "
+            "since their logs differ. Give the Trainer the output_dir of the checkpoint, or a copy of it"
+        )
+
+
+def _are(routers: Sequence[Any], others: Sequence[Any]) -> bool:
+    return len(routers) == len(others) and all(a is b for a, b in zip(routers, others, strict=True))

@@ -1,6 +1,8 @@
 """The folder of one run: where everything lies, and the only writer of `run.json`.
 
 output_dir/
+    .condenser-lock           the process that works here, while it does
+    .condenser-folder         that this is a run, and what it replaces until its first step (`workfolder`)
     run.json, metrics.jsonl   what was asked for and how far it came; the log of every logged step
     method_state.json         the method's state before the first step: what it learnt from the data, say
     condensers.json, ...      what the method has to say for a person (`Method.artifacts`)
@@ -9,22 +11,30 @@ output_dir/
     model/                    the result; of a LoRA run the merged one, beside adapter/
 """
 
+import datetime
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from accelerate.logging import get_logger
 
-from expert_condenser.checkpoint.guard import clear, is_whole, newest_whole
-from expert_condenser.errors import TrainingError
-from expert_condenser.files import read_json, write_json
+from expert_condenser.checkpoint.guard import check_whole, is_closed, newest_whole, set_aside, unfinished_in
+from expert_condenser.clearing import Kind
+from expert_condenser.data.report import DataReport
+from expert_condenser.errors import CheckpointError, DataError, TrainingError
+from expert_condenser.files import read_json, write_json, write_manifest
 from expert_condenser.functional.allocation import Allocation
 from expert_condenser.training.callback import METHOD_STATE
+from expert_condenser.training.log import mend
+from expert_condenser.training.main_process import on_main_process
 from expert_condenser.training.recipe import Recipe, option_kinds
-from expert_condenser.training.record import RUN, RunRecord
+from expert_condenser.training.record import METRICS, RUN, RunRecord
 from expert_condenser.training.sft_options import default_of
+from expert_condenser.workfolder import WorkFolder
 
 _MAY_CHANGE = frozenset(
     {"output_dir", "resume", "overwrite", "report_to", "logging_dir", "save_total_limit", "disable_tqdm", "run_name"}
@@ -34,7 +44,10 @@ logger = get_logger(__name__)
 
 
 class RunFolder:
-    """One run on disk. Raises `TrainingError` rather than mix two runs, before anything is written."""
+    """`with RunFolder(recipe) as folder:` is one run on disk, of this process and its fellows alone.
+
+    Raises `TrainingError` rather than mix two runs, on every process, before a model is loaded or anything written.
+    """
 
     record: RunRecord
 
@@ -43,31 +56,91 @@ class RunFolder:
         self.path = Path(recipe.trainer.output_dir)
         self.main = recipe.trainer.process_index == 0
         """Whether this process is the one that writes."""
-        if recipe.run.resume:
-            if not (self.path / RUN).exists():
-                raise TrainingError(f"--resume goes on with a run, and {self.path} holds none ({RUN} is missing)")
-            check_same_run(RunRecord.read(self.path / RUN), recipe)
-        elif self.main and self.path.exists() and any(self.path.iterdir()):
-            self._check_overwrite()
+        self._place = WorkFolder(self.path, RUN_KIND, recipe.inputs())
+        on_main_process(recipe.trainer, self._look)
 
-    def _check_overwrite(self) -> None:
-        if not self.recipe.run.overwrite:
+    def __enter__(self) -> "RunFolder":
+        on_main_process(self.recipe.trainer, self._take)
+        if self.recipe.run.resume:
+            self.record = RunRecord.read(self.path / RUN)
+            self.recipe = as_it_began(self.record, self.recipe)
+        return self
+
+    @property
+    def date(self) -> datetime.date | None:
+        """The day that the rows of a run that goes on show, where they show one."""
+        found = (self.record.data or {}).get("date") if self.recipe.run.resume else None
+        return None if found is None else datetime.date.fromisoformat(found)
+
+    def check_rows(self, report: DataReport) -> None:
+        """Raise `TrainingError` where a run would go on with other rows than it began with."""
+        began = self.record.data if self.recipe.run.resume else None
+        found = report.facts()
+        if began is None or began["digest"] == found["digest"]:
+            return
+        names = {"rows": "rows", "examples": "examples", "template": "the chat template", "files": "files"}
+        differing = [f"{name}: {began.get(key)} there, {found[key]} now" for key, name in names.items()]
+        rows = "; ".join(text for text, key in zip(differing, names, strict=True) if began.get(key) != found[key])
+        raise TrainingError(
+            f"a run goes on with the rows that it began with, and these are others ({rows or 'their tokens differ'}); "
+            "bring the data back as it was, or start a new run"
+        )
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.main:
+            self._place.__exit__(kind, error, trace)
+
+    def _look(self) -> None:
+        self._place.undo_killed()
+        self._check()
+
+    def _take(self) -> None:
+        self._place.__enter__()
+        try:
+            self._check()  # again: another process may have been faster
+        except BaseException as error:
+            self._place.__exit__(type(error), error, error.__traceback__)
+            raise
+
+    def _check(self) -> None:
+        run, held = self.recipe.run, self._place.content
+        if run.resume:
+            if not (held / RUN).exists():
+                raise TrainingError(f"--resume goes on with a run, and {self.path} holds none ({RUN} is missing)")
+            record = RunRecord.read(held / RUN)
+            check_same_run(record, as_it_began(record, self.recipe))
+        elif run.overwrite:
+            self._place.check_clearable()
+        elif self._place.holds_something():
             raise TrainingError(
                 f"a run starts in an empty output_dir, and {self.path} is not; --resume goes on with what it "
                 "holds, --overwrite deletes it"
             )
-        if not (self.path / RUN).exists():
-            raise TrainingError(f"--overwrite deletes a run, and {self.path} holds something else ({RUN} is missing)")
 
-    def open(self, state: dict[str, Any] | None = None) -> None:
-        """Begin the run on disk with the method's state, or read how far it came."""
-        with self.recipe.trainer.main_process_first(local=False, desc="output_dir"):
-            if self.main and not self.recipe.run.resume:
-                clear(self.path)
-                self.path.mkdir(parents=True, exist_ok=True)
-                write_json(self.path / METHOD_STATE, state, indent=None)
-                RunRecord.begin(self.recipe.run.method, self.recipe.flat()).write(self.path / RUN)
-            self.record = RunRecord.read(self.path / RUN)
+    def open(self, report: DataReport, state: dict[str, Any] | None = None) -> None:
+        """Begin the run on disk with the facts about its rows and the method's state, or read how far it came."""
+        on_main_process(self.recipe.trainer, lambda: self._open(report, state))
+        self.record = RunRecord.read(self.path / RUN)
+
+    def _open(self, report: DataReport, state: dict[str, Any] | None) -> None:
+        if self.recipe.run.resume:
+            self._place.mark()
+            mend(self.path / METRICS)
+            return
+        self._place.begin()
+        write_json(self.path / METHOD_STATE, state, indent=None)
+        try:
+            RunRecord.begin(self.recipe.run.method, self.recipe.flat(), report.facts()).write(self.path / RUN)
+        except BaseException:
+            (self.path / METHOD_STATE).unlink()  # without a record it is nothing, and would be in the way of a start
+            raise
+
+    def settle(self) -> None:
+        """The run has taken its first step: what it replaced is deleted."""
+        if self.main:
+            self._place.settle()
 
     def note(self, record: RunRecord) -> None:
         """Write a newer `run.json`."""
@@ -89,8 +162,20 @@ class RunFolder:
         return self.path / phase / "final"
 
     def is_done(self, phase: str) -> bool:
-        """Whether a phase has left all of it."""
-        return is_whole(self.final(phase))
+        """Whether a phase has left all of it; raises `CheckpointError` where that is not what it was.
+
+        A finished run has left all of every phase: there is nothing that a resume could train again.
+        """
+        final = self.final(phase)
+        if not self.record.finished:
+            if is_closed(final):
+                check_whole(final)
+            return is_closed(final)
+        remedy = f"The run is finished, its result is {self.path / 'model'}: restore {final}, or --overwrite the run."
+        if not is_closed(final):
+            raise CheckpointError(f"{RUN} says that {phase} is finished, and {final} is not there as it was. {remedy}")
+        check_whole(final, remedy)
+        return True
 
     def before(self, phase: str) -> Path | None:
         """What the phase before this one left; None of the first."""
@@ -98,12 +183,22 @@ class RunFolder:
         return self.final(self.recipe.phases[position - 1]) if position else None
 
     def newest_checkpoint(self, phase: str) -> Path | None:
-        """Where a resumed phase goes on; newer checkpoints that a crash left unfinished are deleted."""
-        checkpoint, broken = newest_whole(self.phase(phase))
-        for path in broken if self.main else []:
-            logger.warning(f"{path} is not whole: a crash cut it short, it is deleted")
-            clear(path)
+        """Where a resumed phase goes on; what a crash left unfinished is renamed, and deleted when the phase is done.
+
+        Raises `CheckpointError` where that checkpoint is damaged.
+        """
+        checkpoint, unfinished = newest_whole(self.phase(phase))
+        if self.final(phase).exists():
+            unfinished.append(self.final(phase))
+        for path in unfinished if self.main else []:
+            logger.warning(f"{path} was never finished: a crash cut it short; it is {set_aside(path).name} now")
         return checkpoint
+
+    def close(self, phase: str) -> None:
+        """The phase has left all of it: what crashes left of it goes, and `final` gets its manifest."""
+        for path in unfinished_in(self.phase(phase)):
+            shutil.rmtree(path)
+        write_manifest(self.final(phase))
 
     def state_before(self, phase: str, checkpoint: Path | None) -> dict[str, Any] | None:
         """The method's state to go on with: the checkpoint's, the phase before's, or that of the beginning."""
@@ -111,9 +206,28 @@ class RunFolder:
         return read_json(path) if path.exists() else None  # runs of version 1 have none of the beginning
 
 
+def _is_run(folder: Path) -> bool:
+    """Whether a folder is one of a release that set no marker: its `run.json` is a record, not just called so."""
+    try:
+        config = RunRecord.read(folder / RUN).config
+    except DataError:
+        return False
+    return {"output_dir", "model", "data", "learning_rate"} <= config.keys()  # all of which every record has
+
+
+RUN_KIND = Kind("train", is_older=_is_run)
+
+
 def annotate(folder: Path, *, arm: str, cost: dict[str, Any]) -> None:
     """Note in a finished run's `run.json` which arm of a study it is, and what it cost."""
     replace(RunRecord.read(folder / RUN), arm=arm, cost=cost).write(folder / RUN)
+
+
+def as_it_began(record: RunRecord, recipe: Recipe) -> Recipe:
+    """The recipe of a run that an earlier release began: it learnt the last answer of a conversation alone."""
+    if "loss_on" in record.config or recipe.data.loss_on != "all":
+        return recipe
+    return replace(recipe, data=replace(recipe.data, loss_on="last"))
 
 
 def check_same_run(record: RunRecord, recipe: Recipe) -> None:
@@ -122,6 +236,7 @@ def check_same_run(record: RunRecord, recipe: Recipe) -> None:
     # An option that the run's version did not have yet had its default.
     defaults = {f.name: default_of(f) for kind in option_kinds(recipe.run.method).values() for f in fields(kind)}
     there = {name: record.config.get(name, _as_json(defaults[name])) for name in wanted}
+    there["loss_on"] = record.config.get("loss_on", "last")  # what it was before there was the option
     if record.method != recipe.run.method:
         there["method"] = record.method
     differing = {

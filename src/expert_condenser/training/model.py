@@ -9,6 +9,7 @@ from peft import PeftModel
 from transformers import AutoConfig, Mxfp4Config
 
 from expert_condenser.adapters.lora import add_adapter
+from expert_condenser.checkpoint.generation import make_savable
 from expert_condenser.checkpoint.load import load_model, resolve_model
 from expert_condenser.errors import TrainingError
 from expert_condenser.methods import Method
@@ -76,6 +77,7 @@ def load_for_training(source: str | Path, recipe: Recipe, method: Method, *, is_
         **(_dequantised(source, run.revision) if is_base else {}),
     }
     model = load_model(source, run.dtype, train=True, **options)
+    make_savable(model)
     if is_base and isinstance(model, CondenserModel | PeftModel):
         raise TrainingError(
             f"a run starts from a base model, and {source} is the result of one, with router state or an adapter; "

@@ -9,7 +9,9 @@ from typing import Any, NoReturn
 import yaml
 from trl import TrlParser
 
+from expert_condenser.clearing import check_apart
 from expert_condenser.errors import TrainingError
+from expert_condenser.files import local_path
 from expert_condenser.functional.allocation import Allocation
 from expert_condenser.names import HINTS, canonical
 from expert_condenser.training.recipe import Recipe, RunConfig, option_kinds, unknown_option
@@ -40,7 +42,10 @@ def parse_recipe(words: list[str]) -> Recipe:
     if rest:
         raise TrainingError(f"options are --name value; got {' '.join(rest)}")
     asked = {name if name in vars(found) else name.removeprefix(_NEGATED) for name in (*flags, *written)}
-    return Recipe.of(**{name: getattr(found, name) for name in asked})
+    recipe = Recipe.of(**{name: getattr(found, name) for name in asked})
+    if path is not None and recipe.run.overwrite and Path(recipe.trainer.output_dir).is_dir():
+        check_apart(Path(recipe.trainer.output_dir), "config", path)
+    return recipe
 
 
 def _without_config(words: list[str]) -> tuple[Path | None, list[str]]:
@@ -49,7 +54,7 @@ def _without_config(words: list[str]) -> tuple[Path | None, list[str]]:
         flag, _, value = word.partition("=")
         if flag == "--config":
             used = 1 if value else 2
-            path = Path(value or "".join(words[position + 1 : position + 2]))
+            path = local_path(value or "".join(words[position + 1 : position + 2]))
             if not path.is_file():
                 raise TrainingError(f"--config takes a YAML file; got {path}")
             return path, words[:position] + words[position + used :]
@@ -60,7 +65,7 @@ def _read(path: Path) -> dict[str, Any]:
     """The options of a YAML file by their names of today; `env` sets environment variables, as in TRL."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise TrainingError(f"a recipe is a YAML file; {path}: {error}") from error
     if not isinstance(content, dict):
         raise TrainingError(f"a recipe is a mapping, 'name: value' a line; {path} holds a {type(content).__name__}")

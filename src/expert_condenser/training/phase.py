@@ -1,7 +1,6 @@
 """One phase of a run: a TRL training from its start or from a checkpoint, which leaves `final/`."""
 
 import copy
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from transformers import AutoConfig, PrinterCallback, ProgressCallback, TrainerC
 from trl import SFTTrainer
 
 from expert_condenser.checkpoint.load import resolve_model
-from expert_condenser.files import read_json, write_json, write_manifest
+from expert_condenser.files import read_json, write_json
 from expert_condenser.methods import Method
 from expert_condenser.training.auxiliary import lend_fields, restore_fields
 from expert_condenser.training.callback import METHOD_STATE, MethodCallback
@@ -34,19 +33,21 @@ def train_phase(
     method, model, checkpoint = prepared.method, prepared.model, prepared.checkpoint
     if checkpoint is None:
         _begin(folder, method, model)
-    callback = MethodCallback(method)
-    trainer = make_trainer(folder, rows, method, model, [callback, *callbacks])
+    callback = MethodCallback(method, loaded_from=checkpoint)
+    recorder = RunRecorder(folder, method.phase, checkpoint)
+    trainer = make_trainer(folder, rows, method, model, [callback, *callbacks, recorder])
     phases = folder.recipe.phases
     logger.info(f"{method.name}: {method.phase} ({phases.index(method.phase) + 1} of {len(phases)})")
-    start = time.time()
     if checkpoint is None:
         trainer.train()
     elif is_last(checkpoint):  # a crash came after the last step; the Trainer would take one more
-        callback.restore(trainer.args, TrainerState.load_from_json(str(checkpoint / "trainer_state.json")), model)
+        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        callback.restore(trainer.args, state, model)
+        recorder.on_train_begin(trainer.args, state, None)
     else:
         logger.info(f"going on from {checkpoint}; its experts are loaded whole, whatever the Trainer says of keys")
         trainer.train(resume_from_checkpoint=str(checkpoint))
-    _close(folder, trainer, method, callback, time.time() - start)
+    _close(folder, trainer, method, callback, recorder)
 
 
 def _begin(folder: RunFolder, method: Method, model: Any) -> None:
@@ -70,7 +71,7 @@ def make_trainer(
         train_dataset=rows.train,
         eval_dataset=rows.evaluation,
         processing_class=rows.tokenizer,
-        callbacks=[*callbacks, RunRecorder(folder.path, method.phase)],
+        callbacks=[*callbacks],
         router_learning_rate_factor=recipe.run.router_learning_rate_factor,
     )
     for shown in (PrinterCallback, ProgressCallback):  # a library prints nothing; the command line has its own
@@ -85,7 +86,13 @@ def phase_arguments(recipe: Recipe, method: Method) -> TrainerConfig:
     args = copy.copy(recipe.trainer)
     args.output_dir = str(Path(recipe.trainer.output_dir) / method.phase)
     args.chat_template_path = None
-    args.seed = recipe.trainer.seed + recipe.phases.index(method.phase)
+    args.completion_only_loss, args.assistant_only_loss = None, False
+    args.max_length = recipe.max_length
+    args.save_total_limit = None
+    position = recipe.phases.index(method.phase)
+    args.seed = recipe.trainer.seed + position
+    if recipe.trainer.data_seed is not None:  # as the seed: a phase that goes on does not repeat the order of the first
+        args.data_seed = recipe.trainer.data_seed + position
     args.router_aux_loss_coef = method.router_aux_loss_coef
     for name, value in recipe.phase_length().items():
         setattr(args, name, value)
@@ -98,7 +105,9 @@ def is_last(checkpoint: Path) -> bool:
     return bool(state["global_step"] >= state["max_steps"])
 
 
-def _close(folder: RunFolder, trainer: SFTTrainer, method: Method, callback: MethodCallback, seconds: float) -> None:
+def _close(
+    folder: RunFolder, trainer: SFTTrainer, method: Method, callback: MethodCallback, recorder: RunRecorder
+) -> None:
     final = folder.final(method.phase)
     run = folder.recipe.run
     base = AutoConfig.from_pretrained(resolve_model(run.model), **({"revision": run.revision} if run.revision else {}))
@@ -108,6 +117,6 @@ def _close(folder: RunFolder, trainer: SFTTrainer, method: Method, callback: Met
         write_json(final / METHOD_STATE, method.state_dict(), indent=None)
         callback.write_history(final)
         steps, tokens = callback.steps, callback.tokens()
-        folder.note(folder.record.with_phase(method.phase, steps=steps, tokens=tokens, seconds=seconds))
-        write_manifest(final)
+        folder.note(folder.record.with_phase(method.phase, steps=steps, tokens=tokens, seconds=recorder.seconds()))
+        folder.close(method.phase)
     trainer.accelerator.wait_for_everyone()

@@ -1,24 +1,27 @@
 """The result of a run: the last phase's weights as a model that says how to load it and how it was made."""
 
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from expert_condenser.checkpoint.describe import copy_model, describe_model, save_model
+from expert_condenser.checkpoint.generation import make_savable
 from expert_condenser.checkpoint.load import load_model, resolve_model
 from expert_condenser.errors import TrainingError
+from expert_condenser.files import move_into
 from expert_condenser.training.folder import RunFolder
 from expert_condenser.training.model import dtype_of
+from expert_condenser.training.rows import TrainingRows
 
 MERGE_TOLERANCE = 1e-3
 """Largest difference of any logit that merging an adapter may make, relative to the largest logit, in float32."""
 _PROVENANCE = ("method", "versions", "git_commit", "config", "phases")
 
 
-def publish(folder: RunFolder, tokenizer: PreTrainedTokenizerBase) -> Path:
+def publish(folder: RunFolder, rows: TrainingRows) -> Path:
     """Write `model/` (and `adapter/`), and close `run.json`; copying files works for sharded models too."""
     recipe, target = folder.recipe, folder.path / "model"
     if not folder.main:
@@ -26,15 +29,22 @@ def publish(folder: RunFolder, tokenizer: PreTrainedTokenizerBase) -> Path:
     final, difference = folder.final(recipe.phases[-1]), None
     record = asdict(folder.record)
     provenance = {key: record[key] for key in _PROVENANCE}
+    # Made beside it first: a full disk or a crash leaves a model that is there already whole.
+    made = folder.path / ".publishing"
+    shutil.rmtree(made, ignore_errors=True)
     if recipe.adapter.lora is None:
-        copy_model(final, target)
-        describe_model(target, provenance)
+        copy_model(final, made / "model")
+        describe_model(made / "model", provenance)
     else:
-        copy_model(final, folder.path / "adapter")
-        describe_model(folder.path / "adapter", provenance)
+        copy_model(final, made / "adapter")
+        describe_model(made / "adapter", provenance)
+        move_into(made, folder.path)  # whatever comes of the merging
         model, difference = merge_checked(load_model(final))
         dtype = dtype_of(recipe.run.dtype, resolve_model(recipe.run.model))
-        save_model(model.to(dtype), tokenizer, target, provenance)
+        model.generation_config.eos_token_id = rows.stops if rows.stops[1:] else rows.stops[0]
+        make_savable(model)
+        save_model(model, rows.tokenizer, made / "model", provenance, dtype)
+    move_into(made, folder.path)
     folder.note(replace(folder.record.closed(), merge_difference=difference))
     return target
 

@@ -1,12 +1,18 @@
 """A recipe: what to train on what, by which method, with which adapter and which of TRL's options."""
 
+import json
 from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from expert_condenser.adapters.config import AdapterConfig
+from expert_condenser.data.mixture import sources_of
+from expert_condenser.data.rendering import LOSS_ON
+from expert_condenser.data.rows import ON_BAD_ROW
 from expert_condenser.errors import TrainingError
+from expert_condenser.files import local_path
 from expert_condenser.functional.allocation import Allocation
 from expert_condenser.methods import METHODS, Method
 from expert_condenser.methods.base import Config
@@ -16,6 +22,14 @@ from expert_condenser.training.sft_options import TrainerConfig
 DTYPES = ("float32", "bfloat16", "float16", "auto")
 _PER_PROCESS = ("local_rank", "hub_token", "accelerator_config", "parallelism_config")
 """What differs between the processes of one run, or is a secret: not of its record."""
+
+
+_INPUTS = (
+    *("model", "data", "eval_data", "chat_template_path", "condensers_file", "expert_config"),
+    *("deepspeed", "fsdp_config", "accelerator_config"),
+)
+"""Options that may name a file or a directory that a run reads."""
+PATHS = (*_INPUTS, "output_dir", "logging_dir")
 
 
 @dataclass(frozen=True)
@@ -41,7 +55,7 @@ class RunConfig:
         default=1.0, metadata={"help": "The routers learn with this times learning_rate."}
     )
     resume: bool = field(default=False, metadata={"help": "Go on from the newest whole checkpoint of output_dir."})
-    overwrite: bool = field(default=False, metadata={"help": "Delete what output_dir holds and start again."})
+    overwrite: bool = field(default=False, metadata={"help": "Take the place of an earlier run in output_dir."})
 
     def __post_init__(self) -> None:
         """Raise `TrainingError` where an option has no meaning."""
@@ -69,12 +83,25 @@ class DataConfig:
 
     data: str = field(
         default="",
-        metadata={"help": "Hub name, .json/.jsonl/.parquet file, directory of those, or 'testbed:FAMILY[:COUNT]'."},
+        metadata={"help": "Hub name, file, directory, 'testbed:FAMILY[:COUNT]', or a list of {path, weight, split}."},
     )
     split: str = field(default="train", metadata={"help": "Split of a hub data set or directory."})
     data_format: str = field(default="auto", metadata={"help": "Format of the rows; 'auto' goes by their columns."})
     answer_style: str = field(default="auto", metadata={"help": "'boxed', 'plain', or 'auto'."})
-    limit: int | None = field(default=None, metadata={"help": "Train on the first N rows only."})
+    limit: int | None = field(default=None, metadata={"help": "Train on the first N rows only; of a mixture, N."})
+    ignore: list[str] = field(
+        default_factory=list, metadata={"help": "Columns, and keys of turns, that are meant to be left out."}
+    )
+    on_bad_row: str = field(default="error", metadata={"help": "A row that cannot be trained: 'error' or 'skip'."})
+    loss_on: str = field(
+        default="all", metadata={"help": "Answers of a conversation: 'all', 'last'; or 'everything', prompts too."}
+    )
+    end_of_turn: str | None = field(
+        default=None, metadata={"help": "A token that ends an answer where the chat template ends none."}
+    )
+    chat_template_kwargs: str | None = field(
+        default=None, metadata={"help": "What the chat template is told, as JSON; the result's template keeps it."}
+    )
     eval_data: str | None = field(default=None, metadata={"help": "Data for eval_loss, in the same format."})
     eval_split: str = field(default="train", metadata={"help": "Split of eval_data; a file has only 'train'."})
 
@@ -82,8 +109,31 @@ class DataConfig:
         """Raise `TrainingError` where an option has no meaning."""
         if not self.data:
             raise TrainingError("a run needs data: set data to a hub name, a file, a directory, or testbed:FAMILY")
+        for name in (
+            "data",
+            "eval_data",
+            "chat_template_kwargs",
+        ):  # as JSON where a recipe's YAML has a list or mapping
+            if isinstance(getattr(self, name), list | tuple | dict):
+                object.__setattr__(self, name, json.dumps(getattr(self, name)))
+        sources_of(self.data)
+        if self.on_bad_row not in ON_BAD_ROW:
+            raise TrainingError(f"on_bad_row is one of {', '.join(ON_BAD_ROW)}; got {self.on_bad_row!r}")
+        if self.loss_on not in LOSS_ON:
+            raise TrainingError(f"loss_on is one of {', '.join(LOSS_ON)}; got {self.loss_on!r}")
+        self.template_options()
         if self.eval_data is None and self.eval_split != "train":
             raise TrainingError(f"eval_split is the split of eval_data, and there is none; got {self.eval_split!r}")
+
+    def template_options(self) -> dict[str, Any]:
+        """What the chat template is told; raises `TrainingError` where it is no mapping."""
+        try:
+            options = json.loads(self.chat_template_kwargs or "{}")
+        except ValueError:
+            options = None
+        if not isinstance(options, dict):
+            raise TrainingError(f"chat_template_kwargs is a mapping, as JSON; got {self.chat_template_kwargs!r}")
+        return options
 
 
 @dataclass(frozen=True)
@@ -102,6 +152,7 @@ class Recipe:
         """From option names and values; raises `TrainingError` on one that this recipe does not have."""
         name = options.get("method", RunConfig.method)
         RunConfig(method=name)
+        options |= {key: local_path_option(value) for key, value in options.items() if key in PATHS}
         parts = {"run": RunConfig, "data": DataConfig, "method": METHODS[name].Config, **_SHARED}
         taken = {part: {f.name for f in fields(kind) if f.init} & options.keys() for part, kind in parts.items()}
         strange = sorted(options.keys() - set().union(*taken.values()))
@@ -145,6 +196,17 @@ class Recipe:
         return self.trainer.device
 
     @property
+    def max_length(self) -> int | None:
+        """Where TRL cuts rows; it cuts none without padding, so that the run has to."""
+        cuts = not self.trainer.padding_free or self.trainer.packing
+        return self.trainer.max_length if cuts else None
+
+    @property
+    def loss_on(self) -> str:
+        """What is learnt; TRL's own word for all of it is `completion_only_loss: false`."""
+        return "everything" if self.trainer.completion_only_loss is False else self.data.loss_on
+
+    @property
     def adapter_targets(self) -> list[str]:
         """What the adapter acts on; empty without one."""
         return self.adapter.targets(getattr(self.method, "router", None))
@@ -170,9 +232,23 @@ class Recipe:
         names = {f.name for f in fields(self.trainer)} & trainer.keys() - set(_PER_PROCESS)
         return dict(sorted((own | {name: trainer[name] for name in names}).items()))
 
+    def inputs(self) -> dict[str, Path]:
+        """The files and directories that the run reads, by the option that names them."""
+        named = {name: value for name, value in self.flat().items() if name in _INPUTS and isinstance(value, str)}
+        for name in ("data", "eval_data"):
+            sources = sources_of(named.pop(name)) if name in named else ()
+            named |= {f"{name} ({source.path})" if sources[1:] else name: source.path for source in sources}
+        paths = {name: local_path(value) for name, value in named.items() if value != "testbed"}
+        return {name: path for name, path in paths.items() if path.exists()}
+
     def going_on(self, *, resume: bool, overwrite: bool) -> "Recipe":
         """The same recipe, with another beginning."""
         return replace(self, run=replace(self.run, resume=resume, overwrite=overwrite))
+
+
+def local_path_option(value: Any) -> Any:
+    """What an option names, with `~` as the home directory; `~` begins no name on the hub."""
+    return str(local_path(value)) if isinstance(value, str) and value.startswith("~") else value
 
 
 _SHARED: dict[str, Any] = {"adapter": AdapterConfig, "trainer": TrainerConfig}

@@ -1,7 +1,8 @@
 """`run.json`: what a run was asked to do, by which versions, and how far it came. Read without torch.
 
-Version 2 (`format_version`) has the option names of today and of the run's own method alone. Version 1, written before
-0.2 without a `format_version`, is read as if it were of version 2 (`_migrated`); nothing rewrites it but its own run.
+Version 3 (`format_version`) says which rows were trained on. Version 2 has the option names of today, and of the run's
+own method alone. Version 1, written before 0.2 without a `format_version`, is read as if it were of version 2
+(`_migrated`); nothing rewrites either but its own run.
 """
 
 import json
@@ -15,7 +16,7 @@ from expert_condenser.errors import DataError
 from expert_condenser.files import read_json, write_json
 
 RUN, METRICS = "run.json", "metrics.jsonl"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 PACKAGES = ("expert-condenser", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
 
 
@@ -30,6 +31,9 @@ class RunRecord:
     """Of the packages that computed it."""
     git_commit: str | None
     """Of this package, where it runs from a git checkout; with `-dirty` where its files were changed."""
+    data: dict[str, Any] | None = None
+    """The rows: `digest` of all token ids and labels, `template` (its digest), `date` (which it shows), `rows`,
+    `examples`, `files`; None in versions before 3."""
     trainable: dict[str, dict[str, int]] = field(default_factory=dict)
     """`{group of parameters: {"total": n, "trainable": n}}`."""
     phases: dict[str, dict[str, int | float]] = field(default_factory=dict)
@@ -48,9 +52,9 @@ class RunRecord:
     format_version: int = FORMAT_VERSION
 
     @classmethod
-    def begin(cls, method: str, config: dict[str, Any]) -> "RunRecord":
+    def begin(cls, method: str, config: dict[str, Any], data: dict[str, Any] | None = None) -> "RunRecord":
         """The record of a run that starts here and now."""
-        return cls(method, config, {name: version(name) for name in PACKAGES}, package_commit())
+        return cls(method, config, {name: version(name) for name in PACKAGES}, package_commit(), data)
 
     @classmethod
     def read(cls, path: Path) -> "RunRecord":
@@ -90,7 +94,7 @@ class RunRecord:
 
 
 _NEEDED = {"method": str, "config": dict}
-_OPTIONAL = {"finished": bool, "arm": str, "steps": int, "tokens": int, "cost": dict}
+_OPTIONAL = {"finished": bool, "arm": str, "steps": int, "tokens": int, "cost": dict, "data": dict}
 _RENAMED = {"model_name_or_path": "model", "dataset": "data", "dataset_split": "split", "eval_dataset": "eval_data"}
 """Option names of version 1, and what they are called since."""
 _ROUTING = ("routing_preset", "budget", "bias_space", "bias_in_weights", "usage", "bias_center", "bias_clip")

@@ -13,6 +13,7 @@ import torch
 from trl import SFTConfig
 
 from expert_condenser.errors import TrainingError
+from expert_condenser.training.refusals import refusals_named
 
 _UPLOAD = "a run uploads nothing; push the finished model directory yourself"
 _BEST = (
@@ -20,7 +21,7 @@ _BEST = (
     "result would be a mixture of two models; evaluate the checkpoints and name the best one"
 )
 _NO_SCRIPT = "it is read by example scripts, not by a trainer"
-_PAIRS = "rows are pairs of prompt and completion here, whatever their columns were called"
+_PAIRS = "rows are conversations here, whatever their columns were called"
 
 REFUSED: Mapping[str, str] = {
     **dict.fromkeys(("load_best_model_at_end", "metric_for_best_model", "greater_is_better"), _BEST),
@@ -38,7 +39,6 @@ REFUSED: Mapping[str, str] = {
     **dict.fromkeys(("do_train", "do_eval", "do_predict"), _NO_SCRIPT),
     "dataset_text_field": _PAIRS,
     "dataset_kwargs": "the rows are prepared by the run, and TRL prepares them in its own way",
-    "assistant_only_loss": "the loss is on the answer already, which is the assistant's last turn",
     "restore_callback_states_from_checkpoint": "the run restores the method's state itself",
 }
 """Fields of `SFTConfig` that a recipe cannot set, and why; a value other than TRL's default is an error."""
@@ -46,10 +46,15 @@ REFUSED: Mapping[str, str] = {
 SET_BY_RUN: Mapping[str, str] = {
     "output_dir": "the phase's folder within the run's",
     "seed": "of phase 2, the next one: its data order is another",
+    "data_seed": "of phase 2, the next one, where it is set",
     "num_train_epochs": "an equal share of the whole for every phase",
     "max_steps": "an equal share of the whole for every phase",
     "chat_template_path": "the tokenizer has the template already",
     "router_aux_loss_coef": "the method's",
+    "completion_only_loss": "the labels are made already; false is loss_on: everything",
+    "assistant_only_loss": "the labels are made already, by loss_on",
+    "max_length": "none where padding_free has no padding to cut: the rows are cut already",
+    "save_total_limit": "the run deletes older checkpoints itself, once the new one is closed",
 }
 """Fields that differ between a recipe and the arguments of a phase, and what the run sets."""
 
@@ -90,7 +95,11 @@ class TrainerConfig(SFTConfig):
             if f.name in REFUSED and getattr(self, f.name) != default_of(f):
                 raise TrainingError(f"{f.name} is not for a recipe: {REFUSED[f.name]}")
         _check_optimizer(str(getattr(self.optim, "value", self.optim)))
-        super().__post_init__()
+        given = vars(self)["bf16"]
+        if given is None and not torch.accelerator.is_available() and not self.use_cpu:
+            self.bf16 = False  # TRL's default is bf16, which transformers refuses on a machine without an accelerator
+        with refusals_named():
+            super().__post_init__()
 
 
 def default_of(option: Field[Any]) -> Any:

@@ -5,13 +5,14 @@ finds the order of rows grouped by length again, and the routers may learn at a 
 from typing import Any
 
 import torch
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import SFTTrainer
 
 from expert_condenser.errors import FailedRunError, TrainingError
 from expert_condenser.moe.layers import moe_layers
 from expert_condenser.moe.parameters import parameter_groups
+from expert_condenser.training.refusals import refusals_named
 
 
 class SeededLengthSampler(LengthGroupedSampler):
@@ -59,16 +60,29 @@ class StrictSFTTrainer(SFTTrainer):
 
     def __init__(self, *args: Any, router_learning_rate_factor: float = 1.0, **kwargs: Any) -> None:
         self.router_learning_rate_factor = router_learning_rate_factor
-        super().__init__(*args, **kwargs)
+        with refusals_named():
+            super().__init__(*args, **kwargs)
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """As in transformers."""
+        with refusals_named():
+            return super().get_train_dataloader()
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """As in transformers; the routers get groups of their own where they learn at another rate."""
         if self.optimizer is not None:  # transformers asks more than once
             return super().create_optimizer(*args, **kwargs)
-        optimizer: torch.optim.Optimizer = super().create_optimizer(*args, **kwargs)
+        with refusals_named():
+            optimizer: torch.optim.Optimizer = super().create_optimizer(*args, **kwargs)
         if self.router_learning_rate_factor != 1.0:
             split_router_groups(optimizer, self.model, self.router_learning_rate_factor)
         return optimizer
+
+    def create_scheduler(self, *args: Any, **kwargs: Any) -> torch.optim.lr_scheduler.LRScheduler:
+        """As in transformers."""
+        with refusals_named():
+            scheduler: torch.optim.lr_scheduler.LRScheduler = super().create_scheduler(*args, **kwargs)
+        return scheduler
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """One micro-batch; raises `FailedRunError` on NaN or infinity, before it reaches the weights."""

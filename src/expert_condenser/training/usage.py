@@ -8,9 +8,11 @@ import torch.distributed
 from jaxtyping import Float, Int, Num
 from torch import Tensor
 
+from expert_condenser.errors import FailedRunError
 from expert_condenser.functional.concentration import dead_share, diversity, gini
 from expert_condenser.moe.attachment import Attachment
-from expert_condenser.moe.counting import Counter
+from expert_condenser.moe.counting import Counter, sum_dtype
+from expert_condenser.moe.layers import MoELayer
 from expert_condenser.moe.router import PolicyRouter
 
 
@@ -48,10 +50,10 @@ class StepUsage:
 def collect(attachment: Attachment) -> StepUsage:
     """Sum the counters over data-parallel processes with one all-reduce of a stacked matrix, then reset them.
 
-    Counts travel as float64, which is exact below 2^53 tokens.
+    Counts travel as float64, which is exact below 2^53 tokens; on the CPU where the first layer's device has none.
     """
-    rows = [_row(router.counter) for router in attachment.routers]
-    stacked = torch.stack([row.to(rows[0].device) for row in rows])
+    device = meeting_device(attachment.routers[0].counter.counts.device)
+    stacked = torch.stack([_row(router.counter, device) for router in attachment.routers])
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(stacked)
     attachment.reset(detailed=attachment.watch.detailed)
@@ -59,9 +61,31 @@ def collect(attachment: Attachment) -> StepUsage:
     return StepUsage(counts.round().long(), mass, gate_mass, changed / tokens)
 
 
-def _row(counter: Counter) -> Num[Tensor, " columns"]:
-    scalars = torch.stack([counter.changed.double(), counter.tokens.double()])
-    return torch.cat([counter.counts.double(), counter.mass, counter.gate_mass, scalars])
+def check_counted(usage: StepUsage, layers: Sequence[MoELayer], step: int) -> None:
+    """Raise `FailedRunError` where a layer counted no token in an optimizer step: its routing is not the method's.
+
+    There is no good reason for it: no known family skips an MoE layer, and routers of image tokens or with a
+    table of experts per token id are not among `layers`.
+    """
+    silent = [layer.name for layer, counts in zip(layers, usage.counts, strict=True) if not counts.any()]
+    if silent:
+        raise FailedRunError(
+            f"every MoE layer sees tokens in every step; at step {step}, {len(silent)} of {len(layers)} counted none "
+            f"({', '.join(silent[:3])}). Either the model is trained in eval mode; or its decoder is not called as a "
+            "module (`decoder(...)`, not `decoder.forward(...)`); or another library replaced routers or their forward "
+            "after attach; or all tokens of the step are padding."
+        )
+
+
+def meeting_device(device: torch.device) -> torch.device:
+    """Where the counters of all layers meet: the device of the first, or the CPU where that one has no float64."""
+    return device if sum_dtype(device) == torch.float64 else torch.device("cpu")
+
+
+def _row(counter: Counter, device: torch.device) -> Num[Tensor, " columns"]:
+    scalars = torch.stack([counter.changed, counter.tokens])
+    # Moved first, and cast there: on the device that a layer computes on there may be no float64.
+    return torch.cat([part.to(device).double() for part in (counter.counts, counter.mass, counter.gate_mass, scalars)])
 
 
 def _split(stacked: Tensor, num_experts: int) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:

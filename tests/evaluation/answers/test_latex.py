@@ -1,6 +1,7 @@
 import pytest
 
 from expert_condenser.evaluation.answers import LATEX
+from expert_condenser.evaluation.answers.latex import same
 
 EXTRACTED = [
     ("\\boxed{\\frac{3}{4}}", "\\frac{3}{4}"),
@@ -16,6 +17,8 @@ EXTRACTED = [
     ("\\boxed{\\text{Evelyn}}", "Evelyn"),
     ("", None),
     ("I cannot say.", None),
+    ("\\boxed{5\\%}", "5\\%"),
+    ("\\boxed{\\%}", None),
 ]
 EQUAL = [
     ("\\frac{3}{4}", "\\dfrac{3}{4}"),
@@ -86,15 +89,16 @@ def test_the_stated_expression(text, answer):
 
 
 @pytest.mark.parametrize(("one", "other"), EQUAL)
-def test_equal_expressions(one, other):
+def test_the_same_but_for_layout(one, other):
+    assert same(one, other)
+    assert same(other, one)
     assert LATEX.equal(one, other)
-    assert LATEX.equal(other, one)
 
 
 @pytest.mark.parametrize(("one", "other"), DIFFERENT)
-def test_different_expressions(one, other):
-    assert not LATEX.equal(one, other)
-    assert not LATEX.equal(other, one)
+def test_different_by_layout(one, other):
+    assert not same(one, other)
+    assert not same(other, one)
 
 
 @pytest.mark.parametrize("answer", sorted({text for pair in EQUAL + DIFFERENT for text in pair}))
@@ -104,5 +108,5 @@ def test_every_expression_equals_itself_in_a_box(answer):
     assert LATEX.read_gold(LATEX.read_gold(answer)) == LATEX.read_gold(answer)
 
 
-def test_an_empty_gold_answer():
-    assert LATEX.read_gold(" ") is None
+def test_gold_answers():
+    assert [LATEX.read_gold(gold) for gold in (" ", "%", "5 \\%", "\\dfrac34")] == [None, None, "5\\%", "\\frac{3}{4}"]

@@ -7,7 +7,7 @@ from expert_condenser.evaluation.answers import final_answer
 from expert_condenser.evaluation.backends import local
 from expert_condenser.evaluation.backends.base import Backend
 from expert_condenser.evaluation.backends.local import LocalBackend
-from expert_condenser.evaluation.generation import Generation
+from expert_condenser.evaluation.generation import Answer, Generation
 from expert_condenser.evaluation.prompts import in_batches, rendered
 
 QUESTIONS = [
@@ -141,3 +141,11 @@ def test_options_without_a_meaning(options, message):
 @pytest.mark.parametrize(("text", "answer"), [("4+3=7\n#### 7", "7"), ("#### 1 #### 2 ", "2"), (" Yes ", "Yes")])
 def test_final_answer(text, answer):
     assert final_answer(text) == answer
+
+
+def test_the_raw_text_has_the_special_tokens_that_the_answer_lacks(base):
+    backend = LocalBackend(base_model_path(), base[1], model=base[0])
+    ids = base[1]("7<|user|>8<|end|>9", add_special_tokens=False)["input_ids"]
+    answer = backend._answer(ids)
+    assert (answer.text, answer.raw, answer.ended) == ("78", "7<|user|>8", True)
+    assert backend._answer(ids[:1]) == Answer("7", 1, False, None)

@@ -3,9 +3,9 @@ import re
 
 import pytest
 
-from expert_condenser.data.rows import load_rows
 from expert_condenser.errors import DataError
 from expert_condenser.evaluation.tasks import TASKS, load
+from tests.pairs import load_rows
 from tests.samples import folders
 
 ROOTS = dict(zip(("samples", "widened"), folders("eval_sample", "eval_sample"), strict=False))

@@ -291,6 +291,6 @@ def test_bad_paths_and_limits(tmp_path):
         load("gsm8k", write(tmp_path / "any.json"), split="train")
     with pytest.raises(DataError, match="limit must be at least 1, but it is 0"):
         load("gsm8k", write(tmp_path / "any.json"), limit=0)
-    (tmp_path / "rows.csv").write_text("a,b")
+    (tmp_path / "rows.txt").write_text("a,b")
     with pytest.raises(DataError, match="a data file must be one of"):
-        load("gsm8k", tmp_path / "rows.csv")
+        load("gsm8k", tmp_path / "rows.txt")

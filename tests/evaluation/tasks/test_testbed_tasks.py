@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 
 from expert_condenser.data.procedural.families import HELD_OUT_ITEMS, items
-from expert_condenser.data.rows import load_rows
 from expert_condenser.errors import DataError
 from expert_condenser.evaluation.tasks import load
+from tests.pairs import load_rows
 
 
 @pytest.mark.parametrize("split", ["test", "validation"])

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from expert_condenser.evaluation.answers import choice, latex, number, words
+from expert_condenser.evaluation.answers import algebra, choice, latex, number, words
+from expert_condenser.evaluation.answers.thoughts import said
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class AnswerKind:
     """Whether an extracted answer is the gold one."""
     read_gold: Callable[[str], str | None]
     """A gold answer in its normal form, or None if it is not of this kind."""
+    comparison: Callable[[], str] | None = None
+    """What decides equality here, where that is not this package alone."""
 
 
 def _options(stem: str) -> AnswerKind:
@@ -38,6 +41,11 @@ def final_answer(text: str) -> str:
 
 
 def _verbatim(text: str) -> str | None:
+    parts = said(text)
+    return final_answer(parts[0]) or None if parts else None
+
+
+def _gold(text: str) -> str | None:
     return final_answer(text) or None
 
 
@@ -45,6 +53,6 @@ NUMBER = AnswerKind("number", "a number", number.extract, number.equal, number.e
 LETTER = AnswerKind("letter", "a letter from A to E", choice.extract, choice.equal, choice.exact)
 TRUTH = AnswerKind("truth", "true or false", words.extract_truth, words.equal, words.exact_truth)
 SOLUTION, OPTION, ENDING, ANSWER = map(_options, ("solution", "option", "ending", "answer"))
-LATEX = AnswerKind("latex", "an expression", latex.extract, latex.equal, latex.exact)
-VERBATIM = AnswerKind("verbatim", "a text", _verbatim, str.__eq__, _verbatim)
+LATEX = AnswerKind("latex", "an expression", latex.extract, latex.equal, latex.exact, algebra.comparison)
+VERBATIM = AnswerKind("verbatim", "a text", _verbatim, str.__eq__, _gold)
 """The text after the last `####`, or all of it, to the letter: the testbed's answers."""

@@ -19,14 +19,14 @@ _ARTICLE = r"(?!\s+(?!(?:because|since|as|which|with|and|or|is|by|from)\b)[a-z])
 _CAPITAL = rf"(?:A{_ARTICLE}|[B-E])(?![\w'^]|\s*=)"
 _MARKED = r"[(\[]\s*(?P<marked>[A-Ea-e])\s*[)\]]"
 _STATED = re.compile(
-    rf"""[\s:"'$]*(?:(?i:option|choice|letter|answer|the|therefore|thus|clearly|likely|most|probably|still|then|now)\b[\s:]*)*
+    rf"""[\s:"'$]*(?:(?i:option|choice|letter|answer|la|el|die|opción|opção|opzione|вариант|选项|選項|the|therefore|thus|clearly|likely|most|probably|still|then|now)\b[\s:]*)*
     (?:{_MARKED}|(?P<capital>{_CAPITAL})|(?P<small>[a-e])\s*(?:[).]|$))""",
     re.VERBOSE,
 )
 _CHOSEN = r"""\b(?:correct|right|best)\s+(?:option|choice|alternative|letter)
       \s*(?:is|was|(?:would|should|must|will)\s+be|:)
     | (?:\bnot|n't)\s+(?:option\s+)?[(\[]?[A-E][)\]]?[.,;]?\s+(?:but(?:\s+rather)?|(?:it|that)(?:'s|\s+is))\b
-    | \b(?:choose|select|pick|go\s+with)\b"""
+    | \b(?:choose|select|pick|go\s+with)\b | (?:选择|選擇|选|選)(?![项項择擇])"""
 _LINKS = "option|choice|answer|letter|so|thus|hence|therefore|then|that|only|but|because|since|clearly"
 _CONFIRMED = re.compile(
     rf"""(?:{_MARKED}

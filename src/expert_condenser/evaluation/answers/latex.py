@@ -6,21 +6,26 @@ The first of these that holds anything: the last `\boxed{…}`; the line after t
 Two answers are equal if they are the same numbers by the rules of `number`, or the same text after layout is
 dropped: spaces, `\left`, `\dfrac`, `\text`, units and degrees after a number, percent and dollar signs, `x =`, the
 braces around one character of an index or exponent.
-Tuples and intervals are compared part by part, in their order and with their brackets, as are lists. There is no
-algebra: `1+x` is not `x+1`.
+Tuples and intervals are compared part by part, in their order and with their brackets, as are lists. What differs by
+these rules of layout may still be equal by algebra, where math-verify is installed: `1+x` is `x+1`, `1,2` is `2,1`. Two
+plain numbers, and lists in different brackets, are left to the rules here.
 """
 
 import re
 from collections.abc import Iterator
 
-from expert_condenser.evaluation.answers import number
-from expert_condenser.evaluation.answers.passage import boxes, marked, passages, plain_signs, statements
+from expert_condenser.evaluation.answers import algebra, number
+from expert_condenser.evaluation.answers.passage import boxes, marked, passages, statements
+from expert_condenser.evaluation.answers.scale import scaled
+from expert_condenser.evaluation.answers.typography import plain_signs
 
 _GROUP = r"\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}"
+PERCENT = r"\\%"
 _LAYOUT = [
     (r"\\(?:left|right|bigl?|bigr|Bigl?|Bigr|displaystyle)(?![a-z])", ""),
     (r"\\[,;:!]|(?<!\\)\\ |~|\\quad|\{,\}", ""),
-    (r"\\\$|\$|\\%|%", ""),
+    (r"\\\$|\$", ""),
+    (r"\\%|%", PERCENT),
     (r"\^\s*\{?\s*\\circ\s*\}?|°|\\degree", ""),
     (r"(?<=[\d}])\s*(?:degrees?|\\(?:text|mathrm|mbox)\s*\{[^{}]*\}(?:\^\{?\d\}?)?)\s*\.?$", ""),
     (r"\\(?:text|mathrm|mbox|textbf|mathbf|textit)\s*\{([^{}]*)\}", r"\1"),
@@ -43,38 +48,65 @@ def extract(text: str) -> str | None:
     """The expression that a text gives as its answer, without layout, or None."""
     for passage in passages(text):
         for found in _candidates(passage):
-            if answer := normal(found):
-                return answer
+            if normal(found):
+                return laid_out(found)
         if last := number.extract(passage):
             return last
     return None
 
 
 def equal(extracted: str, gold: str) -> bool:
+    """Whether two expressions are the same but for layout, or equal by algebra."""
+    if same(extracted, gold):
+        return True
+    left, right = laid_out(extracted), laid_out(gold)
+    numbers = all(number.exact(normal(text)) is not None for text in (left, right))
+    if (numbers and "%" not in left + right) or _in_other_brackets(left, right):
+        return False
+    return algebra.equal(left, right)
+
+
+def same(one: str, other: str) -> bool:
     """Whether two expressions are the same number, the same parts in the same brackets, or the same text."""
-    left, right = normal(extracted), normal(gold)
+    left, right = normal(one), normal(other)
     if left == right:
         return True
     numbers = number.exact(left), number.exact(right)
     if numbers[0] is not None and numbers[1] is not None:
         return number.equal(numbers[0], numbers[1])
-    (first, parts, last), (first_gold, parts_gold, last_gold) = _parts(left), _parts(right)
-    if (first, last, len(parts)) != (first_gold, last_gold, len(parts_gold)) or len(parts) == 1:
+    (first, parts, last), (first_other, parts_other, last_other) = _parts(left), _parts(right)
+    if (first, last, len(parts)) != (first_other, last_other, len(parts_other)) or len(parts) == 1:
         return False
-    return all(map(equal, parts, parts_gold))
+    return all(map(same, parts, parts_other))
 
 
 def exact(text: str) -> str | None:
     """The expression that a text is; for gold answers."""
-    return normal(text) or None
+    return laid_out(text) if normal(text) else None
 
 
 def normal(text: str) -> str:
-    """An expression without its layout."""
-    text = plain_signs(text).strip()
+    """An expression without its layout and percent signs."""
+    return _without(text, "")
+
+
+def laid_out(text: str) -> str:
+    """An expression without its layout; percent signs stay, for algebra."""
+    return _without(text, PERCENT)
+
+
+def _without(text: str, percent: str) -> str:
+    text = scaled(plain_signs(text).strip())
     for pattern, replacement in _LAYOUT:
-        text = re.sub(pattern, replacement, text)
+        text = re.sub(pattern, percent if replacement is PERCENT else replacement, text)
     return text.replace(",", "") if re.fullmatch(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?", text) else text
+
+
+def _in_other_brackets(left: str, right: str) -> bool:
+    """Whether two expressions are lists, and their brackets are not the same: a pair is no set, an interval no pair."""
+    if "," not in left or "," not in right or r"\cup" in left + right:
+        return False
+    return _parts(left)[::2] != _parts(right)[::2]
 
 
 def _candidates(passage: str) -> Iterator[str]:

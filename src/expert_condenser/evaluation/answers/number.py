@@ -5,10 +5,11 @@ statement ("the answer is 5", "Answer: 5", "wait, it is 5"), where of an equatio
 number of the text. After `</think>`, the thoughts count only if what follows them has no number.
 
 **What.** Thousands separators, currency, percent signs and units are dropped: "50%" is 50. `3/4`, `1 1/2`,
-`\frac{3}{4}`, `.5`, `1e3` and `2 \times 10^3` are numbers. A minus is a sign only where it is glued to its number
-and no operand stands before it: "36 - 12", "2-3 days" and "COVID-19" hold no negative number. "Negative 5" is -5, and
-"is minus 5" too, but "7 minus 5" subtracts. Groups of three digits after blanks are one number in "1 234 567" and
-"118 000"; "1 234" may be two, and is none.
+`\frac{3}{4}`, `.5`, `1e3` and `2 \times 10^3` are numbers. A minus is a sign only where it is glued to its number and
+no operand stands before it: "36 - 12", "2-3 days" and "COVID-19" hold no negative number. "Negative 5" is -5, and "is
+minus 5" too, but "7 minus 5" subtracts. Before all that a box holds, and as U+2212 where a statement begins, a minus
+may stand apart: `\boxed{- 5}` is -5, and so is `#### - 5`. "1.5 million" is 1500000, see `scale`. Groups of three
+digits after blanks are one number in "1 234 567" and "118 000"; "1 234" may be two, and is none.
 
 **What not.** A list, a range, a ratio, a time or an expression is not one number: where the text states one of
 these, there is no answer, even if a number stands elsewhere. A sentence that states several numbers otherwise
@@ -20,12 +21,16 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import NamedTuple
 
-from expert_condenser.evaluation.answers.passage import boxes, marked, passages, plain_signs, statements
+from expert_condenser.evaluation.answers.passage import boxes, marked, passages, statements
+from expert_condenser.evaluation.answers.scale import scaled
+from expert_condenser.evaluation.answers.typography import plain_signs
 
 FLOAT_NOISE = Fraction(1, 10**9)
 MIN_DIGITS = 2
 MAX_LENGTH = 300
 """A longer run of digits is a model that repeats itself."""
+SIGHT = 40
+"""Characters before a number that say what it is."""
 
 _FRACTIONS = {"½": "1/2", "¼": "1/4", "¾": "3/4", "⅓": "1/3", "⅔": "2/3"}
 _LENGTH = r"[mcdk]?m|(?:centi|milli|kilo)?met(?:er|re)s?|in|inch(?:es)?|ft|foot|feet|yds?|yards?|mi|miles?|units?"
@@ -44,6 +49,7 @@ _REWRITES: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"(?<=\d)\s*[*x]\s*10\s*\^\s*\{?\s*([-+]?\d{1,3})\s*\}?", r"e\1"),
     (r"\\([$%])", r"\1"),
     (r"\\([A-Za-z]+)\s*", r" \1 "),
+    (r"(?<!\S)\$\s*-\s+(?=\.?\d[\d.,]*\s*\$)", "$-"),
     (r"(?<=[A-Za-z])[$€£¥₹]|[$€£¥₹](?=\s?[^\s\d.]|\s*$)", " "),
     (r"[$€£¥₹]\s?", ""),
     (r"[{}]", " "),
@@ -57,7 +63,7 @@ _REWRITES: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
 _TOKEN = re.compile(
     r"""(?<![\w.])(?<![A-Za-z]-)(?:
     (?P<mixed>\d+[ ]+(?:and[ ]+)?\d+[ ]?/[ ]?\d+) |
-    (?P<plain>\d{1,3}(?:,\d{2,3})*,\d{3}(?![,\d]*\d)(?:\.\d+)? | \d+(?:\.\d+)? | \.\d+)
+    (?P<plain>\d{1,3}(?:,\d{2,3})*,\d{3}(?!,*\d)(?:\.\d+)? | \d+(?:\.\d+)? | \.\d+)
     (?P<exponent>e[-+]?\d{1,3}(?!\w))? (?P<over>[ ]?/[ ]?\d+(?:\.\d+)?)?
     )""",
     re.VERBOSE | re.IGNORECASE,
@@ -66,8 +72,15 @@ _WORDS = r"\s*%?\s*(?:[a-z]+\s+){0,3}"
 _UNIT = r"\s*(?:hours?|hrs?|minutes?|mins?|days?|weeks?|months?|years?|feet|foot|ft|pounds?|lbs?|dollars?)\s+"
 _PAIR = re.compile(rf"{_WORDS}(?:and|or|to)\s+|\s*%?\s*[-:]\s*|{_UNIT}|[ ]+", re.IGNORECASE)
 _LIST = re.compile(rf"{_PAIR.pattern}|\s*%?\s*(?:[a-z]+\s*){{0,3}},\s*(?:(?:and|or)\s+)?", re.IGNORECASE)
-_ASIDE = re.compile(r"\b(?:of|for|per|in|from|after|before|on|at|with|every|each|by|than)\b", re.IGNORECASE)
-_EXPLANATION = re.compile(r"\(|\b(?:because|since|as|which|so|where|rounded|not)\b", re.IGNORECASE)
+_ASIDE = re.compile(
+    r"\b(?:of|for|per|in|from|after|before|on|at|with|every|each|by|than"
+    r"|de|en|pour|dans|por|para|für|von|pro|в|из|на|за)\b",
+    re.IGNORECASE,
+)
+_EXPLANATION = re.compile(
+    r"\(|\b(?:because|since|as|which|so|where|rounded|not|porque|parce|car|denn|weil|потому|так|因为|因為)\b",
+    re.IGNORECASE,
+)
 _EXPRESSION = re.compile(r"sqrt|\bpi\b|[π√^]|\d\s*[*+]\s*\d")
 _REFERENCE = re.compile(r"\b(?:step|equation|eq\.|see\s+[a-z]+)\s*[(#]?$", re.IGNORECASE)
 _LEAD = re.compile(
@@ -128,16 +141,21 @@ def rewritten(text: str) -> str:
     text = plain_signs(text)
     for pattern, replacement in _REWRITES:
         text = re.sub(pattern, replacement, text)
-    return text
+    return scaled(text)
 
 
 def _candidates(passage: str) -> Iterator[str | None]:
     """What each rule finds, in their order: a number, "" for an answer that is not one number, None for nothing."""
-    yield from (_single(rewritten(content)) for content in boxes(passage))
+    yield from (_single(_with_sign(rewritten(content))) for content in boxes(passage))
     text = rewritten(passage)
-    yield from map(_single, marked(text))
+    yield from (_single(_with_sign(line)) for line in marked(text))
     yield from (_single(clause) for _, clause in reversed(statements(text)))
     yield _last(text)
+
+
+def _with_sign(content: str) -> str:
+    """What a box or a marked line holds, with a minus in front of all of it glued to its number."""
+    return re.sub(r"^\s*-\s+(?=\.?\d)", "-", content)
 
 
 def _single(clause: str) -> str | None:
@@ -163,7 +181,7 @@ def _single(clause: str) -> str | None:
 def _last(text: str) -> str | None:
     """The last number of a text that is no reference to a step, if it is not the end of a range or of a pair."""
     found = [
-        number for number in _numbers(text) if not _REFERENCE.search(text[max(0, number.start - 40) : number.start])
+        number for number in _numbers(text) if not _REFERENCE.search(text[max(0, number.start - SIGHT) : number.start])
     ]
     if not found:
         return None
@@ -176,7 +194,9 @@ def _numbers(text: str) -> list[_Found]:
     """Every number of a text, in order."""
     found = []
     for match in _TOKEN.finditer(text):
-        number = _sign(text[: match.start()]) + re.sub(r"\s*/\s*", "/", match[0]).replace(",", "").replace(" and ", " ")
+        number = _sign(text[max(0, match.start() - SIGHT) : match.start()]) + re.sub(r"\s*/\s*", "/", match[0]).replace(
+            ",", ""
+        ).replace(" and ", " ")
         if _value(number) is not None:
             found.append(_Found(match.start(), match.end(), " ".join(number.split())))
     return found

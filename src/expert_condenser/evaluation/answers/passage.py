@@ -3,54 +3,58 @@
 import re
 from collections.abc import Iterator
 
-RUN_ON = re.compile(
-    r"""(?:^|(?<=[.!?)\]}]))[ \t]*(?:\#+[ \t]*|\*\*)?
-    (?:(?:Q|Question|Problem|Instruction|Human|User)(?:[ \t]*\d+)?\**[ \t]*:
-    |Please[ ](?:choose[ ]the[ ]correct|answer[ ]the[ ]following))""",
-    re.MULTILINE | re.VERBOSE,
-)
-"""Where the text goes on with a new question, as a model does that does not stop."""
+from expert_condenser.evaluation.answers.heads import ANSWER_IS, CORRECTION, IN_OTHER_LANGUAGES
+from expert_condenser.evaluation.answers.run_on import up_to_run_on
+from expert_condenser.evaluation.answers.thoughts import said
+from expert_condenser.evaluation.answers.typography import plain_signs
 
-ANSWER_IS = r"""
-    \bans(?:wers?)?\b (?:\s*\([^()\n]*\))? (?:\s+(?:to|for|of|in)\s[^.:=\n]{1,120}?)??
-    (?:\s*(?:(?:is|was|are|equals|becomes|(?:would|should|will|must)\s+be|comes\s+(?:out\s+)?to)\b|[:=→])|[ \t]*\n)"""
-CORRECTION = r"""
-    \b(?:actually|wait|sorry|correction|no|rather|instead)\b[,:-]*\s+ (?:it|that|this)(?:'s|\s+is|\s+should\s+be)\b
-    | \b(?:actually|wait|sorry|oops|wrong|incorrect|mistaken?|errors?|not\s+(?:right|correct))\b
-      (?:(?!\bans(?:wers?)?\b)[^\n]){0,120}? \b(?:it|that|this)\s+should\s+(?:\w+\s+)?be\b(?!\s+at\s+(?:least|most)\b)
-    | \bthe\s+(?:correct|corrected|right)\s+(?:value|result|number|total|amount|sum)
-      \s*(?:(?:is|was|(?:would|should|must)\s+be)\b|[:=])"""
-TYPOGRAPHY = str.maketrans(
-    {"\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2014": ";"} | dict.fromkeys("\u2010\u2011\u2013\u2212", "-")
-)
 SENTENCE_END = re.compile(r"\n|[;!?]|\.(?!\d)")
+CLAUSE = 500
+"""Characters in which a statement says its answer; a longer sentence is a model that repeats itself."""
+_EMPHASISED = re.compile(
+    r"""(\bans(?:wer)?[ ]*\**[ ]*:\**[ \t]*|\banswer[ ]is[ ])
+    (?=[^\n*:]{2,200}\*\*[^\n*]+\*\*[^\n*]*$) (?:(?!\b(?:not|never|except)\b|n't)[^\n*:]){2,200}
+    \*\*(?=[^\n*]*[\d\\]|\(?[A-E]\b)([^\n*]+)\*\*""",
+    re.IGNORECASE | re.MULTILINE | re.VERBOSE,
+)
+_THERE_ARE = re.compile(r"(?<=final answer: )there (?:is|are|was|were|will be|would be) ", re.IGNORECASE)
+_SURE = r"[~≈]?[ ]?\d+(?:\.\d+)?[ ]?(?:%|percent\b|/[ ]?\d+|out[ ]of[ ]\d+)?"
+_CONFIDENCE = re.compile(
+    rf"""[(\[]?\b(?:my[ ])?(?:confidence|certainty|confianza|confiança|confiance|konfidenz|уверенность|置信度|信心)
+      (?:[ ](?:level|score|rating|in[ ](?:this|my)[ ]answer))? ["']?[ ]?[:=][ ]?["']?{_SURE}[)\]]?\.?
+    | \bmy[ ]confidence(?:[ ]level)?[ ]is[ ]{_SURE}\.?
+    | [(\[]?\bI(?:'m|[ ]am)[ ](?:about[ ])?\d+(?:\.\d+)?[ ]?(?:%|percent)[ ](?:sure|confident|certain)\b[)\]]?\.?
+    | [(\[]?\b(?:with[ ])?(?:a[ ])?\d+(?:\.\d+)?[ ]?(?:%|percent)[ ](?:confidence|certainty|confident|sure|certain)\b
+      (?![ ](?:interval|level|bound|limit))[)\]]?\.?""",
+    re.IGNORECASE | re.VERBOSE,
+)
+ANSWER_TAG = re.compile(r"<((?:final_)?answer|ans)>((?:(?!</?(?:final_)?ans)[\s\S])*)(?=</\1>|\Z)", re.IGNORECASE)
 BRACE = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 
 
 def passages(text: str) -> list[str]:
-    """The parts of a text that may answer, the best one first.
+    """The parts of a text that may answer, the best one first: see `thoughts` and `run_on` for what is none.
 
-    What follows the last `</think>` comes before the thoughts. Each part ends where a new question begins
-    (`Q:`, `Question:`, `### Instruction:`, a LLM-Adapters instruction), unless nothing stands before it. Bold
-    marks and back ticks are dropped, and every delimiter of a formula becomes `$`.
+    Bold marks and back ticks are dropped, and every delimiter of a formula becomes `$`. After "Final answer:" what is
+    in bold, if one thing is, stands first. How sure the model is of its answer ("Confidence: 95%") is left out.
     """
-    before, _, after = plain_signs(text).rpartition("</think>")
-    parts = [_until_run_on(part).strip() for part in (after, before)]
-    return [re.sub(r"\\[()\[\]]|\$\$", "$", re.sub(r"\*\*|`", "", part)) for part in parts if part]
+    parts = said(plain_signs(text), up_to_run_on)
+    return [clean for part in parts if (clean := _cleaned(part[up_to_run_on(part)]))]
 
 
-def plain_signs(text: str) -> str:
-    """A text with typewriter signs for minus, hyphens and quotes; an em dash ends a sentence."""
-    return text.translate(TYPOGRAPHY)
-
-
-def _until_run_on(text: str) -> str:
-    starts = (match.start() for match in RUN_ON.finditer(text))
-    return text[: next((start for start in starts if text[:start].strip(" \t\n#*")), len(text))]
+def _cleaned(part: str) -> str:
+    text = re.sub(r"\*\*|`", "", _EMPHASISED.sub(r"\1\2", part))
+    text = _THERE_ARE.sub("", text)
+    text = re.sub(r"\\[()\[\]]|\$\$", "$", text).strip()
+    sure = _CONFIDENCE.sub("", text).strip()
+    return sure if re.search(r"\w", sure) else text
 
 
 def boxes(text: str) -> list[str]:
-    r"""The contents of `\boxed{…}` with its nested braces, the last one first; a box cut off at the end is none."""
+    r"""The contents of `\boxed{…}` with its nested braces, the last one first; a box cut off at the end is none.
+
+    Behind them come those of `<answer>…</answer>`.
+    """
     open_braces: list[int | None] = []
     closed: list[tuple[int, int]] = []
     for brace in BRACE.finditer(text):
@@ -59,7 +63,8 @@ def boxes(text: str) -> list[str]:
         elif brace[0] == "}" and open_braces:
             start = open_braces.pop()
             closed += [(start, brace.start())] if start is not None else []
-    return [text[start:end] for start, end in sorted(closed, reverse=True)]
+    tagged = [found[2].strip() for found in ANSWER_TAG.finditer(text)]
+    return [text[start:end] for start, end in sorted(closed, reverse=True)] + tagged[::-1]
 
 
 def marked(text: str) -> Iterator[str]:
@@ -75,10 +80,10 @@ def statements(text: str, *more: str) -> list[tuple[int, str]]:
 
     In their order. The rest may begin on the next line. "It should be" counts only after "wrong" or the like.
     """
-    heads = re.compile("|".join((ANSWER_IS, CORRECTION, *more)), re.IGNORECASE | re.VERBOSE)
+    heads = re.compile("|".join((ANSWER_IS, CORRECTION, IN_OTHER_LANGUAGES, *more)), re.IGNORECASE | re.VERBOSE)
     found = []
     for head in heads.finditer(text):
         start = re.compile(r"[\s:$]*").match(text, head.end()).end()  # type: ignore[union-attr]
-        end = SENTENCE_END.search(text, start)
-        found.append((head.start(), text[start : end.start() if end else len(text)]))
+        end = SENTENCE_END.search(text, start, start + CLAUSE)
+        found.append((head.start(), text[start : end.start() if end else start + CLAUSE]))
     return found

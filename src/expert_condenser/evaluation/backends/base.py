@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from expert_condenser.evaluation.generation import Answer, Generation
-from expert_condenser.evaluation.prompts import Prompt
+from expert_condenser.evaluation.prompts import Continuation, Prompt
 
 
 @runtime_checkable
@@ -20,3 +20,11 @@ class Backend(Protocol):
 
     def nll(self, prompts: Sequence[Prompt], references: Sequence[str], batch_size: int) -> float | None:
         """Mean nll in nats over all tokens of the reference answers; None from a backend that cannot tell."""
+
+
+@runtime_checkable
+class ScoringBackend(Backend, Protocol):
+    """A backend that tells how likely the model finds texts that it is given, as `--mode likelihood` needs."""
+
+    def log_likelihoods(self, pairs: Sequence[Continuation], batch_size: int) -> list[float]:
+        """log p in nats of every continuation after its context, in their order; both are rendered already."""

@@ -12,7 +12,8 @@ from expert_condenser.checkpoint.load import load_model
 from expert_condenser.evaluation.generation import Answer, Generation
 from expert_condenser.evaluation.identity import identity_of
 from expert_condenser.evaluation.likelihood import reference_nll
-from expert_condenser.evaluation.prompts import Prompt
+from expert_condenser.evaluation.option_likelihood import log_likelihoods
+from expert_condenser.evaluation.prompts import Continuation, Prompt
 
 
 class LocalBackend:
@@ -79,6 +80,10 @@ class LocalBackend:
         """As `reference_nll`."""
         return reference_nll(self.model, self.tokenizer, prompts, references, batch_size=batch_size)
 
+    def log_likelihoods(self, pairs: Sequence[Continuation], batch_size: int) -> list[float]:
+        """As `log_likelihoods` of `option_likelihood`."""
+        return log_likelihoods(self.model, self.tokenizer, pairs, batch_size=batch_size)
+
     def _config(self, max_new_tokens: int, generation: Generation) -> GenerationConfig:
         """All that decides decoding."""
         sampling = {"temperature": generation.temperature, "top_p": generation.top_p, "top_k": 0}
@@ -98,4 +103,5 @@ class LocalBackend:
     def _answer(self, row: list[int]) -> Answer:
         end = next((index for index, token in enumerate(row) if token in self.ends), None)
         kept = row if end is None else row[:end]
-        return Answer(self.tokenizer.decode(kept, skip_special_tokens=True), len(kept), end is not None)
+        text, raw = (self.tokenizer.decode(kept, skip_special_tokens=skip) for skip in (True, False))
+        return Answer(text, len(kept), end is not None, None if raw == text else raw)

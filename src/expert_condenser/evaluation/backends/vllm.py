@@ -44,12 +44,21 @@ class VllmBackend:
                 top_p=generation.top_p,
                 max_tokens=max_new_tokens,
                 seed=1_000_003 * seed + position,
+                skip_special_tokens=False,
             )
             for position in range(len(rows))
         ]
         asked = [{"prompt_token_ids": row} for row in rows]
         outputs = [output.outputs[0] for output in self.model.generate(asked, sampling, use_tqdm=False)]
-        return [Answer(output.text, len(output.token_ids), output.finish_reason == "stop") for output in outputs]
+        return [self._answer(output) for output in outputs]
+
+    def _answer(self, output: Any) -> Answer:
+        """vLLM leaves out the token that ended the answer."""
+        text = output.text
+        for token in self.tokenizer.added_tokens_decoder.values():
+            text = text.replace(token.content, "") if token.special else text
+        raw = None if text == output.text else output.text
+        return Answer(text, len(output.token_ids), output.finish_reason == "stop", raw)
 
     def nll(self, prompts: Sequence[Prompt], references: Sequence[str], batch_size: int) -> float | None:
         """None: it is not asked for log-probabilities of given texts here."""

@@ -2,7 +2,7 @@
 
 from datasets import get_dataset_split_names
 
-from expert_condenser.data.sources import LOADING_ERRORS
+from expert_condenser.data.readers import LOADING_ERRORS
 from expert_condenser.errors import DataError
 from expert_condenser.evaluation.tasks.task import Task
 

@@ -12,9 +12,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from expert_condenser.data.formats import Example, Message, Row, read_alpaca, text_of
+from expert_condenser.data.conversation import Message
+from expert_condenser.data.formats import Example, Row, read_alpaca, text_of
+from expert_condenser.data.readers import Part, read_file
 from expert_condenser.data.shards import whole
-from expert_condenser.data.sources import Part, find_files, read_file, read_hub
+from expert_condenser.data.sources import find_files, read_hub
 from expert_condenser.data.splits import KEYWORDS, SUFFIXES, split_in
 from expert_condenser.errors import DataError
 from expert_condenser.evaluation.answers import AnswerKind
@@ -94,7 +96,7 @@ class Task:
 
     def _question(self, source: str, reader: Reader, position: int, row: Row) -> Question:
         try:
-            (prompt, reference), gold, has_reference = reader.read(row)
+            (turns, _), gold, has_reference = reader.read(row)
             read = self.answer.read_gold(gold)
             if read is None:
                 raise DataError(
@@ -103,7 +105,7 @@ class Task:
                 )
         except DataError as error:
             raise DataError(f"{source}, row {position + 1}: {error}") from error
-        return Question(str(position), prompt, read, reference[0]["content"] if has_reference else "")
+        return Question(str(position), turns[:-1], read, turns[-1]["content"] if has_reference else "")
 
     def _from_hub(self, split: str) -> Part:
         if self.hub is None:
