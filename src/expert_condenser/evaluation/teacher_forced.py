@@ -6,14 +6,15 @@ task looks at the text after `####` alone, generation may also be right in other
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from statistics import fmean
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerBase
 
-from expert_condenser.data.tokens import render, shared_length
+from expert_condenser.evaluation.likelihood import AnswerLogits, answer_logits, tokens_of
 from expert_condenser.evaluation.prompts import Prompt, in_batches
 
 
@@ -48,36 +49,23 @@ def teacher_forced(
     batch_size: int = 64,
 ) -> TeacherForced:
     """Ask through the chat template, in eval mode; the model is left in the mode that it was in."""
-    rows = [_conversation(prompt, reference, tokenizer) for prompt, reference in zip(prompts, references, strict=True)]
+    rows = tokens_of(prompts, references, tokenizer)
     found: dict[int, tuple[bool, float, int]] = {}
     training = model.training
     model.eval()
-    for batch in in_batches([len(ids) for ids, _ in rows], batch_size):
-        found.update(zip(batch, _judge(model, [rows[index] for index in batch]), strict=True))
+    for batch in in_batches([len(row.ids) for row in rows], batch_size):
+        found.update(zip(batch, _judge(answer_logits(model, [rows[index] for index in batch])), strict=True))
     model.train(training)
     exact, nll, tokens = zip(*(found[index] for index in range(len(rows))), strict=True)
     return TeacherForced(list(exact), list(nll), list(tokens))
 
 
-def _conversation(prompt: Prompt, reference: str, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], int]:
-    """The tokens of prompt and reference, and how many of them are the prompt."""
-    turns = list(prompt)
-    opening = render(turns, tokenizer, tokenize=True, add_generation_prompt=True)
-    whole = render([*turns, {"role": "assistant", "content": reference}], tokenizer, tokenize=True)
-    return whole, shared_length(opening, whole)
-
-
-def _judge(model: Any, rows: list[tuple[list[int], int]]) -> list[tuple[bool, float, int]]:
+def _judge(asked: AnswerLogits) -> list[tuple[bool, float, int]]:
     """For every row of a batch: exact or not, nll, and number of the reference's tokens."""
-    width = max(len(ids) for ids, _ in rows)
-    ids = torch.tensor([row + [0] * (width - len(row)) for row, _ in rows], device=model.device)
-    lengths = torch.tensor([[len(row), start] for row, start in rows], device=model.device)
-    position = torch.arange(width, device=model.device)
-    mask = (position < lengths[:, :1]).long()
-    options = {"output_router_logits": False} if hasattr(model.config, "output_router_logits") else {}
-    logits = model(input_ids=ids, attention_mask=mask, use_cache=False, **options).logits[:, :-1].float()
-    asked = ((position >= lengths[:, 1:]) & (mask == 1))[:, 1:]
-    log_p = logits.log_softmax(-1).gather(-1, ids[:, 1:, None]).squeeze(-1)
-    right: Tensor = (logits.argmax(-1) == ids[:, 1:]) | ~asked
-    nll = -(log_p * asked).sum(1, dtype=torch.float64)
-    return list(zip(right.all(1).tolist(), nll.tolist(), asked.sum(1).tolist(), strict=True))
+    right = asked.logits.argmax(-1) == asked.ids
+    nll = cross_entropy(asked.logits.float(), asked.ids, reduction="none").double()
+    ends = list(accumulate(asked.counts))
+    return [
+        (bool(right[end - count : end].all()), float(nll[end - count : end].sum()), count)
+        for end, count in zip(ends, asked.counts, strict=True)
+    ]
