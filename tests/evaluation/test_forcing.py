@@ -1,4 +1,4 @@
-"""An evaluation by teacher forcing: what is asked, what is written per item, mixed with other modes, resumed, refused."""
+"""An evaluation by teacher forcing: what is written per item, mixed with other modes, resumed, refused."""
 
 import json
 

@@ -9,7 +9,8 @@ import yaml
 from expert_condenser.errors import EvaluationError
 from expert_condenser.evaluation.results import RESULTS, Results
 from expert_condenser.names import canonical
-from expert_condenser.study.plan import Cell, Evaluation
+from expert_condenser.study.evaluation import Evaluation
+from expert_condenser.study.plan import Cell
 from expert_condenser.training.record import RUN, RunRecord
 
 
