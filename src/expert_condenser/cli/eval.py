@@ -30,9 +30,7 @@ def run(words: list[str]) -> None:
     options = _read(words)
     # Once the words are right: what computes takes seconds to import.
     from expert_condenser.checkpoint.load import load_tokenizer, resolve_model
-    from expert_condenser.evaluation.choosing import check_choosing
-    from expert_condenser.evaluation.evaluate import evaluate
-    from expert_condenser.evaluation.forcing import check_forcing
+    from expert_condenser.evaluation.evaluate import check_mode, evaluate
     from expert_condenser.evaluation.settings import Asking
     from expert_condenser.evaluation.tasks import load_tasks
 
@@ -41,10 +39,7 @@ def run(words: list[str]) -> None:
     names = list(dict.fromkeys(options.tasks.split(",")))
     tasks = load_tasks(dict.fromkeys(names, options.limit), options.data, options.split)
     generation = Generation(**{field.name: getattr(options, field.name) for field in fields(Generation)})
-    if options.mode == "likelihood":
-        check_choosing(tasks, generation)
-    if options.mode == "teacher_forced":
-        check_forcing(tasks, generation)
+    check_mode(options.mode, tasks, generation)
     path = resolve_model(options.model)
     tokenizer = load_tokenizer(path)
     if options.chat_template is not None:

@@ -69,8 +69,7 @@ def _evaluated(
     advance: Callable[[int], None],
     asking: Asking,
 ) -> dict[str, Any]:
-    modes = {task.name: asking.mode_of(task.name) for task in tasks}
-    kinds = {mode: [task for task in tasks if modes[task.name] == mode] for mode in dict.fromkeys(modes.values())}
+    kinds = _by_mode(tasks, asking)
     decoding = generation if len(kinds) == 1 else replace(generation, max_new_tokens=None)  # it is for the other tasks
     answering = {
         mode: _answering(mode, backend, tokenizer, own, generation if mode == GENERATE else decoding)
@@ -95,9 +94,25 @@ def _evaluated(
         "new_tokens": tokens,
         "tokens_per_s": tokens / seconds if tokens else None,
     }
-    Results(**{**settings, "tasks": found, "throughput": throughput}).write(out / RESULTS)
+    whole = {**settings, "tasks": found, "throughput": throughput, "measures": dict(asking.measures)}
+    Results(**whole).write(out / RESULTS)
     content: dict[str, Any] = read_json(out / RESULTS)
     return content
+
+
+def _by_mode(tasks: Sequence[LoadedTask], asking: Asking) -> dict[str, list[LoadedTask]]:
+    found: dict[str, list[LoadedTask]] = {}
+    for task in tasks:
+        found.setdefault(asking.mode_of(task.name), []).append(task)
+    return found
+
+
+def check_mode(mode: str, tasks: Sequence[LoadedTask], generation: Generation) -> None:
+    """Raise `EvaluationError` where a mode is unknown, or not for these tasks or these options of decoding."""
+    if mode not in MODES:
+        raise EvaluationError(f"a mode is one of {', '.join(MODES)}; got {mode!r}; correct it")
+    if mode != GENERATE:
+        {LIKELIHOOD: check_choosing, TEACHER_FORCED: check_forcing}[mode](tasks, generation)
 
 
 def _answering(
@@ -106,14 +121,11 @@ def _answering(
     """What answers the batch of a number in this mode; raises `EvaluationError` where it cannot."""
     if mode == GENERATE:
         return lambda batch, number: _answer(backend, batch, generation, number)
+    check_mode(mode, tasks, generation)
     if mode == TEACHER_FORCED:
         forced = forcing(backend)
-        check_forcing(tasks, generation)
         return lambda batch, number: force(forced, batch, generation.batch_size)
-    if mode != LIKELIHOOD:
-        raise EvaluationError(f"a mode is one of {', '.join(MODES)}; got {mode!r}; correct it")
     able = scoring(backend)
-    check_choosing(tasks, generation)
     return lambda batch, number: choose(able, tokenizer, batch, generation.batch_size)
 
 

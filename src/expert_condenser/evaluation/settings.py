@@ -25,13 +25,15 @@ logger = logging.getLogger(__name__)
 
 
 class Asking(NamedTuple):
-    """How questions are asked."""
+    """How questions are asked, and what the results say besides."""
 
     mode: str = GENERATE
     date: datetime.date | None = None
     """The day that the chat template shows as today's, where it shows one."""
     modes: Mapping[str, str] = MappingProxyType({})
     """Task -> its mode, where it is another one than `mode`."""
+    measures: Mapping[str, Any] = MappingProxyType({})
+    """What was measured of the model by other means: it goes into the results as it is."""
 
     def mode_of(self, task: str) -> str:
         """The mode in which a task is asked."""

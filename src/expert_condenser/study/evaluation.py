@@ -14,7 +14,8 @@ from typing import Any
 
 from expert_condenser.errors import EvaluationError
 
-MODES = ("generate", "likelihood", "teacher_forced")
+GENERATE = "generate"
+MODES = (GENERATE, "likelihood", "teacher_forced")
 
 
 @dataclass(frozen=True)

@@ -45,11 +45,12 @@ def write_tables(root: Path) -> list[Path]:
 def compare(gathered: Gathered) -> dict[str, Any]:
     """`compare_both` on what is learnt, what was learnt before and the study's groups; its contrasts and fronts.
 
-    A study that has contrasts and names no baseline has no comparison of every run with one.
+    Where the baseline is an arm that has several points of a grid, or there are contrasts and no baseline, there is no
+    label to compare all others with.
     """
     study = gathered.study
     report: dict[str, Any] = {"seeds": gathered.design.seeds}
-    if study.baseline is not None or not study.contrasts:
+    if not study.contrasts if study.baseline is None else len(gathered.labels.get(study.baseline, [])) < 2:
         only = list(dict.fromkeys([study.learnt, *study.named_groups]))
         report = compare_both(gathered.design, baseline=study.baseline, groups=study.named_groups, only=only)
         report["arms"] = {label: len(folders) for label, folders in report["arms"].items()}
