@@ -107,7 +107,7 @@ def test_scores_of_drawn_items():
     items = Items(runs, base)
     assert items.nll()[0].ravel().tolist() == [10 / 6, 3 / 6]
     assert items.accuracy()[0].ravel().tolist() == [50.0, 100.0]
-    items.counts = np.array([[2, 0], [1, 1], [0, 2]], dtype=np.float32)
+    items.counts = np.array([[2, 0], [1, 1], [0, 2]], dtype=float)
     assert items.nll()[:, :, 0] == pytest.approx(np.array([[1.0, 0.5], [10 / 6, 0.5], [2.0, 0.5]]))
     assert items.base_nll().ravel() == pytest.approx([2.0, 5 / 6, 0.25])
     assert items.accuracy()[:, 0, 0].tolist() == [100.0, 50.0, 0.0]

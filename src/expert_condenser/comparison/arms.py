@@ -6,6 +6,7 @@ A run is a directory with `run.json` and `results.json`.
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -140,11 +141,12 @@ def read_task(name: str, content: dict[str, Any], path: Path) -> TaskResult:
     if nll is not None and (isinstance(nll, bool) or not isinstance(nll, int | float) or not np.isfinite(nll)):
         raise EvaluationError(f"nll is a finite number or null; got {nll!r} in {path}, task {name}. Evaluate again.")
     value = None if nll is None else float(nll)
-    items, tokens = (_numbers(content.get(key), key, len(digits), path, name) for key in ("nll_items", "token_items"))
+    items = _numbers(content.get("nll_items"), f"{path}, task {name}: nll_items", len(digits))
+    tokens = _same_numbers(content.get("token_items"), f"task {name}: token_items", len(digits))
     return TaskResult(float(correct.mean()), value, read("items", str), correct, content.get("prompts"), items, tokens)
 
 
-def _numbers(text: Any, key: str, count: int, path: Path, task: str) -> Float[np.ndarray, " N"] | None:
+def _numbers(text: Any, key: str, count: int) -> Float[np.ndarray, " N"] | None:
     """The numbers of every item, which stand in one text."""
     if text is None:
         return None
@@ -154,10 +156,14 @@ def _numbers(text: Any, key: str, count: int, path: Path, task: str) -> Float[np
         values = np.array([])
     if values.size != count or not np.isfinite(values).all():
         raise EvaluationError(
-            f"{key} has a finite number for each of {count} items; in {path}, task {task}, it has {values.size}. "
+            f"{key} has a finite number for each of {count} items, with blanks between them; it has {values.size}. "
             "Evaluate the run again."
         )
     return values
+
+
+_same_numbers = lru_cache(_numbers)
+"""For what is the same text in every run, which is read once."""
 
 
 def _reader(content: Mapping[str, Any], path: Path) -> Callable[[str, type], Any]:

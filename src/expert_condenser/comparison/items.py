@@ -30,7 +30,7 @@ class Items:
         size = self.found[0].correct.size
         chosen = rng.integers(0, size, (draws, size)) + size * np.arange(draws)[:, None]
         counts = np.bincount(chosen.ravel(), minlength=draws * size).reshape(draws, size)
-        self.counts = counts.astype(np.float32)  # small whole numbers: exact, and half the work of float64
+        self.counts = counts.astype(np.float64)
 
     @property
     def has_items(self) -> bool:
@@ -61,10 +61,10 @@ class Items:
 
     def _weighted(self, values: Shaped[np.ndarray, "LS N"]) -> Float[np.ndarray, "B L S"]:
         assert self.counts is not None
-        return (self.counts @ values.astype(np.float32).T).astype(np.float64).reshape(-1, *self.shape)
+        return (self.counts @ values.astype(np.float64).T).reshape(-1, *self.shape)
 
     def _tokens(self, one: TaskResult) -> Float[np.ndarray, "B 1 1"]:
         """How many tokens the references of the drawn items have; they are the same for all runs."""
         assert self.counts is not None
         assert one.token_items is not None
-        return (self.counts.astype(np.float64) @ one.token_items).reshape(-1, 1, 1)
+        return (self.counts @ one.token_items).reshape(-1, 1, 1)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,6 @@ class Scores:
 
     def __init__(self, gathered: Gathered) -> None:
         self.gathered = gathered
-        self._items: dict[str, Items] = {}
         self._found: dict[tuple[str, str, bool], Float[np.ndarray, "B S"]] = {}
 
     def of(self, arm: str, measure: str, score: str, *, drawn: bool) -> Float[np.ndarray, "B S"]:
@@ -39,7 +39,7 @@ class Scores:
         study, places = self.gathered.study, self._places(arm)
         task = self._nll(study.learn_tasks, places, drawn)
         old = self._nll(study.known_tasks, places, drawn)
-        base = sum(self._task(name, drawn).base_nll() for name in study.known_tasks) / len(study.known_tasks)
+        base = sum(self._items(name, drawn).base_nll() for name in study.known_tasks) / len(study.known_tasks)
         shape = np.broadcast_shapes(task.shape, old.shape, np.shape(base))
         return point(*(np.broadcast_to(each, shape).swapaxes(1, 2) for each in (task, old, base)))
 
@@ -52,7 +52,7 @@ class Scores:
         def compute(arm: str, drawn: bool) -> Float[np.ndarray, "B S"]:
             places = self._places(arm)
             if measure == "accuracy":
-                parts = [self._task(name, drawn).accuracy()[:, places] for name in tasks]
+                parts = [self._accuracy(name, drawn)[:, places] for name in tasks]
                 return np.asarray(sum(parts) / len(parts)).mean(1)
             nll = self._nll(tasks, places, drawn)
             return np.asarray((np.log(nll) if measure == "log_nll" else nll).mean(1))
@@ -60,23 +60,38 @@ class Scores:
         return compute
 
     def _nll(self, tasks: Sequence[str], places: Sequence[int], drawn: bool) -> Float[np.ndarray, "B P S"]:
-        return np.asarray(sum(self._task(name, drawn).nll()[:, places] for name in tasks) / len(tasks))
+        return np.asarray(sum(self._nll_of(name, drawn)[:, places] for name in tasks) / len(tasks))
 
     def _places(self, arm: str) -> list[int]:
         every = list(self.gathered.design.arms)
         return [every.index(label) for label in self.gathered.labels[arm]]
 
-    def _task(self, name: str, drawn: bool) -> Items:
+    @cache  # noqa: B019 -- one object per call of `study tables`, and it holds the draws anyway
+    def _nll_of(self, name: str, drawn: bool) -> Float[np.ndarray, "B L S"]:
+        return self._items(name, drawn).nll()
+
+    @cache  # noqa: B019 -- as above
+    def _accuracy(self, name: str, drawn: bool) -> Float[np.ndarray, "B L S"]:
+        return self._items(name, drawn).accuracy()
+
+    @cache  # noqa: B019 -- as above
+    def _items(self, name: str, drawn: bool) -> Items:
         """The items of a task; every task has a generator of its own, so that no number depends on the others."""
-        key = f"{name} {drawn}"
-        if key not in self._items:
-            labels = self.gathered.design.arms
-            results = [[run.tasks[name] for run in self.gathered.runs(label)] for label in labels]
-            items = Items(results, self.gathered.base[name])
-            if drawn and self.gathered.design.paired_items:
-                items.draw(np.random.default_rng(0))
-            self._items[key] = items
-        return self._items[key]
+        labels = self.gathered.design.arms
+        results = [[run.tasks[name] for run in self.gathered.runs(label)] for label in labels]
+        items = Items(results, self.gathered.base[name])
+        if drawn and self.gathered.design.paired_items:
+            items.draw(np.random.default_rng(0))
+        return items
+
+
+def rounded(value: Any) -> Any:
+    """JSON with nine digits of every number: what is written does not depend on how a machine adds up."""
+    if isinstance(value, float):
+        return float(f"{value:.9g}")
+    if isinstance(value, dict):
+        return {key: rounded(each) for key, each in value.items()}
+    return [rounded(each) for each in value] if isinstance(value, list) else value
 
 
 def contrasts_of(gathered: Gathered, scores: Scores) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from expert_condenser.comparison.compare import compare_both
 from expert_condenser.comparison.tables import MISSING, plain_table, render
 from expert_condenser.errors import EvaluationError
 from expert_condenser.study.contrast_tables import contrast_table, front_table
-from expert_condenser.study.fronts import Scores, contrasts_of, fronts_of
+from expert_condenser.study.fronts import Scores, contrasts_of, fronts_of, rounded
 from expert_condenser.study.gather import Gathered, gather
 from expert_condenser.study.plan import BEFORE, best_options, read_study
 from expert_condenser.study.plots import plot_arms, plot_fronts
@@ -56,9 +56,9 @@ def compare(gathered: Gathered) -> dict[str, Any]:
         report["arms"] = {label: len(folders) for label, folders in report["arms"].items()}
     scores = Scores(gathered)
     if study.contrasts:
-        report["contrasts"] = contrasts_of(gathered, scores)
+        report["contrasts"] = rounded(contrasts_of(gathered, scores))
     if (fronts := fronts_of(gathered, scores)) is not None:
-        report["fronts"] = fronts
+        report["fronts"] = rounded(fronts)
     return report
 
 
