@@ -141,25 +141,24 @@ def read_task(name: str, content: dict[str, Any], path: Path) -> TaskResult:
     if nll is not None and (isinstance(nll, bool) or not isinstance(nll, int | float) or not np.isfinite(nll)):
         raise EvaluationError(f"nll is a finite number or null; got {nll!r} in {path}, task {name}. Evaluate again.")
     value = None if nll is None else float(nll)
-    items = _numbers(content.get("nll_items"), f"{path}, task {name}: nll_items", len(digits))
-    tokens = _same_numbers(content.get("token_items"), f"task {name}: token_items", len(digits))
+    items, tokens = _numbers(content.get("nll_items")), _same_numbers(content.get("token_items"))
+    for key, values in (("nll_items", items), ("token_items", tokens)):
+        if values is not None and (values.size != len(digits) or not np.isfinite(values).all()):
+            raise EvaluationError(
+                f"{key} has a finite number for each of {len(digits)} items, with blanks between them; in {path}, task "
+                f"{name}, it has {values.size}. Evaluate the run again."
+            )
     return TaskResult(float(correct.mean()), value, read("items", str), correct, content.get("prompts"), items, tokens)
 
 
-def _numbers(text: Any, key: str, count: int) -> Float[np.ndarray, " N"] | None:
-    """The numbers of every item, which stand in one text."""
+def _numbers(text: Any) -> Float[np.ndarray, " N"] | None:
+    """The numbers of every item, which stand in one text; none where it is no such text."""
     if text is None:
         return None
     try:
-        values = np.array(str(text).split(), dtype=np.float64)
+        return np.array(str(text).split(), dtype=np.float64)
     except ValueError:
-        values = np.array([])
-    if values.size != count or not np.isfinite(values).all():
-        raise EvaluationError(
-            f"{key} has a finite number for each of {count} items, with blanks between them; it has {values.size}. "
-            "Evaluate the run again."
-        )
-    return values
+        return np.array([])
 
 
 _same_numbers = lru_cache(_numbers)

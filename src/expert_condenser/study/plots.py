@@ -56,8 +56,10 @@ def plot_fronts(fronts: dict[str, Any], path: Path) -> None:
     panel.axvline(fronts["target"], color="0.5", linestyle=":", linewidth=1)
     panel.set_xlabel("gained: exp(-task nll)")
     panel.set_ylabel("kept: exp(-rise of the old nll)")
-    panel.set_xlim(0, 1)
-    panel.set_ylim(0, 1.03)
+    every = [xy for found in fronts["arms"].values() for xy in found["points"]]
+    for axis, values in zip("xy", zip(*every, strict=True), strict=True):
+        room = 0.06 * (max(values) - min(values)) + 0.005
+        panel.set(**{f"{axis}lim": (min(values) - room, max(values) + room)})  # the base may lie outside
     figure.legend(loc="outside right upper", fontsize=7)
     with matplotlib.rc_context(
         {"svg.hashsalt": "study", "svg.fonttype": "none"}
