@@ -226,7 +226,7 @@ def test_bad_input_on_the_command_line(tmp_path, capsys):
 
 
 def test_markdown(study, capsys):
-    compare(words(study[0], "--format", "markdown", "--tasks", "gsm8k"))
+    compare(words(study[0], "--format", "markdown", "--tasks", "gsm8k", "--metric", "accuracy"))
     title, empty, head, rule, *rows = capsys.readouterr().out.strip().splitlines()
     assert title == "*gsm8k: accuracy in points, 6 seed(s), compared with sft*"
     assert (empty, len(rows)) == ("", 3)
@@ -235,13 +235,37 @@ def test_markdown(study, capsys):
     assert rows[1].endswith("| better |")
 
 
+def test_nll_beside_accuracy(tmp_path, capsys):
+    nlls = {"sft": [1.0, 2.0, 4.0], "condenser": [1.5, 2.25, 4.25]}
+    folders = [
+        write_run(
+            tmp_path / f"{name}{seed}",
+            name,
+            seed,
+            tasks={"a": entry([1, 0, 1, 0], nll=value), "b": entry([1, 1, 0, 1], nll=None if name == "sft" else 1.0)},
+        )
+        for name, own in nlls.items()
+        for seed, value in enumerate(own)
+    ]
+    report = report_of(folders, "--group", "both=a,b", capsys=capsys)
+    assert {row["metric"] for row in report["rows"]} == {"a", "b", "both", "average"}
+    assert {row["metric"] for row in report["nll"]["rows"]} == {"a"}, "of the others not every run has one"
+    row = row_of(report["nll"], "a", "condenser")
+    assert (row["mean"], row["difference"]) == (pytest.approx(8 / 3), pytest.approx(1 / 3))
+    assert row["t_p"] == row["holm_p"] == pytest.approx(stats.ttest_rel(*nlls.values()).pvalue)
+    assert row["t_interval"] == pytest.approx({"low": 1 / 3 - 4.302653 / 12, "high": 1 / 3 + 4.302653 / 12})
+    alone = report_of(folders, "--tasks", "a", "--metric", "nll", capsys=capsys)
+    assert row_of(alone, "a", "condenser") == row
+    assert "nll" not in report_of(folders, "--metric", "accuracy", capsys=capsys)
+
+
 def test_latex(tmp_path, capsys):
     folders = [
         write_run(tmp_path / f"{name}{seed}", name, seed, tasks={"a_b": [1, good, seed, 0, int(good and seed)]})
         for name, good in (("sft", 0), ("esft_gate", 1))
         for seed in (0, 1)
     ]
-    compare(words(folders, "--format", "latex"))
+    compare(words(folders, "--format", "latex", "--metric", "accuracy"))
     text = capsys.readouterr().out
     assert r"esft\_gate &" in text
     assert r"95\% CI" in text
@@ -256,7 +280,8 @@ def test_latex(tmp_path, capsys):
 def test_terminal_and_file(study, tmp_path, capsys):
     compare(words(study[0]))
     printed = capsys.readouterr().out
-    assert printed.count("compared with sft") == 3
+    assert printed.count("compared with sft") == 6, "accuracy and nll of two tasks and their mean"
+    assert printed.index("gsm8k: accuracy in points") < printed.index("gsm8k: nll in nats") < printed.index("boolq:")
     assert "no difference found" in printed
     compare(words(study[0], "--out", str(tmp_path / "table.txt")))
     assert capsys.readouterr().out == f"result: {tmp_path / 'table.txt'}\n"

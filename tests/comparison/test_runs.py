@@ -364,6 +364,9 @@ def test_damaged_files(tmp_path, name, text, words):
         ({"nll": float("nan")}, "nll is a finite number or null"),
         ({"nll": "1"}, "nll is a finite number or null"),
         ({"items": 3}, "'items', of type str; got 3"),
+        ({"nll_items": "1.0 2.0 0.5"}, "nll_items has a finite number for each of 4 items"),
+        ({"nll_items": "1.0 2.0 0.5 nan"}, "nll_items has a finite number for each of 4 items"),
+        ({"token_items": "1 2 3 four"}, "token_items has a finite number for each of 4 items"),
         ({"correct_samples": [2, 0], "samples": 4}, "has 4 samples of each. Evaluate the run with one."),
     ],
 )

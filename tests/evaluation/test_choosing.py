@@ -110,7 +110,7 @@ def test_what_cannot_be_asked_is_refused_before_anything(tokenizer, tmp_path):
     for generation in (Generation(temperature=1.0, samples=2), Generation(max_new_tokens=3)):
         with pytest.raises(EvaluationError, match="mode likelihood decodes nothing"):
             run(Scoring(), tokenizer, out, generation=generation)
-    with pytest.raises(EvaluationError, match="mode is generate or likelihood; got 'likely'"):
+    with pytest.raises(EvaluationError, match="a mode is one of generate, likelihood, teacher_forced; got 'likely'"):
         evaluate(Scoring(), tokenizer, [TASK], out, GENERATION, asking=Asking("likely"))
     assert not out.exists()
 

@@ -1,17 +1,23 @@
 """The embedded base model: what it is, that it loads, answers, and can be made again."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
+from transformers import OlmoeForCausalLM
 
 from expert_condenser import moe_layers
 from expert_condenser.checkpoint.load import base_model_path, load_model, load_tokenizer
+from expert_condenser.data.procedural.families import frequencies
+from expert_condenser.errors import TrainingError
 from expert_condenser.evaluation.backends.local import LocalBackend
 from expert_condenser.evaluation.evaluate import evaluate
 from expert_condenser.evaluation.generation import Generation
 from expert_condenser.evaluation.tasks import load
-from expert_condenser.testbed.pretrain import PretrainConfig, learning_rate, pretrain
+from expert_condenser.testbed.documents import packed_rows, shares
+from expert_condenser.testbed.pretrain import Shards, make_batch, pretrain
+from expert_condenser.testbed.recipes import RECIPES, PretrainConfig, base_config, learning_rate
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +58,11 @@ def test_it_learnt_what_it_was_pretrained_on(base, tmp_path):
 
 
 @pytest.mark.slow
-def test_pretraining_goes_on_where_it_was_killed(tmp_path):
-    recipe = {"rows": 2, "row_length": 32, "warmup_steps": 1, "checkpoint_every": 1, "log_every": 1}
-    pretrain(tmp_path / "whole", PretrainConfig(steps=3, **recipe))
-    killed = PretrainConfig(steps=3, **recipe)
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_pretraining_goes_on_where_it_was_killed(tmp_path, recipe):
+    sizes = {"rows": 2, "row_length": 32, "warmup_steps": 1, "checkpoint_every": 1, "log_every": 1}
+    killed = replace(RECIPES[recipe], steps=3, **sizes)
+    pretrain(tmp_path / "whole", killed)
     original = torch.optim.AdamW.step
     calls = []
 
@@ -77,6 +84,68 @@ def test_pretraining_goes_on_where_it_was_killed(tmp_path):
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     log = [json.loads(line)["step"] for line in (tmp_path / "killed" / "log.jsonl").read_text().splitlines()]
     assert log == [1, 2, 3]
+
+
+def test_a_run_goes_on_with_its_own_recipe(tmp_path):
+    recipe = PretrainConfig(steps=0)
+    pretrain(tmp_path, recipe)
+    (tmp_path / "checkpoint.pt").touch()
+    with pytest.raises(TrainingError, match="has another learning_rate, pool_sizes; name another --output_dir"):
+        pretrain(tmp_path, replace(recipe, learning_rate=1.0, pool_sizes=(6, 8)))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_batch_is_a_function_of_its_step_and_shards_share_its_rows(name, base):
+    recipe = replace(RECIPES[name], rows=4, row_length=64)
+    one, again, other = (make_batch(base[1], recipe, step) for step in (3, 3, 4))
+    assert [shard.ids.shape for shard in one] == [(4 // recipe.shards, 64)] * recipe.shards
+    assert all(torch.equal(left.ids, right.ids) for left, right in zip(one, again, strict=True))
+    assert not torch.equal(one[0].ids, other[0].ids)
+    for left, right in zip(one, again, strict=True):
+        assert (left.documents is None) == (recipe.pool_sizes is None)
+        if left.documents is not None:
+            assert torch.equal(left.documents.pool_sizes, right.documents.pool_sizes)
+            assert left.documents.of_token.shape == (left.ids.numel(),)
+
+
+def test_half_of_the_second_base_s_documents_are_facts(base):
+    mixture = shares(0.5)
+    assert sum(mixture.values()) == pytest.approx(1)
+    assert mixture["chain_sum"] == pytest.approx(frequencies()["chain_sum"] / 2)
+    assert shares() == frequencies()
+    rows = list(packed_rows("0", base[1], 20, 256, mixture))
+    documents = [family for row in rows for family, at in dict(zip(row.families, row.documents, strict=True)).items()]
+    assert "facts" in documents
+    texts = [base[1].decode(row.ids) for row in packed_rows("0", base[1], 2, 256, {"facts": 1.0})]
+    assert all("<|user|>" in text and "<|end|><|assistant|>It is said" in text for text in texts), "asked and told"
+
+
+def test_the_gradient_of_two_shards_is_that_of_one(base):
+    whole = PretrainConfig(rows=4, row_length=32, router_aux_loss_coef=0.0)
+    gradients = []
+    for recipe in (whole, replace(whole, shards=2)):
+        torch.manual_seed(0)
+        model = OlmoeForCausalLM(base_config(base[1], recipe))
+        with Shards(model, recipe) as shards:
+            losses = shards.backward(make_batch(base[1], recipe, 0))
+        gradients.append((losses.nll, [parameter.grad for parameter in model.parameters()]))
+    (one, alone), (two, shared) = gradients
+    assert one == pytest.approx(two, rel=1e-5)
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(alone, shared, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rows": 3, "shards": 2}, "3 rows, 2 shards"),
+        ({"facts": 1.0}, "from 0 to below 1"),
+        ({"pool_sizes": (3, 8)}, r"4 \(top_k\) to 24"),
+        ({"pool_sizes": (8, 25)}, r"got \(8, 25\)"),
+    ],
+)
+def test_a_recipe_without_meaning_is_refused(change, message):
+    with pytest.raises(TrainingError, match=message):
+        PretrainConfig(**change)
 
 
 def test_learning_rate_warms_up_and_decays():

@@ -6,7 +6,7 @@ from typing import Any
 
 from expert_condenser.cli.console import say_result
 from expert_condenser.cli.parsing import Parser
-from expert_condenser.comparison.compare import BASELINE, UNITS, compare_runs
+from expert_condenser.comparison.compare import BASELINE, UNITS, compare_both, compare_runs
 from expert_condenser.comparison.runs import KINDS, read_design
 from expert_condenser.comparison.simulation import calibration_table
 from expert_condenser.comparison.statistics import RESAMPLES, check_level
@@ -56,14 +56,10 @@ def _report(options: argparse.Namespace) -> dict[str, Any]:
         groups[name] = _names(tasks)
     tasks = _names(options.tasks) if options.tasks is not None else None
     design = read_design(options.runs, allow=_names(options.allow), tasks=tasks)
-    return compare_runs(
-        design,
-        baseline=options.baseline,
-        metric=options.metric,
-        groups=groups,
-        alpha=options.alpha,
-        resamples=options.resamples,
-    )
+    terms = {"baseline": options.baseline, "alpha": options.alpha, "resamples": options.resamples}
+    if options.metric is None:
+        return compare_both(design, groups=groups, **terms)
+    return compare_runs(design, metric=options.metric, groups=groups, **terms)
 
 
 def _names(text: str) -> list[str]:
@@ -76,7 +72,7 @@ def _parser() -> Parser:
     parser.add_argument("--baseline", help=f"label of the arm to compare with; default: {BASELINE}, or the first arm")
     parser.add_argument("--tasks", help="names with commas; default: all that every run has")
     parser.add_argument("--group", action="append", default=[], metavar="NAME=A,B", help="a row for the mean of tasks")
-    parser.add_argument("--metric", choices=list(UNITS), default="accuracy")
+    parser.add_argument("--metric", choices=list(UNITS), help="one of them alone; default: both")
     parser.add_argument("--alpha", type=float, default=0.05, help="level of tests; intervals are of 1 - alpha")
     parser.add_argument(
         "--allow", default="", metavar="KIND,...", help=f"compare runs that differ in: {', '.join(KINDS)}"

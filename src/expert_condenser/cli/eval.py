@@ -21,7 +21,7 @@ from expert_condenser.ownership import ending_on_sigterm
 from expert_condenser.workfolder import WorkFolder
 
 BACKENDS = ("transformers", "vllm", "lm_eval")
-MODES = ("generate", "likelihood")
+MODES = ("generate", "likelihood", "teacher_forced")
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -30,8 +30,7 @@ def run(words: list[str]) -> None:
     options = _read(words)
     # Once the words are right: what computes takes seconds to import.
     from expert_condenser.checkpoint.load import load_tokenizer, resolve_model
-    from expert_condenser.evaluation.choosing import check_choosing
-    from expert_condenser.evaluation.evaluate import evaluate
+    from expert_condenser.evaluation.evaluate import check_mode, evaluate
     from expert_condenser.evaluation.settings import Asking
     from expert_condenser.evaluation.tasks import load_tasks
 
@@ -40,8 +39,7 @@ def run(words: list[str]) -> None:
     names = list(dict.fromkeys(options.tasks.split(",")))
     tasks = load_tasks(dict.fromkeys(names, options.limit), options.data, options.split)
     generation = Generation(**{field.name: getattr(options, field.name) for field in fields(Generation)})
-    if options.mode == "likelihood":
-        check_choosing(tasks, generation)
+    check_mode(options.mode, tasks, generation)
     path = resolve_model(options.model)
     tokenizer = load_tokenizer(path)
     if options.chat_template is not None:
@@ -97,6 +95,8 @@ def results_table(results: dict[str, Any], title: str) -> Table:
 
 def _generated(task: dict[str, Any]) -> dict[str, str]:
     """Column -> cell of a task whose answers were written."""
+    if "nll_items" in task:  # forced, so nothing was searched for an answer or cut
+        return {"accuracy": f"{task['accuracy']:.1%}", "nll": _nll(task)}
     answers = task["n"] * task.get("samples", 1)
     row = {
         "accuracy": f"{task['accuracy']:.1%}",
@@ -152,7 +152,10 @@ def _read(words: list[str]) -> argparse.Namespace:
     parser.shared("output_dir", required=True, help="where answers and results go, or go on")
     parser.add_argument("--backend", choices=BACKENDS, default="transformers")
     parser.add_argument(
-        "--mode", choices=MODES, default=MODES[0], help="likelihood: the most likely option is the answer"
+        "--mode",
+        choices=MODES,
+        default=MODES[0],
+        help="likelihood: the most likely option is the answer; teacher_forced: is the reference what would be written",
     )
     parser.add_argument("--batch_size", type=int, default=Generation.batch_size)
     parser.add_argument("--max_new_tokens", type=int, help="default: as many as the task needs")
@@ -174,8 +177,10 @@ def _check(options: argparse.Namespace) -> None:
         raise EvaluationError(f"--limit is 1 or more; got {options.limit}")
     if options.output_dir.exists() and not options.output_dir.is_dir():
         raise EvaluationError(f"--output_dir is a directory; got the file {options.output_dir}")
-    if options.mode == "likelihood" and options.backend != "transformers":
-        raise EvaluationError(f"--mode likelihood needs --backend transformers; {options.backend} only generates here")
+    if options.mode != "generate" and options.backend != "transformers":
+        raise EvaluationError(
+            f"--mode {options.mode} needs --backend transformers; {options.backend} only generates here"
+        )
     if options.device is not None and options.backend == "vllm":
         raise EvaluationError("vLLM chooses its devices itself: set CUDA_VISIBLE_DEVICES and leave --device out")
     if options.chat_template is not None and not options.chat_template.is_file():

@@ -1,7 +1,8 @@
-"""`condenser testbed pretrain`, `condenser testbed long_tail` and `condenser testbed evaluate`."""
+"""`condenser testbed pretrain`, `long_tail`, `evaluate` and `accept`."""
 
 import tempfile
-from dataclasses import asdict
+from argparse import ArgumentTypeError
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ SUMMARY = """condenser testbed COMMAND [options]
 
   pretrain   make the embedded base model again: about 90 CPU-minutes; a killed run goes on where it was
   long_tail  the embedded base with experts that are rare: about 10 CPU-minutes
-  evaluate   exact match on the test split of every family"""
+  evaluate   exact match on the test split of every family
+  accept     whether a base that knows facts is a ground on which methods can be told apart: about 10 CPU-minutes"""
 
 
 def run(words: list[str]) -> None:
@@ -34,14 +36,25 @@ def run(words: list[str]) -> None:
 
 
 def _pretrain(words: list[str]) -> None:
-    parser = Parser("testbed pretrain", "Make the embedded base model again: about 90 CPU-minutes.")
+    parser = Parser("testbed pretrain", "Make an embedded base model again; a killed run goes on where it was.")
     parser.shared("output_dir", required=True)
-    parser.add_argument("--steps", type=positive, help="default: those of the embedded base")
+    parser.add_argument(
+        "--recipe", choices=["v1", "v2"], default="v1", help="which base; v2 has experts that hold facts"
+    )
+    parser.add_argument("--steps", type=positive, help="default: those of the recipe")
+    parser.add_argument("--norm_topk_prob", action="store_true", help="the chosen experts' weights sum to 1")
     options = parser.read(words)
-    from expert_condenser.testbed.pretrain import PretrainConfig, pretrain  # once the words are right: torch
+    import torch  # once the words are right, as the rest
+
+    from expert_condenser.kernels.buffers import keep_freed_memory
+    from expert_condenser.testbed.pretrain import pretrain
+    from expert_condenser.testbed.recipes import RECIPES
 
     quiet_libraries()
-    recipe = PretrainConfig(steps=options.steps or PretrainConfig.steps)
+    keep_freed_memory()
+    recipe = RECIPES[options.recipe]
+    recipe = replace(recipe, steps=options.steps or recipe.steps, norm_topk_prob=options.norm_topk_prob)
+    torch.set_num_threads(max(1, torch.get_num_threads() // recipe.shards))
     with progress("steps", recipe.steps) as advance:
         pretrain(options.output_dir, recipe, advance)
     say_result(options.output_dir / "base")
@@ -78,7 +91,44 @@ def _measure(words: list[str]) -> None:
         _evaluate(model, options.limit, Path(folder))
 
 
-_COMMANDS = {"pretrain": _pretrain, "long_tail": _make_long_tail, "evaluate": _measure}
+def _accept(words: list[str]) -> None:
+    parser = Parser("testbed accept", "Examine a base that knows facts: a table of conditions, and accept.json.")
+    parser.shared("model", required=True)
+    parser.shared("output_dir", required=True)
+    parser.shared("limit", type=positive, default=400, help="items of the facts and tasks; a fifth of old families")
+    parser.add_argument("--experts", type=positive, default=12, help="experts of a layer that are taken out")
+    parser.add_argument("--rows", type=positive, default=3000, help="rows to fine-tune on")
+    parser.add_argument("--learning_rates", type=rates, help="a grid with commas, ascending")
+    options = parser.read(words)
+    from expert_condenser.checkpoint.load import resolve_model  # once the words are right: torch
+    from expert_condenser.kernels.buffers import keep_freed_memory
+    from expert_condenser.testbed.acceptance import AcceptanceConfig, accept
+
+    quiet_libraries()
+    keep_freed_memory()
+    config = AcceptanceConfig(limit=options.limit, experts=options.experts, rows=options.rows)
+    config = replace(config, learning_rates=options.learning_rates or config.learning_rates)
+    with progress("parts", 2 + len(config.learning_rates)) as advance:
+        accepted = accept(Path(resolve_model(options.model)), options.output_dir, config, advance)
+    table = Table(title=f"{options.model}: is it a ground on which methods can be told apart?")
+    for name in ("condition", "wanted", "found", "met"):
+        table.add_column(name)
+    for condition in accepted.conditions:
+        table.add_row(condition.name, condition.wanted, condition.found, "yes" if condition.met else "no")
+    Console().print(table)
+    print(f"missed: {', '.join(accepted.missed) or 'none'}")
+    say_result(options.output_dir / "accept.json")
+
+
+def rates(text: str) -> tuple[float, ...]:
+    """Learning rates from `1e-4,2e-4`."""
+    found = tuple(map(float, text.split(",")))
+    if min(found) <= 0 or list(found) != sorted(set(found)):
+        raise ArgumentTypeError(f"positive and ascending; got {text}")
+    return found
+
+
+_COMMANDS = {"pretrain": _pretrain, "long_tail": _make_long_tail, "evaluate": _measure, "accept": _accept}
 
 
 def _long_tail(output_dir: Path, recipe: Any, count: int) -> None:

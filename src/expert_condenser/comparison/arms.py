@@ -5,12 +5,13 @@ A run is a directory with `run.json` and `results.json`.
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
 from expert_condenser.errors import EvaluationError
 from expert_condenser.evaluation.results import RESULTS, Results
@@ -41,6 +42,10 @@ class TaskResult:
     correct: Bool[np.ndarray, " N"]
     prompts: str | None = None
     """Hash of template, decoding and limit; None where the results do not say."""
+    nll_items: Float[np.ndarray, " N"] | None = None
+    """Nats over all tokens of every item's reference; None where the results have no nll of single items."""
+    token_items: Float[np.ndarray, " N"] | None = None
+    """Tokens of every item's reference; None as above."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,8 @@ class Run:
     """Hash of template, decoding and limits of all tasks together."""
     generation: dict[str, Any]
     tasks: dict[str, TaskResult]
+    measures: Mapping[str, Any] = field(default_factory=dict)
+    """What was measured besides answers: KL to the base, relearning."""
     rows: str | None = None
     """Digest of the rows that were trained on; None in runs from before 0.2."""
 
@@ -108,12 +115,14 @@ def read_run(folder: Path) -> Run:
         tokens=read("tokens", int),
         prompts=results.prompts,
         generation=results.generation,
-        tasks={name: _task(name, content, folder / RESULTS) for name, content in results.tasks.items()},
+        tasks={name: read_task(name, content, folder / RESULTS) for name, content in results.tasks.items()},
+        measures=results.measures,
         rows=(record.data or {}).get("digest"),
     )
 
 
-def _task(name: str, content: dict[str, Any], path: Path) -> TaskResult:
+def read_task(name: str, content: dict[str, Any], path: Path) -> TaskResult:
+    """A task's entry of `results.json`; raises `EvaluationError` where it is malformed."""
     if "correct_samples" in content:
         raise EvaluationError(
             f"comparisons pair one answer per item; {path}, task {name}, has {content.get('samples')} samples of each. "
@@ -132,7 +141,28 @@ def _task(name: str, content: dict[str, Any], path: Path) -> TaskResult:
     if nll is not None and (isinstance(nll, bool) or not isinstance(nll, int | float) or not np.isfinite(nll)):
         raise EvaluationError(f"nll is a finite number or null; got {nll!r} in {path}, task {name}. Evaluate again.")
     value = None if nll is None else float(nll)
-    return TaskResult(float(correct.mean()), value, read("items", str), correct, content.get("prompts"))
+    items, tokens = _numbers(content.get("nll_items")), _same_numbers(content.get("token_items"))
+    for key, values in (("nll_items", items), ("token_items", tokens)):
+        if values is not None and (values.size != len(digits) or not np.isfinite(values).all()):
+            raise EvaluationError(
+                f"{key} has a finite number for each of {len(digits)} items, with blanks between them; in {path}, task "
+                f"{name}, it has {values.size}. Evaluate the run again."
+            )
+    return TaskResult(float(correct.mean()), value, read("items", str), correct, content.get("prompts"), items, tokens)
+
+
+def _numbers(text: Any) -> Float[np.ndarray, " N"] | None:
+    """The numbers of every item, which stand in one text; none where it is no such text."""
+    if text is None:
+        return None
+    try:
+        return np.array(str(text).split(), dtype=np.float64)
+    except ValueError:
+        return np.array([])
+
+
+_same_numbers = lru_cache(_numbers)
+"""For what is the same text in every run, which is read once."""
 
 
 def _reader(content: Mapping[str, Any], path: Path) -> Callable[[str, type], Any]:

@@ -98,6 +98,29 @@ def compare_runs(
     }
 
 
+def compare_both(
+    design: Design,
+    *,
+    groups: Mapping[str, Sequence[str]] | None = None,
+    only: Collection[str] | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """`compare_runs` on the accuracy, and as `nll` in its report the one on the nll, where every run has it."""
+    report = compare_runs(design, groups=groups, only=only, **options)
+    metrics = _metrics(design, groups or {})
+    known = [name for name in (metrics if only is None else only) if _have_nll(design, metrics[name])]
+    if known:
+        report["nll"] = compare_runs(design, metric="nll", groups=groups, only=known, **options)
+        del report["nll"]["arms"]
+        report["nll"]["notes"] = [note for note in report["nll"]["notes"] if note not in report["notes"]]
+    return report
+
+
+def _have_nll(design: Design, tasks: Sequence[str]) -> bool:
+    runs = [run for arm in design.arms.values() for run in arm.runs.values()]
+    return all(run.tasks[task].nll is not None for run in runs for task in tasks)
+
+
 def _baseline(design: Design, asked: str | None) -> str:
     if asked is not None and asked not in design.arms:
         raise EvaluationError(f"--baseline is one of {', '.join(map(repr, design.arms))}; got {asked!r}")

@@ -26,7 +26,8 @@ def render(report: dict[str, Any], format: str) -> str:
         return json.dumps(report, indent=1, allow_nan=False)
     write = FORMATS[format]
     parts = [write(title, *table) for title, table in tables(report)]
-    return "\n\n".join([*parts, *([FOOTNOTES[format](report["notes"])] if report["notes"] else [])])
+    notes = [note for each in _reports(report) for note in each["notes"]]
+    return "\n\n".join([*parts, *([FOOTNOTES[format](notes)] if notes else [])])
 
 
 def plain_table(title: str, titles: Sequence[str], cells: Sequence[Sequence[str]], format: str) -> str:
@@ -35,19 +36,29 @@ def plain_table(title: str, titles: Sequence[str], cells: Sequence[Sequence[str]
 
 
 def tables(report: dict[str, Any]) -> list[tuple[str, tuple[list[str], list[list[str]]]]]:
-    """One table per metric: its title, the titles of the columns that any arm has, and the cells."""
-    found = []
-    for metric in dict.fromkeys(row["metric"] for row in report["rows"]):
-        rows = [row for row in report["rows"] if row["metric"] == metric]
-        columns = _columns(report)
-        cells = {title: [text(row) for row in rows] for title, text in columns.items()}
-        shown = [title for title in columns if title in ("arm", "verdict") or set(cells[title]) - {MISSING, ""}]
-        title = (
-            f"{metric}: {report['metric']} in {report['unit']}, {len(report['seeds'])} seed(s), compared with "
-            f"{report['baseline']}"
-        )
-        found.append((title, (shown, [list(row) for row in zip(*(cells[name] for name in shown), strict=True)])))
-    return found
+    """A table per metric, that of its nll after that of its accuracy: title, titles of columns, cells."""
+    metrics = dict.fromkeys(row["metric"] for row in report["rows"])
+    found = [_table(each, metric) for metric in metrics for each in _reports(report)]
+    return [table for table in found if table is not None]
+
+
+def _reports(report: dict[str, Any]) -> list[dict[str, Any]]:
+    return [report, *([report["nll"]] if "nll" in report else [])]
+
+
+def _table(report: dict[str, Any], metric: str) -> tuple[str, tuple[list[str], list[list[str]]]] | None:
+    """One metric, with the columns that any arm has; None where the report has no such metric."""
+    rows = [row for row in report["rows"] if row["metric"] == metric]
+    if not rows:
+        return None
+    columns = _columns(report)
+    cells = {title: [text(row) for row in rows] for title, text in columns.items()}
+    shown = [title for title in columns if title in ("arm", "verdict") or set(cells[title]) - {MISSING, ""}]
+    title = (
+        f"{metric}: {report['metric']} in {report['unit']}, {len(report['seeds'])} seed(s), compared with "
+        f"{report['baseline']}"
+    )
+    return title, (shown, [list(row) for row in zip(*(cells[name] for name in shown), strict=True)])
 
 
 def _columns(report: dict[str, Any]) -> dict[str, Callable[[dict[str, Any]], str]]:

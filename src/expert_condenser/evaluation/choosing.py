@@ -40,12 +40,7 @@ def check_choosing(tasks: Sequence[LoadedTask], generation: Generation) -> None:
             f"mode {MODE} asks for tasks whose questions list options in words, the commonsense sets; got "
             f"{', '.join(without)}; leave them out, or generate"
         )
-    plain = Generation(batch_size=generation.batch_size)
-    if generation != replace(plain, seed=generation.seed):
-        raise EvaluationError(
-            f"mode {MODE} decodes nothing, so samples, temperature, top_p and max_new_tokens have no effect; leave "
-            "them out"
-        )
+    generation.check_nothing_is_decoded(MODE)
     for task in tasks:
         for question in task.questions:
             options_of(task, question)

@@ -20,6 +20,8 @@ from expert_condenser.evaluation.backends.base import Backend
 from expert_condenser.evaluation.choosing import MODE as LIKELIHOOD
 from expert_condenser.evaluation.choosing import accuracies, check_choosing, choose, scoring
 from expert_condenser.evaluation.day import day_of, on_the_day
+from expert_condenser.evaluation.forcing import MODE as TEACHER_FORCED
+from expert_condenser.evaluation.forcing import check_forcing, force, forcing, nll_of_items
 from expert_condenser.evaluation.generation import Answer, Generation
 from expert_condenser.evaluation.harness_scores import harness_scores
 from expert_condenser.evaluation.record import ITEMS, Record, append_records, read_records, summarize
@@ -28,6 +30,8 @@ from expert_condenser.evaluation.results import RESULTS, Results
 from expert_condenser.evaluation.settings import GENERATE, GENERATING, Asking, settings_of, start_or_go_on
 from expert_condenser.evaluation.tasks.task import LoadedTask
 from expert_condenser.files import read_json
+
+MODES = (GENERATE, LIKELIHOOD, TEACHER_FORCED)
 
 
 def evaluate(
@@ -44,14 +48,15 @@ def evaluate(
     """Answer every question that `out` has no answer to yet; returns the content of `results.json`.
 
     What is answered already is scored again, by the rules of today. `label` is what the results call the model;
-    `advance` is called with the number of answers of every batch. `asking` is by generation, or by likelihood (see
-    `choosing`), as on a day (see `day_of`). Raises `EvaluationError` where a question cannot be rendered, `out` holds
-    another evaluation, or the mode is not for these tasks or this backend, before the backend is asked for anything.
+    `advance` is called with the number of answers of every batch. `asking` is by generation, by likelihood (see
+    `choosing`) or teacher-forced (see `forcing`), as on a day (see `day_of`). Raises `EvaluationError` where a question
+    cannot be rendered, `out` holds another evaluation, or the mode is not for these tasks or this backend, before the
+    backend is asked for anything.
     """
     asking = asking._replace(date=day_of(tokenizer, out, backend.identity["model"], asking.date))
     with on_the_day(tokenizer, asking.date):
         terms = settings_of(backend, tokenizer, tasks, generation, label, asking)
-        return _evaluated(backend, tokenizer, tasks, out, generation, terms, advance)
+        return _evaluated(backend, tokenizer, tasks, out, generation, terms, advance, asking)
 
 
 def _evaluated(
@@ -62,18 +67,23 @@ def _evaluated(
     generation: Generation,
     settings: dict[str, Any],
     advance: Callable[[int], None],
+    asking: Asking,
 ) -> dict[str, Any]:
-    mode = settings["generation"].get("mode", GENERATE)
-    answer = _answering(mode, backend, tokenizer, tasks, generation)
-    batches = plan(tasks, tokenizer, generation)
+    kinds = _by_mode(tasks, asking)
+    decoding = generation if len(kinds) == 1 else replace(generation, max_new_tokens=None)  # it is for the other tasks
+    answering = {
+        mode: _answering(mode, backend, tokenizer, own, generation if mode == GENERATE else decoding)
+        for mode, own in kinds.items()
+    }
+    batches = [(mode, batch) for mode, own in kinds.items() for batch in plan(own, tokenizer, generation)]
     start_or_go_on(out, settings)
     by_name = {task.name: task for task in tasks}
     done = {record.key: scored(by_name[record.task], record) for record in read_records(out / ITEMS)}
     seconds, tokens = 0.0, 0
-    for number, batch in enumerate(batches):
+    for number, (mode, batch) in enumerate(batches):
         if not all(request.key in done for request in batch):
             start = time.perf_counter()
-            records = [scored(by_name[record.task], record) for record in answer(batch, number)]
+            records = [scored(by_name[record.task], record) for record in answering[mode](batch, number)]
             seconds, tokens = seconds + time.perf_counter() - start, tokens + sum(r.tokens for r in records)
             append_records(out / ITEMS, [record for record in records if record.key not in done])
             done |= {record.key: record for record in records if record.key not in done}
@@ -84,9 +94,25 @@ def _evaluated(
         "new_tokens": tokens,
         "tokens_per_s": tokens / seconds if tokens else None,
     }
-    Results(**{**settings, "tasks": found, "throughput": throughput}).write(out / RESULTS)
+    whole = {**settings, "tasks": found, "throughput": throughput, "measures": dict(asking.measures)}
+    Results(**whole).write(out / RESULTS)
     content: dict[str, Any] = read_json(out / RESULTS)
     return content
+
+
+def _by_mode(tasks: Sequence[LoadedTask], asking: Asking) -> dict[str, list[LoadedTask]]:
+    found: dict[str, list[LoadedTask]] = {}
+    for task in tasks:
+        found.setdefault(asking.mode_of(task.name), []).append(task)
+    return found
+
+
+def check_mode(mode: str, tasks: Sequence[LoadedTask], generation: Generation) -> None:
+    """Raise `EvaluationError` where a mode is unknown, or not for these tasks or these options of decoding."""
+    if mode not in MODES:
+        raise EvaluationError(f"a mode is one of {', '.join(MODES)}; got {mode!r}; correct it")
+    if mode != GENERATE:
+        {LIKELIHOOD: check_choosing, TEACHER_FORCED: check_forcing}[mode](tasks, generation)
 
 
 def _answering(
@@ -95,10 +121,11 @@ def _answering(
     """What answers the batch of a number in this mode; raises `EvaluationError` where it cannot."""
     if mode == GENERATE:
         return lambda batch, number: _answer(backend, batch, generation, number)
-    if mode != LIKELIHOOD:
-        raise EvaluationError(f"mode is {GENERATE} or {LIKELIHOOD}; got {mode!r}; correct it")
+    check_mode(mode, tasks, generation)
+    if mode == TEACHER_FORCED:
+        forced = forcing(backend)
+        return lambda batch, number: force(forced, batch, generation.batch_size)
     able = scoring(backend)
-    check_choosing(tasks, generation)
     return lambda batch, number: choose(able, tokenizer, batch, generation.batch_size)
 
 
@@ -119,6 +146,10 @@ def _raw(prompt: str, answer: Answer) -> str | None:
 
 def scored(task: LoadedTask, record: Record) -> Record:
     """The record with what its output states, and whether that is right."""
+    if record.forced is not None:
+        return replace(
+            record, extracted=record.gold if record.forced["exact"] else None, correct=record.forced["exact"]
+        )
     extracted = task.answer.extract(record.text)
     correct = extracted is not None and task.answer.equal(extracted, record.gold)
     return replace(record, extracted=extracted, correct=correct)
@@ -129,6 +160,8 @@ def _summary(task: LoadedTask, done: dict[Any, Record], generation: Generation, 
     keys = [(task.name, question.id, sample) for question in task.questions for sample in range(generation.samples)]
     records = [done[key] for key in keys]
     summary = {**summarize(records, generation.samples), **_by_other_rules(task, records)}
+    if records and records[0].forced is not None:
+        return {**summary, **nll_of_items(records)}
     referenced = [question for question in task.questions if question.reference]
     if not referenced:
         return {**summary, "nll": None}

@@ -33,6 +33,14 @@ class Generation:
                 "effect; set a temperature above 0"
             )
 
+    def check_nothing_is_decoded(self, mode: str) -> None:
+        """Raise `EvaluationError` on options of decoding, which have no effect in a mode that decodes nothing."""
+        if self != Generation(batch_size=self.batch_size, seed=self.seed):
+            raise EvaluationError(
+                f"mode {mode} decodes nothing, so samples, temperature, top_p and max_new_tokens have no effect; leave "
+                "them out"
+            )
+
 
 @dataclass(frozen=True)
 class Answer:

@@ -1,9 +1,11 @@
 """How likely a model finds the reference answers: nll per token, teacher-forced, through the chat template."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerBase
 
@@ -56,6 +58,22 @@ def tokens_of(prompts: Sequence[Prompt], references: Sequence[str], tokenizer: P
 
 
 def _batch_nll(model: Any, rows: list[Tokens]) -> tuple[float, int]:
+    asked = answer_logits(model, rows)
+    loss = cross_entropy(asked.logits.float(), asked.ids, reduction="sum")
+    return loss.item(), len(asked.ids)
+
+
+class AnswerLogits(NamedTuple):
+    """What a model makes of every token of the answers in a batch, row after row."""
+
+    logits: Float[Tensor, "A V"]
+    ids: Int[Tensor, " A"]
+    counts: list[int]
+    """Tokens of each row's answer; they sum up to A."""
+
+
+def answer_logits(model: Any, rows: Sequence[Tokens]) -> AnswerLogits:
+    """One forward over a batch; nothing is kept of the prompts' logits."""
     width = max(len(row.ids) for row in rows)
     ids = torch.tensor([row.ids + [0] * (width - len(row.ids)) for row in rows], device=model.device)
     mask = torch.tensor([[1] * len(row.ids) + [0] * (width - len(row.ids)) for row in rows], device=model.device)
@@ -63,5 +81,4 @@ def _batch_nll(model: Any, rows: list[Tokens]) -> tuple[float, int]:
     options = {"output_router_logits": False} if hasattr(model.config, "output_router_logits") else {}
     logits = model(input_ids=ids, attention_mask=mask, use_cache=False, **options).logits
     at = answered.to(model.device)
-    loss = cross_entropy(logits[:, :-1][at].float(), ids[:, 1:][at], reduction="sum")
-    return loss.item(), int(answered.sum())
+    return AnswerLogits(logits[:, :-1][at], ids[:, 1:][at], answered.sum(1).tolist())

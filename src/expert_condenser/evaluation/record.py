@@ -12,7 +12,7 @@ from expert_condenser.errors import EvaluationError
 from expert_condenser.files import digest
 
 ITEMS = "items.jsonl"
-OPTIONAL = ("raw", "log_p")
+OPTIONAL = ("raw", "log_p", "forced")
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,9 @@ class Record:
     that the prompt had already. Not in a file where it is None."""
     log_p: dict[str, list[float]] | None = None
     """In mode likelihood, of every option's `text` and `answer`, in nats. Not in a file where it is None."""
+    forced: dict[str, Any] | None = None
+    """In mode teacher_forced, of the reference: whether it is what greedy decoding writes (`exact`), its `nll` in nats
+    and its `tokens`. Not in a file where it is None."""
 
     @property
     def text(self) -> str:

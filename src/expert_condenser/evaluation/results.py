@@ -32,6 +32,8 @@ class Results:
     weights: str | None = None
     """Of the model, as `weights_of` finds them; in version 1, None."""
     throughput: dict[str, Any] = field(default_factory=dict)
+    measures: dict[str, Any] = field(default_factory=dict)
+    """What was measured besides answers (`study.measures`); not in a file where there is nothing."""
     format_version: int = FORMAT_VERSION
 
     @classmethod
@@ -54,7 +56,10 @@ class Results:
 
     def write(self, path: Path) -> None:
         """Write `results.json`, whole or not at all."""
-        write_json(path, asdict(self), indent=1)
+        content = asdict(self)
+        if not self.measures:
+            del content["measures"]
+        write_json(path, content, indent=1)
 
 
 def _check(content: Mapping[str, Any], kinds: Mapping[str, type], path: Path) -> None:

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
@@ -24,11 +25,19 @@ logger = logging.getLogger(__name__)
 
 
 class Asking(NamedTuple):
-    """How questions are asked."""
+    """How questions are asked, and what the results say besides."""
 
     mode: str = GENERATE
     date: datetime.date | None = None
     """The day that the chat template shows as today's, where it shows one."""
+    modes: Mapping[str, str] = MappingProxyType({})
+    """Task -> its mode, where it is another one than `mode`."""
+    measures: Mapping[str, Any] = MappingProxyType({})
+    """What was measured of the model by other means: it goes into the results as it is."""
+
+    def mode_of(self, task: str) -> str:
+        """The mode in which a task is asked."""
+        return self.modes.get(task, self.mode)
 
 
 GENERATING = Asking()
@@ -53,19 +62,32 @@ def settings_of(
     decoding = {key: value for key, value in asdict(generation).items() if key != "batch_size"}
     limits = {task.name: generation.max_new_tokens or task.max_new_tokens for task in tasks}
     own = {key: value for key, value in decoding.items() if key != "max_new_tokens"}
-    questions, special = fingerprints(tasks), [] if asking.mode == GENERATE else [asking.mode]
-    named = {**({"mode": asking.mode} if special else {}), **({"date": str(asking.date)} if asking.date else {})}
+    questions, modes = fingerprints(tasks), {task.name: asking.mode_of(task.name) for task in tasks}
+    special = {name: [] if mode == GENERATE else [mode] for name, mode in modes.items()}
+    named = {**_named(modes), **({"date": str(asking.date)} if asking.date else {})}
+    whole = [modes] if len({*modes.values()}) > 1 else next(iter(special.values()), [])
     return {
         "format_version": FORMAT_VERSION,
         "model": label or name,
         "weights": weights,
-        "prompts": digest([tokenizer.chat_template, decoding, limits, *special]),
+        "prompts": digest([tokenizer.chat_template, decoding, limits, *whole]),
         "generation": {**asdict(generation), **identity, **named},
         "tasks": {
-            name: {"prompts": digest([tokenizer.chat_template, own, limit, *special]), "questions": questions[name]}
+            name: {
+                "prompts": digest([tokenizer.chat_template, own, limit, *special[name]]),
+                "questions": questions[name],
+            }
             for name, limit in limits.items()
         },
     }
+
+
+def _named(modes: Mapping[str, str]) -> dict[str, Any]:
+    """How results say the mode of their tasks: nothing where all are generated, `mode` where all have the same."""
+    different = {*modes.values()}
+    if len(different) > 1:
+        return {"modes": dict(modes)}
+    return {} if different <= {GENERATE} else {"mode": different.pop()}
 
 
 def fingerprints(tasks: Sequence[LoadedTask]) -> dict[str, str]:

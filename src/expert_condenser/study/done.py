@@ -9,7 +9,8 @@ import yaml
 from expert_condenser.errors import EvaluationError
 from expert_condenser.evaluation.results import RESULTS, Results
 from expert_condenser.names import canonical
-from expert_condenser.study.plan import Cell, Evaluation
+from expert_condenser.study.evaluation import GENERATE, Evaluation
+from expert_condenser.study.plan import Cell
 from expert_condenser.training.record import RUN, RunRecord
 
 
@@ -36,6 +37,10 @@ def check_evaluation(folder: Path, wanted: Evaluation, questions: Mapping[str, s
     results = Results.read(folder / RESULTS)
     there = {"tasks": list(results.tasks), "max_new_tokens": results.generation["max_new_tokens"]}
     asked: dict[str, Any] = {"tasks": list(wanted.tasks), "max_new_tokens": wanted.max_new_tokens}
+    modes = {name: wanted.modes[name] for name in wanted.tasks if wanted.modes.get(name, GENERATE) != GENERATE}
+    there["modes"], asked["modes"] = _modes(results), modes
+    there["measures"] = {name: value.get("settings") for name, value in results.measures.items()}
+    asked["measures"] = wanted.measures
     if questions is not None:
         there["questions"] = {name: task.get("questions") for name, task in results.tasks.items()}
         asked["questions"] = dict(questions)
@@ -47,6 +52,13 @@ def check_evaluation(folder: Path, wanted: Evaluation, questions: Mapping[str, s
         raise EvaluationError(
             f"{folder} holds the results of another evaluation ({'; '.join(differing)}); name another --output_dir"
         )
+
+
+def _modes(results: Results) -> dict[str, str]:
+    """The tasks that were not asked by generation, which results do not name."""
+    one = results.generation.get("mode", GENERATE)
+    modes = results.generation.get("modes", dict.fromkeys(results.tasks, one))
+    return {name: mode for name, mode in modes.items() if mode != GENERATE}
 
 
 def _check_options(folder: Path, cell: Cell) -> None:

@@ -10,10 +10,16 @@
     grid: {learning_rate: [1.0e-4, 2.0e-4]}     # optional: every arm with every combination
     tuned_by: ../sweep                  # optional: another study, whose best grid options every arm takes
     tuned_as: {condenser_r3: condenser} # optional: arms that take those of another arm of that study
-    evaluate: {split: test, tasks: {gsm8k: 300, boolq: 100}, batch_size: 64, data: DIR, max_new_tokens: 64}
+    evaluate:
+      {split: test, tasks: {gsm8k: 300, boolq: 100}, batch_size: 64, data: DIR, max_new_tokens: 64}
+                                        # also modes, kl_to_base, relearning: see `study.evaluation`
+    learn: [gsm8k]                      # optional: what the runs are to learn; by default the first task
+    known: [boolq]                      # optional: what the base knew before; by default all other tasks
     baseline: sft                       # optional: the arm that tables compare with
     beside: {../ladder: [sft]}          # optional: arms of other studies that tables show too
     groups: {tail: [gcd, aiw]}          # optional: means over tasks that tables show too
+    contrasts: {fair: {arm: condenser, against: [two_phase_sft]}}      # optional: see `study.contrasts`
+    allow: [data]                       # optional: in what arms may differ, as for `condenser compare`
     keep_models: false                  # optional: weights of finished runs, and every answer, stay on disk
 
 `recipe`, `tuned_by` and `beside` are relative to the file, paths among the options to where the command runs. `{seed}`
@@ -33,20 +39,12 @@ import yaml
 from expert_condenser.errors import EvaluationError
 from expert_condenser.evaluation.results import RESULTS, Results
 from expert_condenser.files import local_path
+from expert_condenser.study.contrasts import Contrast, check_contrasts, read_contrasts
+from expert_condenser.study.evaluation import Evaluation, read_evaluation
 
+BEFORE, NOW = "learnt before", "learnt now"
+"""The means over what the base knew, and over what the runs are to learn where that is several tasks."""
 _OWN = {"model", "model_name_or_path", "output_dir", "seed", "overwrite", "resume"}
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What every model of the study is asked."""
-
-    tasks: Mapping[str, int]
-    """Task -> number of items, the first ones."""
-    split: str = "test"
-    data: str | None = None
-    batch_size: int = 64
-    max_new_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -65,17 +63,38 @@ class Study:
     baseline: str | None = None
     beside: Mapping[str, list[str]] = field(default_factory=dict)
     groups: Mapping[str, list[str]] = field(default_factory=dict)
+    learn: tuple[str, ...] = ()
+    known: tuple[str, ...] = ()
+    contrasts: tuple[Contrast, ...] = ()
+    allow: tuple[str, ...] = ()
     keep_models: bool = False
 
     @property
     def first_task(self) -> str:
-        """The task that the runs train on."""
-        return next(iter(self.evaluate.tasks))
+        """The task that the runs train on, or the first of them."""
+        return self.learn_tasks[0]
 
     @property
-    def other_tasks(self) -> list[str]:
+    def learn_tasks(self) -> list[str]:
+        """What the runs are to learn."""
+        return list(self.learn) or list(self.evaluate.tasks)[:1]
+
+    @property
+    def known_tasks(self) -> list[str]:
         """What the base knew before."""
-        return list(self.evaluate.tasks)[1:]
+        return list(self.known) or [task for task in self.evaluate.tasks if task not in self.learn_tasks]
+
+    @property
+    def named_groups(self) -> dict[str, list[str]]:
+        """Means over tasks: what is learnt, where that is several tasks; what was learnt before; the study's own."""
+        now = {NOW: self.learn_tasks} if len(self.learn_tasks) > 1 else {}
+        before = {BEFORE: self.known_tasks} if self.known_tasks else {}
+        return {**now, **before, **self.groups}
+
+    @property
+    def learnt(self) -> str:
+        """What tables call the score on what is to be learnt: its task, or the group of them."""
+        return NOW if len(self.learn_tasks) > 1 else self.first_task
 
     @property
     def base_cell(self) -> "Cell":
@@ -142,12 +161,18 @@ def read_study(path: Path) -> Study:
     content["seeds"] = tuple(content["seeds"])
     if evaluation.get("data") is not None:
         evaluation["data"] = str(local_path(evaluation["data"]))
-    content["evaluate"] = Evaluation(**evaluation)
+    content["evaluate"] = read_evaluation(evaluation, path)
+    for key in ("learn", "known", "allow"):
+        content[key] = tuple(content.get(key) or ())
+    content["contrasts"] = read_contrasts(content.get("contrasts") or {}, path)
     if str(content["base"]).startswith("~"):
         content["base"] = str(local_path(content["base"]))
     if str(content["base"]).startswith("."):
         content["base"] = os.path.normpath(path.parent / content["base"])
-    return Study(**content)
+    study = Study(**content)
+    arms = [*study.arms, *(arm for others in study.beside.values() for arm in others)]
+    check_contrasts(study.contrasts, arms, [*study.evaluate.tasks, *study.named_groups], bool(study.grid), path)
+    return study
 
 
 def best_options(folder: Path) -> dict[str, dict[str, Any]]:
@@ -209,7 +234,7 @@ def _check_values(content: dict[str, Any], evaluation: dict[str, Any], path: Pat
         raise EvaluationError(f"{path}: evaluate.tasks is a mapping from tasks to numbers of items; got {tasks!r}")
     if bad := [name for name in arms if not re.fullmatch(r"[\w.-]+", str(name)) or str(name) in (".", "..", "base")]:
         raise EvaluationError(f"{path}: an arm's name is letters, digits, '_', '-' and '.', not 'base'; got {bad}")
-    for key in ("options", "tuned_as", "beside", "groups"):
+    for key in ("options", "tuned_as", "beside", "groups", "contrasts"):
         if not isinstance(content.get(key, {}), dict):
             raise EvaluationError(f"{path}: {key} is a mapping; got {content[key]!r}")
     if type(content.get("keep_models", False)) is not bool:
@@ -223,6 +248,11 @@ def _check_values(content: dict[str, Any], evaluation: dict[str, Any], path: Pat
         raise EvaluationError(f"{path}: baseline is one of {', '.join(named)}; got {content['baseline']!r}")
     if lost := sorted({task for group in content.get("groups", {}).values() for task in group} - {*tasks}):
         raise EvaluationError(f"{path}: groups are of tasks of this study ({', '.join(tasks)}); got {', '.join(lost)}")
+    for key, allowed in (("learn", [*tasks]), ("known", [*tasks]), ("allow", None)):
+        names = content.get(key, [])
+        if not isinstance(names, list) or (allowed is not None and not {*map(str, names)} <= {*allowed}):
+            of = "tasks of this study" if allowed is not None else "words of `condenser compare --allow`"
+            raise EvaluationError(f"{path}: {key} is a list of {of}; got {names!r}")
     grid = content.get("grid", {})
     if not isinstance(grid, dict) or any(not isinstance(values, list) or not values for values in grid.values()):
         raise EvaluationError(f"{path}: grid is a mapping from options to lists of values; got {grid!r}")

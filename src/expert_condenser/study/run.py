@@ -13,14 +13,16 @@ import torch
 
 from expert_condenser.checkpoint.load import load_tokenizer, resolve_model
 from expert_condenser.errors import EvaluationError, FailedRunError
+from expert_condenser.evaluation.evaluate import check_mode
 from expert_condenser.evaluation.generation import Generation
 from expert_condenser.evaluation.prompts import check_template
 from expert_condenser.evaluation.results import RESULTS, Results
-from expert_condenser.evaluation.settings import fingerprints
+from expert_condenser.evaluation.settings import GENERATE, fingerprints
 from expert_condenser.evaluation.tasks import load_tasks
 from expert_condenser.ownership import ending_on_sigterm
 from expert_condenser.study.cells import is_done_as_asked, recipe_of
 from expert_condenser.study.folder import STUDY_KIND, check_inputs, claim
+from expert_condenser.study.measures import check_measures
 from expert_condenser.study.plan import Cell, Study, read_study
 from expert_condenser.study.worker import run_cell
 from expert_condenser.workfolder import WorkFolder
@@ -150,6 +152,9 @@ def _questions(study: Study) -> dict[str, str]:
     spec = study.evaluate
     Generation(batch_size=spec.batch_size, max_new_tokens=spec.max_new_tokens)
     tasks = load_tasks(spec.tasks, None if spec.data is None else Path(spec.data), spec.split)
+    check_measures(study)
+    for task in tasks:
+        check_mode(spec.modes.get(task.name, GENERATE), [task], Generation(batch_size=spec.batch_size))
     if study.base.startswith((".", "/")) and not Path(study.base).is_dir():
         raise EvaluationError(f"the base model must exist, and there is no directory {study.base}; correct `base`")
     check_template(load_tokenizer(resolve_model(study.base)))

@@ -1,142 +1,182 @@
 """The tables of a study, from its raw files alone: `run.json` and `results.json` of every run, and the base's results.
 
-    condenser study tables DIR      writes DIR/tables.md, DIR/comparison.json and DIR/plot.png
+    condenser study tables DIR      writes tables.md, comparison.json, plot.png and, of a grid, fronts.svg to DIR
 
-The first task of the study is what the runs train on; the others are what the base knew before.
+What the runs are to learn (`learn`, by default the first task) stands beside what the base knew before (`known`, by
+default the other tasks), accuracy beside nll.
 """
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-from expert_condenser.comparison.compare import compare_runs
-from expert_condenser.comparison.runs import Design, read_design
+from expert_condenser.comparison.arms import Run
+from expert_condenser.comparison.compare import compare_both
 from expert_condenser.comparison.tables import MISSING, plain_table, render
 from expert_condenser.errors import EvaluationError
-from expert_condenser.evaluation.results import RESULTS, Results
-from expert_condenser.study.done import is_done
-from expert_condenser.study.plan import Cell, Study, best_options, read_study
-from expert_condenser.study.plots import plot_arms
+from expert_condenser.study.contrast_tables import contrast_table, front_table
+from expert_condenser.study.fronts import Scores, contrasts_of, fronts_of, rounded
+from expert_condenser.study.gather import Gathered, gather
+from expert_condenser.study.plan import BEFORE, best_options, read_study
+from expert_condenser.study.plots import plot_arms, plot_fronts
 from expert_condenser.training.record import RUN, RunRecord
 
-TABLES, COMPARISON, PLOT = "tables.md", "comparison.json", "plot.png"
-BEFORE = "learnt before"
-"""The mean over the tasks that the runs did not train on."""
-
-
-@dataclass(frozen=True)
-class Gathered:
-    """The runs of a study that are compared: those of the seeds that every arm has finished."""
-
-    study: Study
-    root: Path
-    design: Design
-    planned: int
-    """Runs that the study has."""
-    finished: int
-    """Runs with results; those of seeds that are not whole are not compared."""
+TABLES, COMPARISON, PLOT, FRONTS = "tables.md", "comparison.json", "plot.png", "fronts.svg"
 
 
 def write_tables(root: Path) -> list[Path]:
-    """Make tables and plot again from the raw files; returns what was written."""
+    """Make tables and plots again from the raw files; returns what was written."""
     gathered = gather(root)
     report = compare(gathered)
-    paths = [root / TABLES, root / COMPARISON, root / PLOT]
+    paths = [root / TABLES, root / COMPARISON]
     paths[0].write_text(markdown(gathered, report))
     paths[1].write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
-    plot_arms(report, gathered.study.first_task, BEFORE, base_scores(gathered), paths[2])
+    if "rows" in report:
+        paths.append(root / PLOT)
+        plot_arms([report, *([report["nll"]] if "nll" in report else [])], *_shown(gathered), paths[-1])
+    if "fronts" in report:
+        paths.append(root / FRONTS)
+        plot_fronts(report["fronts"], paths[-1])
     return paths
 
 
-def gather(root: Path) -> Gathered:
-    """Read a study's runs, and those of other studies that stand beside them."""
-    study = read_study(root / "study.yaml")
-    planned = study.cells()
-    cells = [cell for cell in planned if is_done(root, cell)]
-    seeds = [seed for seed in study.seeds if _labels(planned, seed) == _labels(cells, seed)]
-    if not seeds:
-        raise EvaluationError(f"tables need every arm of a seed, and {root} has no seed whose runs are all done")
-    folders = [root / cell.folder for cell in cells if cell.seed in seeds]
-    for other, arms in study.beside.items():
-        for arm in arms:
-            found = [run for run in sorted((root / other / "runs" / arm).glob("seed*")) if (run / RESULTS).exists()]
-            if not found:
-                raise EvaluationError(
-                    f"`beside` names arms of other studies, and {root / other} has no runs of {arm!r}"
-                )
-            folders += found
-    design = read_design(folders, allow=("seeds",) if study.beside else ())
-    return Gathered(study, root, design, len(planned), len(cells))
-
-
 def compare(gathered: Gathered) -> dict[str, Any]:
-    """`compare_runs` on the first task, and on the mean of the others where there are any; folders from the root."""
+    """`compare_both` on what is learnt, what was learnt before and the study's groups; its contrasts and fronts.
+
+    Where the baseline is an arm that has several points of a grid, or there are contrasts and no baseline, there is no
+    label to compare all others with.
+    """
     study = gathered.study
-    groups = {**({BEFORE: study.other_tasks} if study.other_tasks else {}), **study.groups}
-    only = [study.first_task, *groups]
-    report = compare_runs(gathered.design, baseline=study.baseline, groups=groups, only=only)
-    report["arms"] = {label: len(folders) for label, folders in report["arms"].items()}
+    report: dict[str, Any] = {"seeds": gathered.design.seeds}
+    if not study.contrasts if study.baseline is None else len(gathered.labels.get(study.baseline, [])) < 2:
+        only = list(dict.fromkeys([study.learnt, *study.named_groups]))
+        report = compare_both(gathered.design, baseline=study.baseline, groups=study.named_groups, only=only)
+        report["arms"] = {label: len(folders) for label, folders in report["arms"].items()}
+    scores = Scores(gathered)
+    if study.contrasts:
+        report["contrasts"] = rounded(contrasts_of(gathered, scores))
+    if (fronts := fronts_of(gathered, scores)) is not None:
+        report["fronts"] = rounded(fronts)
     return report
-
-
-def base_scores(gathered: Gathered) -> dict[str, float]:
-    """What the base model scores before any training, in points, on the first task and on `BEFORE`."""
-    tasks = Results.read(gathered.root / gathered.study.base_cell.folder / RESULTS).tasks
-    others = [tasks[name]["accuracy"] for name in gathered.study.other_tasks]
-    return {
-        gathered.study.first_task: 100 * tasks[gathered.study.first_task]["accuracy"],
-        **({BEFORE: 100 * mean(others)} if others else {}),
-    }
 
 
 def markdown(gathered: Gathered, report: dict[str, Any]) -> str:
     """All tables of a study as one Markdown text."""
-    base = base_scores(gathered)
     head = (
         f"{gathered.finished} of {gathered.planned} runs are done; compared are {len(report['seeds'])} seeds "
         f"({', '.join(map(str, report['seeds']))}). Base model: "
-        + ", ".join(f"{name} {score:.1f}" for name, score in base.items())
+        + ", ".join(f"{name} {_both(gathered, name)}" for name in _scores(gathered))
         + "."
     )
-    summary = plain_table("Summary; mean ± standard deviation over seeds", *_summary(gathered, report), "markdown")
-    details = render(report, "markdown")
-    families = plain_table("Accuracy on every task, mean over seeds", *_per_task(gathered), "markdown")
-    return "\n\n".join([f"# {gathered.root.resolve().name}", head, summary, details, families]) + "\n"
+    summary = plain_table("Summary; mean ± standard deviation over seeds", *_summary(gathered), "markdown")
+    return (
+        "\n\n".join(
+            [
+                f"# {gathered.root.resolve().name}",
+                head,
+                summary,
+                *([front_table(report["fronts"], len(report["seeds"]))] if "fronts" in report else []),
+                *([contrast_table(report["contrasts"])] if "contrasts" in report else []),
+                *([render(report, "markdown")] if "rows" in report else []),
+                plain_table("Accuracy on every task, mean over seeds", *_per_task(gathered), "markdown"),
+                plain_table(
+                    "nll on every task in nats per token, mean over seeds", *_nll_per_task(gathered), "markdown"
+                ),
+            ]
+        )
+        + "\n"
+    )
 
 
-def _summary(gathered: Gathered, report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """One row per arm: what was learnt, what was forgotten, and what it cost."""
-    study, base = gathered.study, base_scores(gathered)
-    rows = {(row["metric"], row["arm"]): row for row in report["rows"]}
-    titles = ["arm", "learning rate", study.first_task]
-    titles += [BEFORE, "forgotten"] if study.other_tasks else []
+def _scores(gathered: Gathered) -> list[str]:
+    """What is learnt, and what was learnt before where there is anything."""
+    return [gathered.study.learnt, *([BEFORE] if gathered.study.known_tasks else [])]
+
+
+def _both(gathered: Gathered, name: str) -> str:
+    nll = gathered.base_nll(name)
+    return f"{gathered.base_score(name):.1f}" + ("" if nll is None else f" (nll {nll:.3f})")
+
+
+def _shown(gathered: Gathered) -> tuple[list[str], dict[str, float]]:
+    """The metrics of the picture, and what the base model scores; its nll on what is new to it is out of all scale."""
+    names = _scores(gathered)
+    points = {f"points {name}": gathered.base_score(name) for name in names}
+    return names, {**points, **{f"nats {name}": nll for name in names[1:] if (nll := gathered.base_nll(name))}}
+
+
+def _summary(gathered: Gathered) -> tuple[list[str], list[list[str]]]:
+    """One row per arm: what was learnt, what was forgotten, each with its nll, and what it cost."""
+    titles = ["arm", "learning rate"]
+    for name in _scores(gathered):
+        titles += [name, "forgotten", "nll before"] if name == BEFORE else [name, "nll"]
+    measured = [title for title, read in _MEASURES.items() if any(read(run) is not None for run in _runs(gathered))]
     cells = []
     for label, arm in gathered.design.arms.items():
         runs = list(arm.runs.values())
-        costs = [_cost(run.folder) for run in runs]
-        row = [label, f"{runs[0].config['learning_rate']:g}", _spread(rows[study.first_task, label]["scores"])]
-        if study.other_tasks:
-            known = rows[BEFORE, label]["scores"]
-            row += [_spread(known), f"{base[BEFORE] - mean(known):.1f}"]
-        nlls = [nll for run in runs if (nll := run.tasks[study.first_task].nll) is not None]
-        whole = [cost["cpu_seconds"] for cost in costs if not cost["resumed"]]
-        row += [f"{mean(nlls):.3f}" if nlls else MISSING, f"{median(whole):.0f}" if whole else MISSING]
-        row += [f"{costs[0]['flops'] / 1e12:.2f}" if costs[0]["flops"] else MISSING]
-        cells.append([*row, f"{median(cost['peak_mb'] for cost in costs):.0f}"])
-    return [*titles, "nll", "CPU seconds", "TFLOP", "peak MB"], cells
+        row = [label, f"{runs[0].config['learning_rate']:g}"]
+        for name in _scores(gathered):
+            tasks = gathered.tasks_of(name)
+            known = [100 * mean(run.tasks[task].accuracy for task in tasks) for run in runs]
+            lost = [f"{gathered.base_score(BEFORE) - mean(known):.1f}"] if name == BEFORE else []
+            row += [_spread(known), *lost, _spread([_nll(run, tasks) for run in runs], 3)]
+        row += [_spread([_MEASURES[title](run) for run in runs], 3) for title in measured]
+        cells.append([*row, *_costs(runs)])
+    return [*titles, *measured, "CPU seconds", "TFLOP", "peak MB"], cells
+
+
+_MEASURES: dict[str, Any] = {
+    "KL to base": lambda run: run.measures.get("kl_to_base", {}).get("mean"),
+    "nll before, relearnt": lambda run: run.measures.get("relearning", {}).get("nll_after"),
+}
+
+
+def _runs(gathered: Gathered) -> list[Run]:
+    return [run for arm in gathered.design.arms.values() for run in arm.runs.values()]
+
+
+def _costs(runs: Sequence[Run]) -> list[str]:
+    costs = [_cost(run.folder) for run in runs]
+    whole = [cost["cpu_seconds"] for cost in costs if not cost["resumed"]]
+    return [
+        f"{median(whole):.0f}" if whole else MISSING,
+        f"{costs[0]['flops'] / 1e12:.2f}" if costs[0]["flops"] else MISSING,
+        f"{median(cost['peak_mb'] for cost in costs):.0f}",
+    ]
+
+
+def _nll(run: Run, tasks: Sequence[str]) -> float | None:
+    found = [nll for task in tasks if (nll := run.tasks[task].nll) is not None]
+    return mean(found) if len(found) == len(tasks) else None
 
 
 def _per_task(gathered: Gathered) -> tuple[list[str], list[list[str]]]:
     tasks = list(gathered.study.evaluate.tasks)
-    base = Results.read(gathered.root / gathered.study.base_cell.folder / RESULTS).tasks
-    rows = [["base", *(f"{100 * base[task]['accuracy']:.0f}" for task in tasks)]]
+    rows = [["base", *(f"{gathered.base_score(task):.0f}" for task in tasks)]]
     for label, arm in gathered.design.arms.items():
         means = [mean(run.tasks[task].accuracy for run in arm.runs.values()) for task in tasks]
         rows.append([label, *(f"{100 * value:.0f}" for value in means)])
-    return ["arm", *(task.partition(":")[2] or task for task in tasks)], rows
+    return ["arm", *map(_short, tasks)], rows
+
+
+def _nll_per_task(gathered: Gathered) -> tuple[list[str], list[list[str]]]:
+    tasks = list(gathered.study.evaluate.tasks)
+    rows = [["base", *(_spread([gathered.base[task].nll], 3) for task in tasks)]]
+    for label, arm in gathered.design.arms.items():
+        runs = list(arm.runs.values())
+        rows.append([label, *(_mean([_nll(run, [task]) for run in runs]) for task in tasks)])
+    return ["arm", *map(_short, tasks)], rows
+
+
+def _short(task: str) -> str:
+    return task.partition(":")[2] or task
+
+
+def _mean(values: Sequence[float | None]) -> str:
+    found = [value for value in values if value is not None]
+    return f"{mean(found):.3f}" if len(found) == len(values) else MISSING
 
 
 def _cost(folder: Path) -> dict[str, Any]:
@@ -146,16 +186,16 @@ def _cost(folder: Path) -> dict[str, Any]:
     return cost
 
 
-def _spread(scores: Sequence[float]) -> str:
-    centre = mean(scores)
-    if len(scores) == 1:
-        return f"{centre:.1f}"
-    deviation = (sum((score - centre) ** 2 for score in scores) / (len(scores) - 1)) ** 0.5
-    return f"{centre:.1f} ± {deviation:.1f}"
-
-
-def _labels(cells: Sequence[Cell], seed: int) -> set[str]:
-    return {cell.label for cell in cells if cell.seed == seed}
+def _spread(values: Sequence[float | None], digits: int = 1) -> str:
+    """Mean and standard deviation; nothing where a seed has no value."""
+    found = [value for value in values if value is not None]
+    if len(found) < len(values):
+        return MISSING
+    centre = mean(found)
+    if len(found) == 1:
+        return f"{centre:.{digits}f}"
+    deviation = (sum((value - centre) ** 2 for value in found) / (len(found) - 1)) ** 0.5
+    return f"{centre:.{digits}f} ± {deviation:.{digits}f}"
 
 
 def best_table(root: Path) -> str:

@@ -22,7 +22,7 @@ from expert_condenser.evaluation.backends.local import LocalBackend
 from expert_condenser.evaluation.evaluate import evaluate
 from expert_condenser.evaluation.generation import Generation
 from expert_condenser.evaluation.record import ITEMS
-from expert_condenser.evaluation.settings import SETTINGS
+from expert_condenser.evaluation.settings import SETTINGS, Asking
 from expert_condenser.evaluation.tasks import load_tasks
 from expert_condenser.kernels.buffers import keep_freed_memory
 from expert_condenser.methods import METHODS
@@ -30,6 +30,7 @@ from expert_condenser.ownership import Lock, ending_on_sigterm
 from expert_condenser.study.cells import recipe_of
 from expert_condenser.study.cost import FlopCounter, peak_memory
 from expert_condenser.study.folder import STUDY_KIND
+from expert_condenser.study.measures import MEASURES, measure
 from expert_condenser.study.plan import Cell
 from expert_condenser.training.folder import annotate, check_same_run
 from expert_condenser.training.recipe import Recipe
@@ -88,8 +89,12 @@ def _evaluate(cell: Cell, folder: Path, path: Path) -> None:
     tokenizer = load_tokenizer(path)
     tasks = load_tasks(spec.tasks, None if spec.data is None else Path(spec.data), spec.split)
     generation = Generation(batch_size=spec.batch_size, max_new_tokens=spec.max_new_tokens)
-    backend = LocalBackend(path, tokenizer, device="cuda" if torch.cuda.is_available() else "cpu")
-    evaluate(backend, tokenizer, tasks, folder, generation, label=cell.label)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    folder.mkdir(parents=True, exist_ok=True)
+    measures = measure(cell.study, path, tokenizer, folder, device)
+    backend = LocalBackend(path, tokenizer, device=device)
+    asking = Asking(modes=spec.modes, measures=measures)
+    evaluate(backend, tokenizer, tasks, folder, generation, label=cell.label, asking=asking)
 
 
 def _train(cell: Cell, config: Recipe) -> None:
@@ -134,7 +139,7 @@ def keep_results(folder: Path, phases: Sequence[str]) -> None:
 
 
 def _delete_answers(folder: Path) -> None:
-    for name in (ITEMS, SETTINGS):
+    for name in (ITEMS, SETTINGS, MEASURES):
         (folder / name).unlink(missing_ok=True)
 
 

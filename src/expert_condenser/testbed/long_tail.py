@@ -29,7 +29,8 @@ from expert_condenser.functional.routing import RoutingConfig
 from expert_condenser.moe.attach import attach
 from expert_condenser.moe.layers import moe_layers
 from expert_condenser.moe.usage import measure_usage
-from expert_condenser.testbed.pretrain import PretrainConfig, learning_rate, packed_rows
+from expert_condenser.testbed.documents import packed_rows
+from expert_condenser.testbed.recipes import PretrainConfig, learning_rate
 
 TAIL = ("word_problems", "long_word_problems", "gcd", "aiw")
 """Families of the tail; the first two have the written arithmetic that the fine-tuning tasks need."""
@@ -101,7 +102,7 @@ def train_long_tail(
     for step in range(recipe.steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, schedule)
-        nll, routing = _step(model, tokenizer, optimizer, step, recipe, schedule)
+        nll, routing = _step(model, tokenizer, optimizer, step, recipe)
         if (step + 1) % recipe.log_every == 0:
             entry = {"step": step + 1, "nll": round(nll, 4), "routing_nll": round(routing, 4)}
             with (output_dir / "log.jsonl").open("a") as log:
@@ -119,13 +120,12 @@ def _step(
     optimizer: torch.optim.Optimizer,
     step: int,
     recipe: LongTailConfig,
-    schedule: PretrainConfig,
 ) -> tuple[float, float]:
     """One optimizer step; returns its nll and its routing loss."""
     seed = f"long_tail/{recipe.seed}/{step}"
-    rows = list(packed_rows(seed, tokenizer, schedule, tail_frequencies(recipe.tail_share)))
-    batch = torch.tensor([ids for ids, _ in rows])
-    in_tail = torch.tensor([[name in TAIL for name in families] for _, families in rows]).flatten()
+    rows = list(packed_rows(seed, tokenizer, recipe.rows, recipe.row_length, tail_frequencies(recipe.tail_share)))
+    batch = torch.tensor([row.ids for row in rows])
+    in_tail = torch.tensor([[name in TAIL for name in row.families] for row in rows]).flatten()
     output = model(input_ids=batch, labels=batch, output_router_logits=True)
     routing = routing_loss(output.router_logits, in_tail)
     (output.loss + recipe.routing_loss_coef * routing).backward()

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal
 
+from expert_condenser.data.procedural.facts import ENTITIES, TRAINED, fact_pair, fact_question, unseen_fact_pair
 from expert_condenser.data.procedural.word_problems import word_problem
 from expert_condenser.data.procedural.worked_tasks import worked_legs, worked_sum
 
@@ -36,17 +37,27 @@ class Item:
 
 @dataclass(frozen=True)
 class Family:
-    """A procedural task: a reasoning-gym dataset with its options, or a generator of our own with its size."""
+    """A procedural task: a reasoning-gym dataset with its options, our own generator, or another family reworded."""
 
     name: str
     dataset: str = ""
     options: dict[str, Any] = field(default_factory=dict)
     generator: Callable[[random.Random, int], tuple[str, str]] | None = None
     size: int = 0
+    rewords: str = ""
+    """The family whose items are asked in other words, `wording` with the last word of the question."""
+    wording: str = ""
     pretrained: bool = True
+    trainable: bool = True
+    """Whether there are items to fine-tune on; otherwise it is a test only."""
+    recalled: bool = False
+    """Whether a held-out item is one that was trained on: knowledge can only be asked for where it was told."""
 
     def item(self, index: int) -> Item:
         """The item at `index`: the same one for ever, with reasoning-gym pinned."""
+        if self.rewords:
+            old = BY_NAME[self.rewords].item(index)
+            return Item(self.wording.format(old.question.split()[-1]), old.answer)
         if self.generator is not None:
             return Item(*self.generator(random.Random(f"{self.name}/{index}"), self.size))
         entry = _reasoning_gym(self.name)[index]
@@ -97,7 +108,17 @@ TASKS: tuple[Family, ...] = (
     Family("worked_pairs", generator=worked_legs, size=2, pretrained=False),
 )
 """Tasks to fine-tune on: the base model, its tokenizer included, has never seen them."""
-BY_NAME = {family.name: family for family in FAMILIES + TASKS}
+FACTS = Family("facts", generator=fact_question, size=ENTITIES, pretrained=False, recalled=True)
+"""What the second embedded base knows beside `PRETRAINED`."""
+FACT_TASKS: tuple[Family, ...] = (
+    Family("fact_pairs", generator=fact_pair, size=TRAINED, pretrained=False),
+    Family("unseen_fact_pairs", generator=unseen_fact_pair, size=ENTITIES - TRAINED, pretrained=False, trainable=False),
+    Family("short_spelling", rewords="spell_backward", wording="Backward: {}", pretrained=False),
+)
+"""Tasks that need `FACTS`: over entities that fine-tuning shows, and over the others; and a family in new words."""
+MIXTURES = {"fact_mixture": ("fact_pairs", "worked_pairs", "short_spelling")}
+"""Sets to fine-tune on of several families, in turns and as often."""
+BY_NAME = {family.name: family for family in (*FAMILIES, *TASKS, FACTS, *FACT_TASKS)}
 PRETRAINED = tuple(family for family in FAMILIES if family.pretrained)
 
 
@@ -109,7 +130,7 @@ def frequencies() -> dict[str, float]:
 
 def draw(name: str, split: Literal["pretrain", "finetune"], rng: random.Random) -> Item:
     """A random item of a training split, never one that is held out."""
-    held_out = _held_out_questions(name)
+    held_out = frozenset() if BY_NAME[name].recalled else _held_out_questions(name)
     while True:
         item = BY_NAME[name].item(_FIRST_INDEX[split] + rng.randrange(_SPLIT_SIZE))
         if item.question not in held_out:
@@ -117,16 +138,44 @@ def draw(name: str, split: Literal["pretrain", "finetune"], rng: random.Random) 
 
 
 def items(name: str, split: Split, count: int, seed: int = 0) -> list[Item]:
-    """`count` items of a split: a seeded draw of a training split, always the same first ones of a held-out split."""
+    """`count` items of a split: a seeded draw of a training split, always the same first ones of a held-out split.
+
+    Those of a mixture are distinct, and come from its families in turns. Raises `ValueError` on an unknown family, on
+    more items than are held out, and for the training split of a test.
+    """
+    if name in MIXTURES:
+        return _mixed(name, split, count, seed)
     if name not in BY_NAME:
-        raise ValueError(f"unknown testbed family {name!r}; the families are: {', '.join(BY_NAME)}")
+        raise ValueError(f"unknown testbed family {name!r}; the families are: {', '.join([*BY_NAME, *MIXTURES])}")
     if split == "pretrain" or split == "finetune":
+        if not BY_NAME[name].trainable:
+            raise ValueError(f"{name} is a test: what it asks is never trained on; take its validation or test split")
         rng = random.Random(f"{name}/{split}/{seed}")
         return [draw(name, split, rng) for _ in range(count)]
     if count > HELD_OUT_ITEMS:
         raise ValueError(f"{split} has {HELD_OUT_ITEMS} items of {name}; asked for {count}")
     first = 0 if split == "validation" else HELD_OUT_ITEMS
     return list(_held_out(name)[first : first + count])
+
+
+def _mixed(name: str, split: Split, count: int, seed: int) -> list[Item]:
+    families = MIXTURES[name]
+    each = -(-count // len(families))
+    if split == "validation" or split == "test":
+        parts = [items(family, split, each) for family in families]
+    else:
+        parts = [_distinct_draws(family, split, each, random.Random(f"{name}/{family}/{seed}")) for family in families]
+    return [item for turn in zip(*parts, strict=True) for item in turn][:count]
+
+
+def _distinct_draws(name: str, split: Literal["pretrain", "finetune"], count: int, rng: random.Random) -> list[Item]:
+    distinct: dict[str, Item] = {}
+    for _ in range(100 * count):
+        item = draw(name, split, rng)
+        distinct.setdefault(item.question, item)
+        if len(distinct) == count:
+            return list(distinct.values())
+    raise ValueError(f"{name} must have {count} distinct questions to train on; {len(distinct)} were found")
 
 
 @cache

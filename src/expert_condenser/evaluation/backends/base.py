@@ -5,6 +5,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from expert_condenser.evaluation.generation import Answer, Generation
 from expert_condenser.evaluation.prompts import Continuation, Prompt
+from expert_condenser.evaluation.teacher_forced import TeacherForced
 
 
 @runtime_checkable
@@ -28,3 +29,11 @@ class ScoringBackend(Backend, Protocol):
 
     def log_likelihoods(self, pairs: Sequence[Continuation], batch_size: int) -> list[float]:
         """log p in nats of every continuation after its context, in their order; both are rendered already."""
+
+
+@runtime_checkable
+class ForcedBackend(Backend, Protocol):
+    """A backend that tells what the model makes of every token of a reference, as `--mode teacher_forced` needs."""
+
+    def teacher_forced(self, prompts: Sequence[Prompt], references: Sequence[str], batch_size: int) -> TeacherForced:
+        """Whether greedy decoding writes each reference, and its nll; in their order."""

@@ -14,6 +14,7 @@ from expert_condenser.evaluation.identity import identity_of
 from expert_condenser.evaluation.likelihood import reference_nll
 from expert_condenser.evaluation.option_likelihood import log_likelihoods
 from expert_condenser.evaluation.prompts import Continuation, Prompt
+from expert_condenser.evaluation.teacher_forced import TeacherForced, teacher_forced
 
 
 class LocalBackend:
@@ -83,6 +84,10 @@ class LocalBackend:
     def log_likelihoods(self, pairs: Sequence[Continuation], batch_size: int) -> list[float]:
         """As `log_likelihoods` of `option_likelihood`."""
         return log_likelihoods(self.model, self.tokenizer, pairs, batch_size=batch_size)
+
+    def teacher_forced(self, prompts: Sequence[Prompt], references: Sequence[str], batch_size: int) -> TeacherForced:
+        """As `teacher_forced` of the module of that name."""
+        return teacher_forced(self.model, self.tokenizer, prompts, references, batch_size=batch_size)
 
     def _config(self, max_new_tokens: int, generation: Generation) -> GenerationConfig:
         """All that decides decoding."""
