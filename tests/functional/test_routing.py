@@ -393,6 +393,7 @@ def test_presets():
         ({"preset": "reference", "bias_space": "score"}, "it needs bias_space='logit'"),
         ({"bias_clip": 0.0}, "positive bound on |bias|; got 0.0"),
         ({"bias_clip": -0.5}, "positive bound on |bias|; got -0.5"),
+        ({"condenser_mass": "lose"}, "condenser_mass is 'keep', or left out; got 'lose'"),
         ({"num_condensers": -1}, "num_condensers is an integer >= 0, or one per layer; got -1"),
         ({"num_condensers": [1, -1]}, "or one per layer; got (1, -1)"),
         ({"num_condensers": (1, 1.5)}, "or one per layer; got (1, 1.5)"),

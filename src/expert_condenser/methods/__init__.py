@@ -5,7 +5,7 @@ from typing import Any
 
 from expert_condenser.methods.base import Method
 from expert_condenser.methods.bias_only import BiasOnly
-from expert_condenser.methods.condenser import Condenser
+from expert_condenser.methods.condenser import Condenser, CondenserConfig
 from expert_condenser.methods.densemixer import DenseMixer
 from expert_condenser.methods.esft import EsftGate, EsftToken
 from expert_condenser.methods.frozen_router import FrozenRouter
@@ -31,7 +31,11 @@ MethodConfig: Any = make_dataclass(
     "MethodConfig",
     [(o.name, o.type, field(default=o.default, metadata=o.metadata)) for o in _OPTIONS.values()],
     frozen=True,
-    namespace={"routing": SelectionBiasConfig.routing, "__doc__": "The options of all methods, each its default."},
+    namespace={
+        "routing": SelectionBiasConfig.routing,
+        "condenser_switches": CondenserConfig.condenser_switches,
+        "__doc__": "The options of all methods, each its default.",
+    },
 )
 
 __all__ = ["METHODS", "Method", "MethodConfig"]

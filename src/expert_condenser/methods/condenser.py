@@ -5,9 +5,8 @@
    `condense`: go on from phase 1's weights and bias, with the condensers always active.
 """
 
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +14,12 @@ from torch import Tensor, nn
 from expert_condenser.adapters.expert_parts import with_adapter
 from expert_condenser.errors import DataError, RoutingError, TrainingError
 from expert_condenser.files import read_json
-from expert_condenser.functional.allocation import Allocation
 from expert_condenser.functional.bias import usage_direction
 from expert_condenser.functional.concentration import gini
 from expert_condenser.functional.routing import check_condensers
 from expert_condenser.functional.selection import SelectionRule, select_condensers
 from expert_condenser.methods.bias_only import BiasOnly
-from expert_condenser.methods.selection_bias import SelectionBiasConfig
+from expert_condenser.methods.condenser_config import CondenserConfig as CondenserConfig
 from expert_condenser.moe.attach import set_condensers
 from expert_condenser.moe.layers import expert_norms, moe_layers
 from expert_condenser.moe.own_types import condensers_of, selection_biases
@@ -32,62 +30,6 @@ FORMAT_VERSION = 1
 CONDENSERS = "condensers.json"
 ROUNDING = 0.05
 """How far, relative to its largest value, float32 may carry a bias off its whole steps: 800,000 steps at 2^-24 each."""
-
-
-@dataclass(frozen=True)
-class CondenserConfig(SelectionBiasConfig):
-    """gamma of both phases, and who becomes a condenser."""
-
-    bias_step_condense: float = field(
-        default=5e-5, metadata={"help": "gamma of phase 2, while the condensers are active."}
-    )
-    num_condensers: Allocation | str = field(
-        default=Allocation((2,)),
-        metadata={
-            "help": "Condensers per layer: '2', thirds of the stack '4/2/0', or 'gini:2' (2 per layer in the mean)."
-        },
-    )
-    condenser_rule: str = field(
-        default="lowest_bias", metadata={"help": f"Who becomes a condenser: {', '.join(get_args(SelectionRule))}."}
-    )
-    condensers_file: str | None = field(
-        default=None, metadata={"help": "condensers.json of another run, for condenser_rule='explicit'."}
-    )
-    one_phase: bool = field(
-        default=False,
-        metadata={"help": "The condensers of condenser_rule='explicit' are active from the start, without phase 1."},
-    )
-    selection_seed: int = field(default=0, metadata={"help": "Seed of condenser_rule='random'."})
-
-    def __post_init__(self) -> None:
-        """Raise `TrainingError` or `RoutingError` on values and combinations that have no meaning."""
-        super().__post_init__()
-        object.__setattr__(self, "num_condensers", Allocation.parse(self.num_condensers))
-        if self.condenser_rule not in get_args(SelectionRule):
-            raise TrainingError(
-                f"condenser_rule is one of {', '.join(get_args(SelectionRule))}; got {self.condenser_rule!r}"
-            )
-        self._check_explicit()
-        if self.selection_seed and self.condenser_rule != "random":
-            raise TrainingError(
-                f"selection_seed is used by condenser_rule 'random' only; got rule {self.condenser_rule!r}"
-            )
-
-    def _check_explicit(self) -> None:
-        if (self.condensers_file is not None) != (self.condenser_rule == "explicit"):
-            raise TrainingError(
-                f"condenser_rule 'explicit' reads condensers_file (a run's condensers.json), and no other rule does; "
-                f"got rule {self.condenser_rule!r} and file {self.condensers_file!r}"
-            )
-        if self.one_phase and self.bias_step != SelectionBiasConfig.bias_step:
-            raise TrainingError("one_phase has phase 2 alone, whose gamma is bias_step_condense; leave bias_step out")
-        if self.one_phase and self.condenser_rule != "explicit":
-            raise TrainingError(
-                "one_phase leaves out the phase from which condensers are chosen, so condenser_rule is 'explicit', "
-                f"with the condensers_file of another run; got {self.condenser_rule!r}"
-            )
-        if self.condensers_file is not None and not Path(self.condensers_file).is_file():
-            raise TrainingError(f"condensers_file is the condensers.json of a run; there is no {self.condensers_file}")
 
 
 class Condenser(BiasOnly):

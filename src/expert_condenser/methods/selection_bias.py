@@ -43,10 +43,15 @@ class SelectionBiasConfig(RouterConfig):
             "usage": self.usage,
             "bias_center": self.bias_center,
             "bias_clip": self.bias_clip,
+            **self.condenser_switches(),
         }
         if self.budget == "shared":
             switches["duplicates"] = False  # of the preset `reference`, which has them, only the budget was changed
         return RoutingConfig(**switches)
+
+    def condenser_switches(self) -> dict[str, Any]:
+        """Those that are about condensers, which a method of this kind may have."""
+        return {}
 
 
 def meeting_place(devices: set[torch.device]) -> torch.device:

@@ -10,6 +10,7 @@ from expert_condenser.errors import RoutingError, UnsupportedModelError
 from expert_condenser.functional.routing import RoutingConfig, check_condensers
 from expert_condenser.moe.attachment import attachment_of, find_attachment
 from expert_condenser.moe.backbone import return_backbone
+from expert_condenser.moe.handover import SCORES
 from expert_condenser.moe.hooked import check_forward
 from expert_condenser.moe.layers import MoELayer, decoder_of, family_name, moe_layers
 from expert_condenser.moe.own_types import CondenserModel, adopt, causal_lm, install_policy, own_config, release
@@ -38,11 +39,7 @@ def attach(model: nn.Module, config: RoutingConfig | None = None) -> nn.Module:
     for layer in layers:
         check_forward(layer.name, layer.router)
     if config is not None:
-        if config.bias_in_weights and layers[0].rule.correction is not None:
-            raise RoutingError(
-                f"bias_in_weights weighs by the scores of logits + bias; {family_name(model)} has a correction bias of "
-                "its own on its scores, and the method's stays beside that. Leave bias_in_weights out."
-            )
+        _check_weighing(layers[0], config, family_name(model))
         for index, count in enumerate(_condensers_per_layer(config, len(layers))):
             _check_fit(index, layers[index], count, config)
     inner = None if config is None else check_saveable(model)
@@ -130,6 +127,20 @@ def _condensers_per_layer(config: RoutingConfig, num_layers: int) -> list[int]:
     if len(counts) != num_layers:
         raise RoutingError(f"num_condensers has one entry per MoE layer ({num_layers}); got {len(counts)}")
     return counts
+
+
+def _check_weighing(layer: MoELayer, config: RoutingConfig, family: str) -> None:
+    """Raise `RoutingError` where a switch on the gate weights has no meaning in the family."""
+    if config.bias_in_weights and layer.rule.correction is not None:
+        raise RoutingError(
+            f"bias_in_weights weighs by the scores of logits + bias; {family} has a correction bias of its own on its "
+            "scores, and the method's stays beside that. Leave bias_in_weights out."
+        )
+    if config.keeps_mass and layer.rule.handover is SCORES:
+        raise RoutingError(
+            f"condenser_mass and condenser_gate_floor keep the sum of the weights of outputs; {family} weighs the "
+            "inputs of experts. Leave them out."
+        )
 
 
 def _check_fit(index: int, layer: MoELayer, count: int, config: RoutingConfig) -> None:
