@@ -65,6 +65,8 @@ class Method(ABC):
     whole_weights: ClassVar[bool] = False
     """Whether the method works on whole weights only, not on those that FSDP2 or ZeRO-3 split over processes."""
     router_aux_loss_coef: float = 0.0
+    now: tuple[int, int] | None = None
+    """Which optimizer step of how many is about to be acted on, from 1 on; whoever calls `step` may set it."""
 
     def __init__(self, config: Any = None, phase: str | None = None) -> None:
         """`config` is a `Config` of this method, or a `MethodConfig`; `phase` one of `phases`, the first by default."""
@@ -122,6 +124,15 @@ class Method(ABC):
 
     def step(self, usage: Tensor) -> None:  # noqa: B027 - a method without a step of its own is complete
         """Act on the usage `(L, E)` of one optimizer step, summed over its micro-batches and processes."""
+
+    def clock(self) -> tuple[int, int]:
+        """`now`; raises `TrainingError` where nobody told it."""
+        if self.now is None:
+            raise TrainingError(
+                f"{self.name} with these options goes by the number of steps: train with MethodCallback, or set `now` "
+                "before each step"
+            )
+        return self.now
 
     def metrics(self) -> dict[str, float]:
         """The method's own numbers for the log of this step."""

@@ -74,7 +74,7 @@ class Condenser(BiasOnly):
 
     def _count_steps(self, usage: Tensor) -> None:
         biases = torch.stack([layer.router.selection_bias for layer in self.layers])
-        if self.usage is None and not biases.any():
+        if self.usage is None and not biases.any() and self.config.bias_rule is None:
             self.bias_steps = torch.zeros(usage.shape, dtype=torch.int64)
         if self.bias_steps is not None and self.bias_step > 0:
             usage = usage.to(biases.device)  # where the bias itself is moved: masses may round otherwise elsewhere
