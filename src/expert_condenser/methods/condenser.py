@@ -5,6 +5,7 @@
    `condense`: go on from phase 1's weights and bias, with the condensers always active.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,13 +22,19 @@ from expert_condenser.functional.selection import SelectionRule, select_condense
 from expert_condenser.methods.bias_only import BiasOnly
 from expert_condenser.methods.condenser_config import CondenserConfig as CondenserConfig
 from expert_condenser.moe.attach import set_condensers
+from expert_condenser.moe.counterfactual import Utilities, expert_utilities
 from expert_condenser.moe.layers import expert_norms, moe_layers
 from expert_condenser.moe.own_types import condensers_of, selection_biases
+from expert_condenser.moe.parameters import router_trains
+from expert_condenser.moe.probe import Batch
+from expert_condenser.moe.router_rows import RouterRows
 from expert_condenser.moe.state import check_same_routers
 
 FORMAT_VERSION = 1
 """Of condensers.json."""
 CONDENSERS = "condensers.json"
+ROWS = 100
+"""Rows whose loss `condenser_rule: counterfactual` looks at."""
 ROUNDING = 0.05
 """How far, relative to its largest value, float32 may carry a bias off its whole steps: 800,000 steps at 2^-24 each."""
 
@@ -45,6 +52,10 @@ class Condenser(BiasOnly):
         super().__init__(config, phase)
         self.usage: Tensor | None = None
         """Usage `(L, E)` over all of phase 1: breaks ties, and chooses under `least_used` and `gini:`."""
+        self.utilities: Utilities | None = None
+        """What `condenser_rule: counterfactual` chooses by."""
+        self.rows = RouterRows() if self.config.condenser_rows_only and self.phase == "condense" else None
+        self.whole_weights = self.rows is not None
         self.bias_steps: Tensor | None = None
         """Steps up minus steps down of every bias over phase 1, `(L, E)` int64; None where they are not known."""
 
@@ -58,12 +69,26 @@ class Condenser(BiasOnly):
         """gamma1 in phase 1, gamma2 in phase 2."""
         return self.config.bias_step if self.phase == "sparsify" else self.config.bias_step_condense
 
+    @property
+    def probe_rows(self) -> int:
+        """`counterfactual_rows`, where the condensers are chosen by it."""
+        chooses = self.phase == "condense" and self.config.condenser_rule == "counterfactual"
+        return (self.config.counterfactual_rows or ROWS) if chooses else 0
+
+    def probe(self, model: Any, batches: Sequence[Batch]) -> None:
+        """Find what each expert's presence would do to the loss."""
+        self.utilities = expert_utilities(model, batches)
+
     def prepare(self, model: nn.Module) -> None:
         """Attach the policy; in phase 2 also choose the condensers, unless the model has them already."""
         super().prepare(model)
         self._check_layers()
         if self.phase == "condense" and not any(condensers_of(model).values()):
             set_condensers(model, self.choose(model))
+        if self.config.condenser_rows_only and not router_trains(model, self.layers):
+            raise TrainingError("condenser_rows_only trains rows of the routers, and with an adapter none trains")
+        if self.rows is not None:
+            self.rows.train(model, self.layers, condensers_of(model))
 
     def step(self, usage: Tensor) -> None:
         """As in `bias_only`; phase 1 also adds up the usage, and the directions of the steps."""
@@ -71,6 +96,13 @@ class Condenser(BiasOnly):
             self._count_steps(usage)
             self.usage = usage.cpu() if self.usage is None else self.usage + usage.cpu()
         super().step(usage)
+        if self.rows is not None:
+            self.rows.restore()
+
+    @property
+    def one_schedule(self) -> bool:
+        """By the option of this name."""
+        return bool(self.config.one_schedule)
 
     def _count_steps(self, usage: Tensor) -> None:
         biases = torch.stack([layer.router.selection_bias for layer in self.layers])

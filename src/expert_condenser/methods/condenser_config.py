@@ -9,6 +9,9 @@ from expert_condenser.functional.allocation import Allocation
 from expert_condenser.functional.selection import SelectionRule
 from expert_condenser.methods.selection_bias import SelectionBiasConfig
 
+WITHOUT_PHASE_1 = ("explicit", "random", "smallest_norm", "largest_norm", "counterfactual")
+"""Rules that choose by nothing that phase 1 learns or counts."""
+
 
 @dataclass(frozen=True)
 class CondenserConfig(SelectionBiasConfig):
@@ -29,11 +32,20 @@ class CondenserConfig(SelectionBiasConfig):
     condensers_file: str | None = field(
         default=None, metadata={"help": "condensers.json of another run, for condenser_rule='explicit'."}
     )
+    counterfactual_rows: int | None = field(
+        default=None, metadata={"help": "Rows whose loss condenser_rule='counterfactual' looks at; 100."}
+    )
     one_phase: bool = field(
         default=False,
-        metadata={"help": "The condensers of condenser_rule='explicit' are active from the start, without phase 1."},
+        metadata={"help": "The condensers are active from the start, without phase 1, by a rule that needs none."},
     )
     selection_seed: int = field(default=0, metadata={"help": "Seed of condenser_rule='random'."})
+    one_schedule: bool = field(
+        default=False, metadata={"help": "One learning-rate schedule over both phases, without a second warm-up."}
+    )
+    condenser_rows_only: bool = field(
+        default=False, metadata={"help": "In phase 2 only the condensers' rows of the routers train."}
+    )
     condenser_mass: str | None = field(
         default=None, metadata={"help": "'keep': condensers leave the sum of a layer's gate weights as it was."}
     )
@@ -50,6 +62,7 @@ class CondenserConfig(SelectionBiasConfig):
                 f"condenser_rule is one of {', '.join(get_args(SelectionRule))}; got {self.condenser_rule!r}"
             )
         self._check_explicit()
+        self._check_phases()
         if self.selection_seed and self.condenser_rule != "random":
             raise TrainingError(
                 f"selection_seed is used by condenser_rule 'random' only; got rule {self.condenser_rule!r}"
@@ -59,6 +72,21 @@ class CondenserConfig(SelectionBiasConfig):
         """How condensers are weighed."""
         return {"condenser_mass": self.condenser_mass, "condenser_gate_floor": self.condenser_gate_floor}
 
+    def _check_phases(self) -> None:
+        if self.counterfactual_rows is not None:
+            if self.condenser_rule != "counterfactual":
+                raise TrainingError("counterfactual_rows is of condenser_rule 'counterfactual': leave it out")
+            if self.counterfactual_rows < 1:
+                raise TrainingError(
+                    f"counterfactual_rows is a number of rows, at least 1; got {self.counterfactual_rows}"
+                )
+        if self.one_schedule and self.one_phase:
+            raise TrainingError("one_schedule is about two phases, and one_phase has one: leave one of them out")
+        if self.condenser_rows_only and self.router not in (None, "train"):
+            raise TrainingError(
+                f"condenser_rows_only trains rows of the routers, and router is {self.router!r}: leave one of them out"
+            )
+
     def _check_explicit(self) -> None:
         if (self.condensers_file is not None) != (self.condenser_rule == "explicit"):
             raise TrainingError(
@@ -67,10 +95,11 @@ class CondenserConfig(SelectionBiasConfig):
             )
         if self.one_phase and self.bias_step != SelectionBiasConfig.bias_step:
             raise TrainingError("one_phase has phase 2 alone, whose gamma is bias_step_condense; leave bias_step out")
-        if self.one_phase and self.condenser_rule != "explicit":
+        if self.one_phase and self.condenser_rule not in WITHOUT_PHASE_1:
             raise TrainingError(
                 "one_phase leaves out the phase from which condensers are chosen, so condenser_rule is 'explicit', "
-                f"with the condensers_file of another run; got {self.condenser_rule!r}"
+                f"with the condensers_file of another run, or {', '.join(WITHOUT_PHASE_1[1:])}; got "
+                f"{self.condenser_rule!r}"
             )
         if self.condensers_file is not None and not Path(self.condensers_file).is_file():
             raise TrainingError(f"condensers_file is the condensers.json of a run; there is no {self.condensers_file}")
