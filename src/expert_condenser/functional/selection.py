@@ -85,7 +85,9 @@ def select_condensers(  # noqa: PLR0913 - one argument per thing that a rule ran
             with `R > 0`; sizes that disagree; `R` out of bounds; explicit ids out of range or repeated.
     """
     _check_rule(rule, seed, explicit)
-    tables = {n: t for n, t in (("bias", bias), ("usage", usage), ("norms", norms), ("utility", utility)) if t is not None}
+    tables = {
+        n: t for n, t in (("bias", bias), ("usage", usage), ("norms", norms), ("utility", utility)) if t is not None
+    }
     experts = _experts_per_layer(num_condensers, num_experts, tables)
     counts = [num_condensers] * len(experts) if isinstance(num_condensers, int) else list(num_condensers)
     if explicit is not None:

@@ -118,12 +118,14 @@ class Condenser(BiasOnly):
         """The condensers by the configured rule, from the model's bias and weights and phase 1's usage."""
         rule = cast(SelectionRule, self.config.condenser_rule)
         weighted = self.layers[0].num_weighted  # the last experts may be the identity, which is no condenser
+        usage = self.usage if self.utilities is None else self.utilities.counts
         return select_condensers(
             self._allocation(),
             rule=rule,
             bias=self._ranked_bias(model)[:, :weighted],
-            usage=None if self.usage is None else self.usage[:, :weighted],
+            usage=None if usage is None else usage[:, :weighted],
             norms=self._norms(model)[:, :weighted] if "norm" in rule else None,
+            utility=None if self.utilities is None else self.utilities.utility[:, :weighted],
             seed=self.config.selection_seed,
             explicit=self._explicit() if rule == "explicit" else None,
             num_experts=weighted,
@@ -158,7 +160,7 @@ class Condenser(BiasOnly):
             "format_version": FORMAT_VERSION,
             "rule": self.config.condenser_rule,
             "num_condensers": str(self.config.num_condensers),
-            "ties": "lower usage in phase 1, then lower index",
+            "ties": f"lower usage {'in phase 1' if self.utilities is None else 'on the rows'}, then lower index",
             "layers": [
                 {
                     "layer": index,
@@ -166,12 +168,18 @@ class Condenser(BiasOnly):
                     "condensers": chosen[index],
                     "bias_of_condensers": [round(biases[index, i].item(), 7) for i in chosen[index]],
                     "usage_of_condensers": [usage[index, i].item() for i in chosen[index]],
+                    **self._utilities_of(index),
                     "bias": [round(value, 7) for value in biases[index].tolist()],
                     "usage": usage[index].tolist(),
                 }
                 for index, layer in enumerate(self.layers)
             ],
         }
+
+    def _utilities_of(self, index: int) -> dict[str, Any]:
+        if self.utilities is None:
+            return {}
+        return {"utility": self.utilities.utility[index].tolist(), "rows_usage": self.utilities.counts[index].tolist()}
 
     def state_dict(self) -> dict[str, Any]:
         """Also phase 1's usage and the steps of its bias, from which phase 2 chooses."""

@@ -2,9 +2,9 @@
 
     U_i = -mean_x 1[i not chosen] (S_K / K) <dL/dy, E_i(x) - y / S_K>
 
-Expert i comes in with the mean weight of the chosen, S_K / K, and their output y gives way by as much, so that the sum of
-the weights stays S_K. U_i above 0: its presence would lower the loss. One dense pass: dL/dy from one backward pass, then
-the product of every expert's output with it, as DenseMixer computes it.
+Expert i comes in with the mean weight of the chosen, S_K / K, and their output y gives way by as much, so that the sum
+of the weights stays S_K. U_i above 0: its presence would lower the loss. One dense pass: dL/dy from one backward pass,
+then the product of every expert's output with it, as DenseMixer computes it.
 """
 
 from collections.abc import Callable, Sequence
@@ -50,8 +50,8 @@ def utilities_from(
 def expert_utilities(model: Any, batches: Sequence[Batch]) -> Utilities:
     """`U_i` of every expert for the mean nll of the learnt tokens; the mean over x is over all tokens but padding.
 
-    Experts that are the identity get 0. Raises `UnsupportedModelError` where the output of the experts is no sum weighed
-    by scores.
+    Experts that are the identity get 0. Raises `UnsupportedModelError` where the output of the experts is no sum
+    weighed by scores.
     """
     layers = moe_layers(model)
     check_mixture(layers)
@@ -96,9 +96,7 @@ class _Seen:
         real = real.to(indices.device)
         gradient, output = (x.reshape(len(indices), -1) for x in (gradient, self.output))
         identity = layer.num_experts - 1 if layer.num_weighted < layer.num_experts else None
-        products = dense_products(
-            layer.experts, self.hidden, gradient, layer.num_experts, indices.shape[-1], identity
-        )
+        products = dense_products(layer.experts, self.hidden, gradient, layer.num_experts, indices.shape[-1], identity)
         chosen = torch.zeros(products.shape, dtype=torch.bool, device=products.device).scatter(-1, indices, True)
         own = (gradient.double() * output.double()).sum(dim=-1)
         utility = utilities_from(products[real], own[real], weights[real], chosen[real])

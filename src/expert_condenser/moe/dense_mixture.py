@@ -55,9 +55,7 @@ class LeanMixture(torch.autograd.Function):
         hidden, indices = ctx.saved_tensors
         device, dtype, enabled = ctx.autocast
         with torch.autocast(device, dtype=dtype, enabled=enabled):  # as in the experts' forward
-            dense = dense_products(
-                ctx.experts, hidden, gradients[0], ctx.num_experts, indices.shape[-1], ctx.identity
-            )
+            dense = dense_products(ctx.experts, hidden, gradients[0], ctx.num_experts, indices.shape[-1], ctx.identity)
         return dense.to(ctx.dtype).scatter(-1, indices, 0.0), None, None, None, None
 
 
