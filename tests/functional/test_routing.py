@@ -383,7 +383,7 @@ def test_presets():
         ({"preset": "authors"}, "preset is one of paper, reference; got 'authors'"),
         ({"bias_space": "probability"}, "bias_space is one of logit, score; got 'probability'"),
         ({"bias_in_weights": "yes"}, "bias_in_weights is one of True, False; got 'yes'"),
-        ({"budget": "double"}, "budget is one of shared, additive; got 'double'"),
+        ({"budget": "double"}, "budget is one of shared, additive, recycle; got 'double'"),
         ({"duplicates": "no"}, "duplicates is one of True, False; got 'no'"),
         ({"usage": "tokens"}, "usage is one of count, mass; got 'tokens'"),
         ({"bias_center": "median"}, "bias_center is one of none, mean; got 'median'"),

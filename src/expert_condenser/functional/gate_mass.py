@@ -1,4 +1,4 @@
-"""What condensers do to the scale of a layer, and two ways to keep it (*ours*; section 10 of docs/method.md).
+"""What condensers do to the scale of a layer, and ways to keep it (*ours*; section 10 of docs/method.md).
 
 A condenser is weighed by its own score, which is often small. So the weights of a token's experts sum to `M`, less than
 `S_K`, the sum that the rest of the network was trained for: that of the weights which the family gives its own choice,
@@ -47,3 +47,16 @@ def raise_to_floor(
 def _quotient(numerator: Tensor, denominator: Tensor) -> Tensor:
     """Their quotient; 1 where the denominator is 0, for what is multiplied by it is 0 there."""
     return torch.where(denominator == 0, 1.0, numerator / torch.where(denominator == 0, 1.0, denominator))
+
+
+def recycled_gates(
+    hidden: Float[Tensor, "T D"],
+    weights: Float[Tensor, "T S"],
+    offset: Float[Tensor, " R"],
+    direction: Float[Tensor, "R D"],
+) -> Float[Tensor, "T R"]:
+    """`S_K tanh(a_c + v_c . x)`, with `S_K` the sum of the weights of the K chosen; at least in float32."""
+    exact = torch.promote_types(hidden.dtype, torch.float32)
+    with torch.autocast(hidden.device.type, enabled=False):
+        inside = torch.nn.functional.linear(hidden.to(exact), direction.to(exact), offset.to(exact))
+        return weights.to(exact).sum(dim=-1, keepdim=True) * torch.tanh(inside)

@@ -117,7 +117,7 @@ def check_condensers(
             f"a layer of {num_experts} experts has at most {num_experts - 1} condensers; got {num_condensers}"
         )
     chosen = top_k - num_condensers if config.budget == "shared" else top_k
-    excluded = 0 if config.duplicates else num_condensers
+    excluded = 0 if config.duplicates or config.budget == "recycle" else num_condensers
     eligible = num_experts // scoring.num_groups * scoring.groups_kept - excluded
     if chosen > eligible:
         raise RoutingError(
@@ -137,11 +137,12 @@ def choose_experts(
     config: RoutingConfig = PAPER,
     correction: Float[Tensor, " E"] | None = None,
 ) -> Int[Tensor, "T S"]:
-    """The experts of every token, without gradient.
+    """The experts of every token, without gradient; under `recycle` as if there were no condensers.
 
     Shared budget: a condenser is an expert whose bias is +infinity. Additive: the K largest among the
     other experts (among all experts with `duplicates`), then the R condensers in their order.
     """
+    condensers = condensers[:0] if config.budget == "recycle" else condensers
     logits = routed_logits(logits, scoring)
     ranks = biased_ranks(logits, bias, scoring, config, correction)
     others = ranks.index_fill(-1, condensers, -torch.inf) if len(condensers) else ranks

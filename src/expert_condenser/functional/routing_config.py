@@ -23,8 +23,10 @@ class RoutingConfig:
     """What the bias is added to before the choice: the logits, or the family's scores."""
     bias_in_weights: bool | None = None
     """Whether the gate weights see the bias too (needs `bias_space="logit"`)."""
-    budget: Literal["shared", "additive"] | None = None
-    """`shared`: K slots, R of them the condensers'. `additive`: K + R slots."""
+    budget: Literal["shared", "additive", "recycle"] | None = None
+    """`shared`: K slots, R of them the condensers'. `additive`: K + R slots.
+
+    `recycle`: K slots without regard to the condensers, which are added with gates of their own (`moe.recycled`)."""
     duplicates: bool | None = None
     """Additive budget only: whether a condenser may also take one of the K slots, and then counts twice."""
     usage: Literal["count", "mass"] | None = None
@@ -76,6 +78,11 @@ class RoutingConfig:
             )
         if floor is not None and self.condenser_mass is not None:
             raise RoutingError("condenser_gate_floor keeps the sum of the weights itself: leave condenser_mass out")
+        if self.budget == "recycle":
+            raise RoutingError(
+                "budget 'recycle' leaves the weights of the chosen as they are: leave condenser_mass and "
+                "condenser_gate_floor out"
+            )
         if self.bias_in_weights or self.duplicates:
             raise RoutingError(
                 "condenser_mass and condenser_gate_floor keep the sum of the weights of distinct experts: leave "
@@ -109,7 +116,7 @@ PRESETS: dict[str, dict[str, str | bool]] = {
 _ALLOWED: dict[str, tuple[object, ...]] = {
     "bias_space": ("logit", "score"),
     "bias_in_weights": (True, False),
-    "budget": ("shared", "additive"),
+    "budget": ("shared", "additive", "recycle"),
     "duplicates": (True, False),
     "usage": ("count", "mass"),
     "bias_center": ("none", "mean"),

@@ -1,8 +1,8 @@
 """What a method is: a frozen `Config` beside it, its phases, and eight verbs.
 
-`calibrate(usage)` and `probe(model, batches)` if it asks for rows first; `prepare(model)` before the optimizer is made; `step(usage)` once per
-optimizer step; `metrics()` when a step is logged; `artifacts(model)` for a person; `state_dict()` and
-`load_state_dict()` for a resume.
+`calibrate(usage)` and `probe(model, batches)` if it asks for rows first; `prepare(model)` before the optimizer is made;
+`step(usage)` once per optimizer step; `metrics()` when a step is logged; `artifacts(model)` for a person;
+`state_dict()` and `load_state_dict()` for a resume.
 """
 
 from abc import ABC
@@ -96,6 +96,10 @@ class Method(ABC):
     def one_schedule(self) -> bool:
         """Whether the learning rate runs over all phases once, instead of over each of them."""
         return False
+
+    def learning_rate_factors(self, model: nn.Module) -> dict[str, float]:
+        """`{parameter name: factor}` of what learns at another rate than `learning_rate`, in a prepared model."""
+        return {}
 
     @property
     def calibration_rows(self) -> int:

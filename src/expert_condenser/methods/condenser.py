@@ -21,11 +21,12 @@ from expert_condenser.functional.routing import check_condensers
 from expert_condenser.functional.selection import SelectionRule, select_condensers
 from expert_condenser.methods.bias_only import BiasOnly
 from expert_condenser.methods.condenser_config import CondenserConfig as CondenserConfig
+from expert_condenser.methods.recycling import rest_of, train_recycled
 from expert_condenser.moe.attach import set_condensers
 from expert_condenser.moe.counterfactual import Utilities, expert_utilities
 from expert_condenser.moe.layers import expert_norms, moe_layers
 from expert_condenser.moe.own_types import condensers_of, selection_biases
-from expert_condenser.moe.parameters import router_trains
+from expert_condenser.moe.parameters import is_adapter, router_trains
 from expert_condenser.moe.probe import Batch
 from expert_condenser.moe.router_rows import RouterRows
 from expert_condenser.moe.state import check_same_routers
@@ -55,7 +56,7 @@ class Condenser(BiasOnly):
         self.utilities: Utilities | None = None
         """What `condenser_rule: counterfactual` chooses by."""
         self.rows = RouterRows() if self.config.condenser_rows_only and self.phase == "condense" else None
-        self.whole_weights = self.rows is not None
+        self.whole_weights = self.rows is not None or self.routing.budget == "recycle"
         self.bias_steps: Tensor | None = None
         """Steps up minus steps down of every bias over phase 1, `(L, E)` int64; None where they are not known."""
 
@@ -81,12 +82,18 @@ class Condenser(BiasOnly):
 
     def prepare(self, model: nn.Module) -> None:
         """Attach the policy; in phase 2 also choose the condensers, unless the model has them already."""
+        if self.routing.budget == "recycle" and any(is_adapter(name) for name, _ in model.named_parameters()):
+            raise TrainingError(
+                "budget 'recycle' adds tensors to the routers, which an adapter does not save: drop one"
+            )
         super().prepare(model)
         self._check_layers()
         if self.phase == "condense" and not any(condensers_of(model).values()):
             set_condensers(model, self.choose(model))
         if self.config.condenser_rows_only and not router_trains(model, self.layers):
             raise TrainingError("condenser_rows_only trains rows of the routers, and with an adapter none trains")
+        if self.phase == "condense" and self.routing.budget == "recycle":
+            train_recycled(model, self.layers, self.kappa)
         if self.rows is not None:
             self.rows.train(model, self.layers, condensers_of(model))
 
@@ -98,6 +105,16 @@ class Condenser(BiasOnly):
         super().step(usage)
         if self.rows is not None:
             self.rows.restore()
+
+    @property
+    def kappa(self) -> float:
+        """Under `budget: recycle`, the factor on the learning rate of the rest of the model."""
+        factor = self.config.rest_learning_rate_factor
+        return 1.0 if factor is None else factor
+
+    def learning_rate_factors(self, model: nn.Module) -> dict[str, float]:
+        """Under `budget: recycle`, kappa for all that trains but the condensers and their gates."""
+        return {} if self.phase == "sparsify" or self.kappa == 1 else rest_of(model, self.layers, self.kappa)
 
     @property
     def one_schedule(self) -> bool:
@@ -202,7 +219,7 @@ class Condenser(BiasOnly):
         eligible = layer.num_experts // layer.scoring.num_groups * layer.scoring.groups_kept
         room = layer.top_k - 1 if routing.budget == "shared" else eligible - layer.top_k
         most = min(layer.num_experts - 1, layer.num_weighted)
-        maximum = most if routing.duplicates else min(most, room)
+        maximum = most if routing.duplicates or routing.budget == "recycle" else min(most, room)
         # In phase 1 nothing is counted yet: equal Ginis check the recipe before anything is trained.
         equal = torch.ones(len(self.layers), dtype=torch.float64) if self.phase == "sparsify" else None
         ginis = equal if self.usage is None else gini(self.usage)

@@ -46,6 +46,10 @@ class CondenserConfig(SelectionBiasConfig):
     condenser_rows_only: bool = field(
         default=False, metadata={"help": "In phase 2 only the condensers' rows of the routers train."}
     )
+    rest_learning_rate_factor: float | None = field(
+        default=None,
+        metadata={"help": "budget 'recycle': kappa, the rate of all but the condensers and their gates; 0 freezes it."},
+    )
     condenser_mass: str | None = field(
         default=None, metadata={"help": "'keep': condensers leave the sum of a layer's gate weights as it was."}
     )
@@ -80,12 +84,20 @@ class CondenserConfig(SelectionBiasConfig):
                 raise TrainingError(
                     f"counterfactual_rows is a number of rows, at least 1; got {self.counterfactual_rows}"
                 )
+        self._check_recycling()
         if self.one_schedule and self.one_phase:
             raise TrainingError("one_schedule is about two phases, and one_phase has one: leave one of them out")
         if self.condenser_rows_only and self.router not in (None, "train"):
             raise TrainingError(
                 f"condenser_rows_only trains rows of the routers, and router is {self.router!r}: leave one of them out"
             )
+
+    def _check_recycling(self) -> None:
+        factor = self.rest_learning_rate_factor
+        if factor is not None and self.budget != "recycle":
+            raise TrainingError("rest_learning_rate_factor is of budget 'recycle': set it, or leave the factor out")
+        if factor is not None and not 0 <= factor <= 1:
+            raise TrainingError(f"rest_learning_rate_factor is a share of the rate, 0 to 1; got {factor}")
 
     def _check_explicit(self) -> None:
         if (self.condensers_file is not None) != (self.condenser_rule == "explicit"):

@@ -24,7 +24,7 @@ class SelectionBiasConfig(RouterConfig):
         metadata={"help": "gamma of the selection bias, per optimizer step (phase 1); gamma x steps is what counts."},
     )
     routing_preset: str = field(default="paper", metadata={"help": "'paper', or 'reference' (the authors' release)."})
-    budget: str | None = field(default=None, metadata={"help": "'shared' (K slots) or 'additive' (K + R slots)."})
+    budget: str | None = field(default=None, metadata={"help": "'shared' (K slots), 'additive' (K + R), or 'recycle'."})
     bias_space: str | None = field(default=None, metadata={"help": "'logit' or 'score'."})
     bias_in_weights: bool | None = field(default=None, metadata={"help": "Whether the gate weights see the bias."})
     usage: str | None = field(default=None, metadata={"help": "'count' or 'mass': what the bias rule sees."})
@@ -144,8 +144,10 @@ class SelectionBias(Method):
         return torch.stack([bias.to(device) for bias in biases])
 
     def competes(self, usage: Tensor) -> Tensor:
-        """`(L, E)` bool: whose bias moves, which is not that of condensers."""
+        """`(L, E)` bool: whose bias moves, which is not that of condensers; recycled ones compete as others do."""
         competes = torch.ones(usage.shape, dtype=torch.bool)
+        if self.routing.budget == "recycle":
+            return competes
         for row, layer in zip(competes, self.layers, strict=True):
             row[layer.router.condenser_ids.cpu()] = False
         return competes

@@ -74,6 +74,7 @@ def make_trainer(
         processing_class=rows.tokenizer,
         callbacks=[*callbacks],
         router_learning_rate_factor=recipe.run.router_learning_rate_factor,
+        learning_rate_factors=method.learning_rate_factors(model),
         stretch=_stretch(recipe, method),
     )
     for shown in (PrinterCallback, ProgressCallback):  # a library prints nothing; the command line has its own

@@ -3,6 +3,8 @@ finds the order of rows grouped by length again, the routers may learn at a rate
 learning-rate schedule.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -55,6 +57,20 @@ def split_router_groups(optimizer: torch.optim.Optimizer, model: Any, factor: fl
         optimizer.add_param_group(group)
 
 
+def split_by_factor(optimizer: torch.optim.Optimizer, model: Any, factors: Mapping[str, float]) -> None:
+    """Give the named parameters groups with their factor times the rate of the group that they are in."""
+    factor_of = {id(p): factors[name] for name, p in model.named_parameters() if name in factors}
+    found = []
+    for group in optimizer.param_groups:
+        parameters = group["params"]
+        for factor in sorted({factor_of.get(id(p), 1.0) for p in parameters}):
+            own = [p for p in parameters if factor_of.get(id(p), 1.0) == factor]
+            found.append({**group, "params": own, "lr": factor * group["lr"]})
+    optimizer.param_groups.clear()
+    for group in found:
+        optimizer.add_param_group(group)
+
+
 class StrictSFTTrainer(SFTTrainer):
     """The trainer of every run."""
 
@@ -62,8 +78,14 @@ class StrictSFTTrainer(SFTTrainer):
     lr_scheduler: torch.optim.lr_scheduler.LRScheduler | None
 
     def __init__(
-        self, *args: Any, router_learning_rate_factor: float = 1.0, stretch: Stretch = WHOLE, **kwargs: Any
+        self,
+        *args: Any,
+        router_learning_rate_factor: float = 1.0,
+        learning_rate_factors: Mapping[str, float] = MappingProxyType({}),
+        stretch: Stretch = WHOLE,
+        **kwargs: Any,
     ) -> None:
+        self.learning_rate_factors = learning_rate_factors
         self.router_learning_rate_factor = router_learning_rate_factor
         self.stretch = stretch
         with refusals_named():
@@ -82,6 +104,8 @@ class StrictSFTTrainer(SFTTrainer):
             optimizer: torch.optim.Optimizer = super().create_optimizer(*args, **kwargs)
         if self.router_learning_rate_factor != 1.0:
             split_router_groups(optimizer, self.model, self.router_learning_rate_factor)
+        if self.learning_rate_factors:
+            split_by_factor(optimizer, self.model, self.learning_rate_factors)
         return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> torch.optim.lr_scheduler.LRScheduler:
