@@ -155,6 +155,7 @@ def prepared(family="olmoe", **options):
 def test_the_rest_moves_at_kappa_times_the_rate(family, kappa):
     """With SGD a step is the rate times the gradient, which is that of the plain model, since all gates are 0."""
     method, model = prepared(family, rest_learning_rate_factor=kappa)
+    method.prepare(model)  # a second time changes nothing
     rate, ids = 0.5, tiny_batch(3, 11)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=rate)
     split_by_factor(optimizer, model, method.learning_rate_factors(model))

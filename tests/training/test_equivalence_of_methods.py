@@ -29,7 +29,7 @@ def outcome_of(folder, family, method, experts="eager", **options):
     model.set_experts_implementation(experts)
     condensers = {0: [1, 4], 1: [0, 7]} if method == "condenser" else None
     aux = {"aux_loss_coef": 0.05} if method == "sft_aux" else {}
-    if options.get("gradient_checkpointing") and method.startswith("esft"):
+    if options.get("gradient_checkpointing") and method.startswith(("esft", "smt", "router")):
         model.enable_input_require_grads()  # reentrant checkpointing needs an input that is part of the graph
     return finetune(folder, method, model=model, condensers=condensers, **aux, **options)
 

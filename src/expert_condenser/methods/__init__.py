@@ -10,9 +10,11 @@ from expert_condenser.methods.densemixer import DenseMixer
 from expert_condenser.methods.esft import EsftGate, EsftToken
 from expert_condenser.methods.frozen_router import FrozenRouter
 from expert_condenser.methods.loss_free import LossFree
+from expert_condenser.methods.router_only import RouterOnly
 from expert_condenser.methods.selection_bias import SelectionBiasConfig
 from expert_condenser.methods.sft import Sft
 from expert_condenser.methods.sft_aux import SftAux
+from expert_condenser.methods.smt import Smt
 
 METHODS: dict[str, type[Method]] = {
     "sft": Sft,
@@ -23,6 +25,8 @@ METHODS: dict[str, type[Method]] = {
     "esft_token": EsftToken,
     "esft_gate": EsftGate,
     "densemixer": DenseMixer,
+    "smt": Smt,
+    "router_only": RouterOnly,
     "condenser": Condenser,
 }
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from torch import nn
 
 from expert_condenser.moe.layers import MoELayer
-from expert_condenser.moe.parameters import freeze
 from expert_condenser.moe.recycled import gates_of
 from expert_condenser.moe.slices import SLICES, is_sliced, train_slices
 
@@ -13,7 +12,8 @@ from expert_condenser.moe.slices import SLICES, is_sliced, train_slices
 def train_recycled(model: nn.Module, layers: Sequence[MoELayer], kappa: float) -> None:
     """Set what trains, in place: the gates; with kappa below 1 the condensers as slices, with 0 nothing else."""
     if kappa == 0:
-        freeze(model, [name for name, _ in model.named_parameters() if f".{SLICES}." not in name])
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(f".{SLICES}." in name)
     for layer in layers:
         ids = layer.router.condenser_ids.tolist()
         if kappa < 1 and not is_sliced(layer):
