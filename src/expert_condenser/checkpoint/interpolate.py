@@ -22,8 +22,8 @@ def interpolate(base: Mapping[str, Tensor], tuned: Mapping[str, Tensor], alpha: 
 
     They are summed in float32 at least. A selection bias and recycled gates are 0 in the base, and scaled by alpha;
     condensers are those of the tuned model at every alpha, so that with them alpha 0 is not the base. At alpha 1 the
-    tensors are the tuned ones, to the bit, as at alpha 0 the base's. Raises `CheckpointError` where alpha is no share, or
-    the models are not of one shape.
+    tensors are the tuned ones, to the bit, as at alpha 0 the base's. Raises `CheckpointError` where alpha is no share,
+    or the models are not of one shape.
     """
     if not 0 <= alpha <= 1:
         raise CheckpointError(f"alpha is the share of the tuned model, 0 to 1; got {alpha}")

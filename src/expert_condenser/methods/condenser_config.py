@@ -33,7 +33,8 @@ class CondenserConfig(SelectionBiasConfig):
         default=None, metadata={"help": "condensers.json of another run, for condenser_rule='explicit'."}
     )
     counterfactual_rows: int | None = field(
-        default=None, metadata={"help": "Rows whose loss condenser_rule='counterfactual' looks at; 100."}
+        default=None,
+        metadata={"variant": True, "help": "Rows whose loss condenser_rule='counterfactual' looks at; 100."},
     )
     one_phase: bool = field(
         default=False,
@@ -41,20 +42,29 @@ class CondenserConfig(SelectionBiasConfig):
     )
     selection_seed: int = field(default=0, metadata={"help": "Seed of condenser_rule='random'."})
     one_schedule: bool = field(
-        default=False, metadata={"help": "One learning-rate schedule over both phases, without a second warm-up."}
+        default=False,
+        metadata={"variant": True, "help": "One learning-rate schedule over both phases, without a second warm-up."},
     )
     condenser_rows_only: bool = field(
-        default=False, metadata={"help": "In phase 2 only the condensers' rows of the routers train."}
+        default=False, metadata={"variant": True, "help": "In phase 2 only the condensers' rows of the routers train."}
     )
     rest_learning_rate_factor: float | None = field(
         default=None,
-        metadata={"help": "budget 'recycle': kappa, the rate of all but the condensers and their gates; 0 freezes it."},
+        metadata={
+            "variant": True,
+            "help": "budget 'recycle': kappa, the rate of all but the condensers and their gates; 0 freezes it.",
+        },
     )
     condenser_mass: str | None = field(
-        default=None, metadata={"help": "'keep': condensers leave the sum of a layer's gate weights as it was."}
+        default=None,
+        metadata={"variant": True, "help": "'keep': condensers leave the sum of a layer's gate weights as it was."},
     )
     condenser_gate_floor: float | None = field(
-        default=None, metadata={"help": "phi: condensers weigh at least phi times the mean weight; the sum is kept."}
+        default=None,
+        metadata={
+            "variant": True,
+            "help": "phi: condensers weigh at least phi times the mean weight; the sum is kept.",
+        },
     )
 
     def __post_init__(self) -> None:

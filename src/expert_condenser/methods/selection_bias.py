@@ -31,13 +31,22 @@ class SelectionBiasConfig(RouterConfig):
     bias_center: str | None = field(default=None, metadata={"help": "'none' or 'mean'."})
     bias_clip: float | None = field(default=None, metadata={"help": "Bound on |bias|; 0.5 emulates the authors' bf16."})
     bias_rule: str | None = field(
-        default=None, metadata={"help": "'proportional': a step is gamma tanh((u - mean) / mean); None: gamma sign."}
+        default=None,
+        metadata={
+            "variant": True,
+            "help": "'proportional': a step is gamma tanh((u - mean) / mean); None: gamma sign.",
+        },
     )
     bias_decay: float | None = field(
-        default=None, metadata={"help": "lambda: the share of the bias that every proportional step takes off; 0.01."}
+        default=None,
+        metadata={
+            "variant": True,
+            "help": "lambda: the share of the bias that every proportional step takes off; 0.01.",
+        },
     )
     bias_anneal: bool | None = field(
-        default=None, metadata={"help": "false: a proportional bias is not led to 0 by the end of the last phase."}
+        default=None,
+        metadata={"variant": True, "help": "false: a proportional bias is not led to 0 by the end of the last phase."},
     )
 
     def __post_init__(self) -> None:

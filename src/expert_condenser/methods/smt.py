@@ -92,14 +92,14 @@ class Smt(Method):
 
     def probe(self, model: Any, batches: Sequence[Batch]) -> None:
         """Choose the blocks by their gradient."""
+        _check_base(model)
         size = self.config.smt_block
         scores = gradient_of_blocks(model, matrices_of(model, size), batches, size)
         self.chosen = {name: places for name, places in select_blocks(scores, self.config.smt_share).items() if places}
 
     def select_trainable(self, model: nn.Module) -> None:
         """The chosen blocks alone."""
-        if any(is_adapter(name) for name, _ in model.named_parameters()):
-            raise TrainingError("smt trains parts of the base's weights, and with an adapter the base stays: drop lora")
+        _check_base(model)
         if self.chosen is None:
             raise TrainingError("smt trains blocks chosen by their gradient: call probe(model, batches) first")
         matrices = matrices_of(model, self.config.smt_block)
@@ -124,6 +124,11 @@ class Smt(Method):
         super().load_state_dict(state)
         blocks = state["blocks"]
         self.chosen = None if blocks is None else {n: [(a, b) for a, b in places] for n, places in blocks.items()}
+
+
+def _check_base(model: nn.Module) -> None:
+    if any(is_adapter(name) for name, _ in model.named_parameters()):
+        raise TrainingError("smt trains parts of the base's weights, and with an adapter the base stays: drop lora")
 
 
 def matrices_of(model: nn.Module, size: int) -> dict[str, nn.Linear]:
