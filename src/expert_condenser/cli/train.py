@@ -47,7 +47,7 @@ def help_text(method: str, *, everything: bool = False) -> str:
     lines = ["condenser train --config recipe.yaml [--name value ...]"]
     for title, kind in option_kinds(method).items():
         shown = [f for f in fields(kind) if f.init and f.name not in REFUSED]
-        variants = [f.name for f in shown if f.metadata.get("variant") and not everything]
+        variants = [] if everything else list(getattr(kind, "variants", ()))
         if shown and (everything or title != "trainer"):
             lines += [f"{title}:", *(_line(f) for f in shown if f.name not in variants)]
         if variants:

@@ -26,6 +26,9 @@ from expert_condenser.moe.usage import Usage
 class Config:
     """The options of a method that has none. Others derive from it, and check themselves in `__post_init__`."""
 
+    variants: ClassVar[tuple[str, ...]] = ()
+    """Options that the help of a method only names."""
+
     @classmethod
     def of(cls, options: Any) -> "Config":
         """The options of this method among those of all methods (`MethodConfig`); None is the defaults."""

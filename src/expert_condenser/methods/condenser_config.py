@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 from expert_condenser.errors import TrainingError
 from expert_condenser.functional.allocation import Allocation
@@ -16,6 +16,12 @@ WITHOUT_PHASE_1 = ("explicit", "random", "smallest_norm", "largest_norm", "count
 @dataclass(frozen=True)
 class CondenserConfig(SelectionBiasConfig):
     """gamma of both phases, and who becomes a condenser."""
+
+    variants: ClassVar[tuple[str, ...]] = (
+        *SelectionBiasConfig.variants,
+        *("counterfactual_rows", "one_schedule", "condenser_rows_only", "rest_learning_rate_factor"),
+        *("condenser_mass", "condenser_gate_floor"),
+    )
 
     bias_step_condense: float = field(
         default=5e-5, metadata={"help": "gamma of phase 2, while the condensers are active."}
@@ -34,7 +40,7 @@ class CondenserConfig(SelectionBiasConfig):
     )
     counterfactual_rows: int | None = field(
         default=None,
-        metadata={"variant": True, "help": "Rows whose loss condenser_rule='counterfactual' looks at; 100."},
+        metadata={"help": "Rows whose loss condenser_rule='counterfactual' looks at; 100."},
     )
     one_phase: bool = field(
         default=False,
@@ -43,26 +49,24 @@ class CondenserConfig(SelectionBiasConfig):
     selection_seed: int = field(default=0, metadata={"help": "Seed of condenser_rule='random'."})
     one_schedule: bool = field(
         default=False,
-        metadata={"variant": True, "help": "One learning-rate schedule over both phases, without a second warm-up."},
+        metadata={"help": "One learning-rate schedule over both phases, without a second warm-up."},
     )
     condenser_rows_only: bool = field(
-        default=False, metadata={"variant": True, "help": "In phase 2 only the condensers' rows of the routers train."}
+        default=False, metadata={"help": "In phase 2 only the condensers' rows of the routers train."}
     )
     rest_learning_rate_factor: float | None = field(
         default=None,
         metadata={
-            "variant": True,
             "help": "budget 'recycle': kappa, the rate of all but the condensers and their gates; 0 freezes it.",
         },
     )
     condenser_mass: str | None = field(
         default=None,
-        metadata={"variant": True, "help": "'keep': condensers leave the sum of a layer's gate weights as it was."},
+        metadata={"help": "'keep': condensers leave the sum of a layer's gate weights as it was."},
     )
     condenser_gate_floor: float | None = field(
         default=None,
         metadata={
-            "variant": True,
             "help": "phi: condensers weigh at least phi times the mean weight; the sum is kept.",
         },
     )

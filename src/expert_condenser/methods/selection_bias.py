@@ -1,7 +1,7 @@
 """What `loss_free`, `bias_only` and `condenser` share: a selection bias that moves once per optimizer step."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -19,6 +19,8 @@ DECAY = 0.01
 class SelectionBiasConfig(RouterConfig):
     """gamma, and the switches of the routing."""
 
+    variants: ClassVar[tuple[str, ...]] = ("bias_rule", "bias_decay", "bias_anneal")
+
     bias_step: float = field(
         default=1e-3,
         metadata={"help": "gamma of the selection bias, per optimizer step (phase 1); gamma x steps is what counts."},
@@ -33,20 +35,18 @@ class SelectionBiasConfig(RouterConfig):
     bias_rule: str | None = field(
         default=None,
         metadata={
-            "variant": True,
             "help": "'proportional': a step is gamma tanh((u - mean) / mean); None: gamma sign.",
         },
     )
     bias_decay: float | None = field(
         default=None,
         metadata={
-            "variant": True,
             "help": "lambda: the share of the bias that every proportional step takes off; 0.01.",
         },
     )
     bias_anneal: bool | None = field(
         default=None,
-        metadata={"variant": True, "help": "false: a proportional bias is not led to 0 by the end of the last phase."},
+        metadata={"help": "false: a proportional bias is not led to 0 by the end of the last phase."},
     )
 
     def __post_init__(self) -> None:
