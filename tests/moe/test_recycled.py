@@ -222,3 +222,27 @@ def test_options_without_a_meaning(tmp_path):
         RoutingConfig(budget="recycle", condenser_mass="keep")
     with pytest.raises(TrainingError, match="which an adapter does not save"):
         train(without_gamma(make_base(tmp_path), tmp_path / "run", {**RUN, "lora": "experts"}))
+
+
+@pytest.mark.parametrize("kappa", [None, 0.3])
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_a_recomputed_layer_has_the_same_gradients(reentrant, kappa):
+    """Both the gates' and the condensers', whose slices are read twice in a forward."""
+    found = []
+    for checkpointing in (False, True):
+        _, model = prepared(rest_learning_rate_factor=kappa)
+        for layer in moe_layers(model):
+            for gate in gates_of(layer.router).values():
+                gate.data.fill_(0.1)
+        model.train()
+        if checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+            model.enable_input_require_grads()
+        ids = tiny_batch(2, 9)
+        model(input_ids=ids, labels=ids).loss.backward()
+        found.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert found[0].keys() == found[1].keys()
+    assert any("recycled_offset" in name for name in found[0])
+    for name, gradient in found[0].items():
+        assert torch.allclose(gradient, found[1][name], rtol=1e-4, atol=1e-8), name
+        assert gradient.abs().max() > 0
