@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from expert_condenser.moe.slices import fused_weight
+
 BLOCKS = "trained_blocks"
 Place = tuple[int, int]
 """Row and column of a block, in blocks."""
@@ -47,8 +49,8 @@ class BlockLinear(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The weight as it acts."""
-        # `get_parameter` would read this property.
-        own = self._parameters["weight"]
+        # `get_parameter` would read this property instead of the weight itself.
+        own = fused_weight(self, "weight")
         return WriteBlocks.apply(self.get_parameter(BLOCKS), own, self.block_places)  # type: ignore[no-untyped-call]
 
     def write_back(self) -> None:
@@ -60,8 +62,7 @@ class BlockLinear(nn.Module):
         """Take the blocks from the weight, after a load."""
         with torch.no_grad():
             blocks = self.get_parameter(BLOCKS)
-            weight: Any = self._parameters["weight"]
-            blocks.copy_(block_view(weight, blocks.shape[-1])[tuple(self.block_places.T)])
+            blocks.copy_(block_view(fused_weight(self, "weight"), blocks.shape[-1])[tuple(self.block_places.T)])
 
 
 def train_blocks(linear: Any, places: Sequence[Place], size: int) -> None:

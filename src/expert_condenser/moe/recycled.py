@@ -41,9 +41,8 @@ def make_gates(router: Any, count: int) -> None:
 
 def remove_gates(router: Any) -> None:
     """Take the gates away, if there are any."""
-    for name in GATES:
-        if name in router._parameters:  # a name that is not there is an attribute error, whatever the class makes of it
-            delattr(router, name)
+    for name in gates_of(router):
+        delattr(router, name)
 
 
 def gates_of(router: Any) -> dict[str, nn.Parameter]:

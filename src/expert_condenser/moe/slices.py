@@ -61,7 +61,7 @@ class SlicedExperts(nn.Module):
 
 
 def fused_weight(experts: Any, name: str) -> nn.Parameter:
-    """The frozen weight `(E, ...)` itself, whatever slices train beside it."""
+    """The weight itself, such as `(E, ...)` of experts, whatever parts of it train beside it."""
     # The name as an attribute is our property, which writes the slices in; `get_parameter` would read that one too.
     weight: nn.Parameter = experts._parameters[name]
     return weight
