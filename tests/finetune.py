@@ -11,6 +11,7 @@ from trl import SFTConfig, SFTTrainer
 
 from expert_condenser import METHODS, MethodCallback, MethodConfig, moe_layers, set_condensers
 from expert_condenser.methods.esft import Esft
+from expert_condenser.moe.probe import Batch
 from expert_condenser.testbed.tokenizer import train_tokenizer
 from expert_condenser.testing import tiny_batch, tiny_model
 
@@ -63,7 +64,10 @@ class UsageRecorder(TrainerCallback):
 
 def make_method(name, model, **options):
     """A prepared method; ESFT trains two experts of every layer."""
-    made = METHODS[name](MethodConfig(**options))
+    made = METHODS[name](MethodConfig(**options, **({"smt_block": 8, "smt_share": 0.5} if name == "smt" else {})))
+    if made.probe_rows:
+        ids = tiny_batch(4, 12)
+        made.probe(model, [Batch(ids, torch.ones_like(ids), ids)])
     if isinstance(made, Esft):
         made.choose(layers := moe_layers(model), torch.eye(layers[0].num_experts)[:2].mean(0).repeat(len(layers), 1))
     made.prepare(model)

@@ -126,6 +126,12 @@ SLOW = (
         r"a_saved_model_loads\[code[01]\]|\[code0\]|for_model",
         "170 s: orders of imports, a process for each; fast are ours first, and for a model also transformers first",
     ),
+    Slow(
+        "moe/test_recycled.py",
+        "test_a_run_resumes",
+        r"\[0\.3\]",
+        "9 s: three factors on the rate of the rest; fast is one that needs parameter groups and slices",
+    ),
 )
 
 

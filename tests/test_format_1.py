@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from expert_condenser import moe_layers
+from expert_condenser import METHODS, moe_layers
 from expert_condenser.checkpoint import load_model
 from expert_condenser.errors import DataError, TrainingError
 from expert_condenser.training.record import FORMAT_VERSION, RunRecord
@@ -106,6 +106,7 @@ def test_a_record_is_read_as_one_of_today(name):
     assert record.config.keys() <= today.keys()
     new = {"attn_implementation", "device_map", "revision"}
     new |= {"ignore", "on_bad_row", "loss_on", "end_of_turn", "chat_template_kwargs"}
+    new |= set(METHODS[record.method].Config.variants)
     assert today.keys() - record.config.keys() == new
     assert {key for key, value in record.config.items() if value != today[key]} == {"output_dir"}
 

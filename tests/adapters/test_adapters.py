@@ -41,7 +41,14 @@ def logits_of(model):
         return model.eval()(input_ids=IDS).logits
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["smt", "router_only"])
+def test_a_method_of_the_base_s_weights_alone_is_refused(base, tmp_path, method):
+    blocks = {"smt_block": 4} if method == "smt" else {}
+    with pytest.raises(TrainingError, match=f"{method} trains .* with an adapter the base stays"):
+        train(config(base, tmp_path, **options_of(method, **blocks)))
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in ("smt", "router_only")])
 def test_a_method_with_lora_trains_resumes_merges_and_reloads(base, tmp_path, method):
     options, phase = options_of(method), METHODS[method].phases[-1]
     train(config(base, tmp_path / "whole", **options))

@@ -12,6 +12,8 @@ from expert_condenser.methods import METHODS
 from expert_condenser.moe.families import FAMILIES, REFUSED
 
 PAGE = Path(__file__).parents[2] / "docs" / "families.md"
+UNMEASURED = {"smt", "router_only"}
+"""Methods whose costs are not committed yet; the table leaves their columns empty."""
 
 
 def printed(capsys, *words):
@@ -52,8 +54,8 @@ def test_methods_as_json(capsys):
     assert [row["name"] for row in content["methods"]] == list(METHODS)
     for row in content["methods"]:
         assert {"name", "summary", "paper", "trainable", "phases", "options", "relative_cost"} == set(row)
-        assert row["relative_cost"]["time"] > 0
-        assert row["relative_cost"]["memory"] > 0
+        assert (row["relative_cost"] is None) == (row["name"] in UNMEASURED)
+        assert row["name"] in UNMEASURED or min(row["relative_cost"][key] for key in ("time", "memory")) > 0
     assert content["cost_measured_on"] == committed_costs()["measured_on"]
 
 
@@ -65,7 +67,8 @@ def test_methods_one_line_each(capsys):
 def test_committed_costs_are_ratios_of_committed_medians():
     costs = committed_costs()
     base = costs["medians"]["sft"]
-    assert set(costs["medians"]) == set(costs["relative_to_sft"]) == set(ARM_OF) > set(METHODS)
+    assert set(costs["medians"]) == set(costs["relative_to_sft"]) == set(ARM_OF) - UNMEASURED
+    assert set(ARM_OF) > set(METHODS) > UNMEASURED
     for name, cost in costs["relative_to_sft"].items():
         # The median of ratios over rounds, which is not the ratio of medians.
         assert cost["time"] == pytest.approx(costs["medians"][name]["step_s"] / base["step_s"], rel=0.4)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from expert_condenser.errors import RoutingError
-from expert_condenser.functional.bias import update_bias
+from expert_condenser.functional.bias import annealing, update_bias, usage_distance
 
 USAGE = torch.tensor([9, 1, 5, 5, 0, 10])  # the mean is 5
 SIGNS = [1, -1, 0, 0, -1, 1]
@@ -148,3 +148,46 @@ def test_refuses(bias, usage, step, rule, message):
 def test_a_clip_is_a_positive_bound(clip):
     with pytest.raises(RoutingError, match=rf"clip is a positive bound on \|bias\|; got {clip}"):
         update_bias(BIAS, USAGE, 1e-3, clip=clip)
+
+
+def test_a_proportional_step_keeps_how_far_an_expert_is_off():
+    moved = update_bias(BIAS, USAGE, 0.5, direction="proportional", decay=0.25, keep=0.5)
+    pairs = zip(BIAS.tolist(), USAGE.tolist(), strict=True)
+    expected = [0.5 * (0.75 * b + 0.5 * math.tanh((u - 5) / 5)) for b, u in pairs]
+    assert moved.tolist() == pytest.approx(expected, abs=1e-7)
+    assert moved.dtype == torch.float32
+    assert not torch.equal(moved, update_bias(BIAS, USAGE, 0.5, decay=0.25, keep=0.5)), "control: the sign"
+    away = update_bias(BIAS, USAGE, 0.5, "balance", direction="proportional")
+    assert (away - BIAS).tolist() == pytest.approx([-0.5 * math.tanh((u - 5) / 5) for u in USAGE.tolist()], abs=1e-7)
+
+
+def test_the_distance_is_exact_and_of_those_that_compete():
+    competes = torch.tensor([True, True, True, False])
+    found = usage_distance(torch.tensor([[4, 1, 1, 90], [0, 0, 0, 7]]), competes.expand(2, -1))
+    assert found[0].tolist() == pytest.approx([math.tanh(1), -math.tanh(0.5), -math.tanh(0.5), 0.0], abs=1e-15)
+    assert found[1].tolist() == [0.0] * 4, "nothing was used by those that compete"
+    moved = update_bias(torch.ones(4), torch.tensor([4, 1, 1, 90]), 0.5, decay=0.5, keep=0.5, competes=competes)
+    assert moved.tolist() == [0.5, 0.0, 0.0, 1.0]
+
+
+def test_the_sign_without_decay_is_as_it_was_bit_for_bit():
+    plain = update_bias(BIAS, USAGE, 1e-3)
+    assert torch.equal(update_bias(BIAS, USAGE, 1e-3, direction="sign", decay=0.0, keep=1.0), plain)
+    assert not torch.equal(update_bias(BIAS, USAGE, 1e-3, decay=0.1), plain)
+    assert not torch.equal(update_bias(BIAS, USAGE, 1e-3, keep=0.9), plain)
+
+
+def test_annealing_leads_to_zero_on_a_straight_line():
+    bias, found = torch.tensor([1.0, -2.0]), []
+    for step in range(1, 5):
+        bias = update_bias(bias, torch.tensor([3, 3]), 0.5, keep=annealing(step, 4))
+        found.append(bias.tolist())
+    assert found == [pytest.approx([1 - t / 4, 2 * t / 4 - 2], abs=1e-7) for t in range(1, 5)]
+    assert found[-1] == [0.0, 0.0]
+    assert annealing(9, 4) == 0.0
+
+
+@pytest.mark.parametrize(("decay", "keep"), [(1.0, 1.0), (-0.1, 1.0), (0.0, 1.1), (0.0, -0.1)])
+def test_decay_and_keep_are_shares(decay, keep):
+    with pytest.raises(RoutingError, match="decay is a share"):
+        update_bias(BIAS, USAGE, 0.1, decay=decay, keep=keep)

@@ -11,6 +11,7 @@ from expert_condenser import METHODS, MethodConfig, moe_layers
 from expert_condenser.errors import TrainingError, UnsupportedModelError
 from expert_condenser.methods import Method
 from expert_condenser.methods.esft import Esft, ExpertConfig
+from expert_condenser.methods.smt import Smt
 from expert_condenser.testing import tiny_batch, tiny_model
 
 every_method = pytest.mark.parametrize("name", METHODS)
@@ -18,10 +19,13 @@ USAGE = torch.tensor([[9, 0, 3, 3, 7, 1, 3, 4]] * 3)
 
 
 def made(name, phase=None, **options):
-    """A method; ESFT with experts that were chosen for it."""
+    """A method; ESFT with experts and SMT with blocks that were chosen for it."""
+    options = {"smt_block": 8, **options} if name == "smt" else options
     method = METHODS[name](MethodConfig(**options), phase)
     if isinstance(method, Esft):
         method.chosen = ExpertConfig({"0": [1, 5], "1": [0], "2": [7, 3, 2]})
+    if isinstance(method, Smt):
+        method.chosen = {"model.layers.1.self_attn.k_proj": [(1, 0), (3, 2)]}
     return method
 
 
@@ -38,6 +42,7 @@ def logits_of(model):
 
 def test_the_table():
     rows = ["sft", "sft_aux", "frozen_router", "loss_free", "bias_only", "esft_token", "esft_gate", "densemixer"]
+    rows += ["smt", "router_only"]
     assert list(METHODS) == [*rows, "condenser"]
     assert METHODS["condenser"].phases == ("sparsify", "condense")
     assert all(METHODS[name].phases == ("train",) for name in rows)
@@ -81,7 +86,8 @@ def test_the_verbs(name):
     method, model = prepared(name)
     assert torch.equal(logits_of(model), logits_of(tiny_model())), "before the first step nothing has changed"
     method.step(USAGE)
-    assert json.loads(json.dumps(method.artifacts(model))).keys() == ({"expert_cfg.json"} if "esft" in name else set())
+    files = {"esft_token": {"expert_cfg.json"}, "esft_gate": {"expert_cfg.json"}, "smt": {"smt_blocks.json"}}
+    assert json.loads(json.dumps(method.artifacts(model))).keys() == files.get(name, set())
     metrics = method.metrics()
     assert all(isinstance(value, float) for value in metrics.values())
     state = json.loads(json.dumps(method.state_dict()))

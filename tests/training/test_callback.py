@@ -166,7 +166,7 @@ def test_nll_is_the_loss_without_the_auxiliary_term(tmp_path, monkeypatch):
 def test_a_skipped_optimizer_step_leaves_the_bias(skipped):
     model, method = tiny_model(), METHODS["bias_only"](MethodConfig(bias_step=0.5))
     method.prepare(model)
-    callback, state = MethodCallback(method), SimpleNamespace(global_step=0, logging_steps=1)
+    callback, state = MethodCallback(method), SimpleNamespace(global_step=0, max_steps=4, logging_steps=1)
     callback.on_train_begin(None, state, None, model=model)
     callback.on_step_begin(None, state, None)
     model.train()(input_ids=tiny_batch())

@@ -29,7 +29,9 @@ def outcome_of(folder, family, method, experts="eager", **options):
     model.set_experts_implementation(experts)
     condensers = {0: [1, 4], 1: [0, 7]} if method == "condenser" else None
     aux = {"aux_loss_coef": 0.05} if method == "sft_aux" else {}
-    if options.get("gradient_checkpointing") and method.startswith("esft"):
+    if method in ("smt", "router_only"):  # their gradients are a thousand times smaller than those of experts
+        options = {"learning_rate": 20.0, **options}
+    if options.get("gradient_checkpointing") and method.startswith(("esft", "smt", "router")):
         model.enable_input_require_grads()  # reentrant checkpointing needs an input that is part of the graph
     return finetune(folder, method, model=model, condensers=condensers, **aux, **options)
 
@@ -52,7 +54,7 @@ def reference(request, tmp_path_factory):
 def test_the_update_is_far_above_the_tolerance(reference):
     family, _, outcome = reference
     fresh = tiny_model(family)
-    moved = [(w - fresh.get_parameter(n)).abs().max().item() for n, w in outcome.weights.items() if "slices" not in n]
+    moved = [(w - fresh.get_parameter(n)).abs().max().item() for n, w in outcome.weights.items() if "trained_" not in n]
     assert max(moved) > 40 * TOLERANCE
 
 

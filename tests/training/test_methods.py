@@ -20,6 +20,7 @@ OPTIONS = {
     "bias_only": {"bias_step": 1e-2},
     "esft_token": {"top_p": 0.4, "score_rows": 8},
     "esft_gate": {"top_p": 0.4, "score_rows": 8},
+    "smt": {"smt_block": 4, "smt_share": 0.3, "smt_rows": 8},
 }
 
 
@@ -48,7 +49,7 @@ def test_a_method_trains_resumes_and_reloads(base, tmp_path, method):
     with torch.no_grad():
         assert model(input_ids=tiny_batch(2, 9)).logits.isfinite().all()
     frozen = {n for n, p in model.named_parameters() if n.startswith(tuple(x.name for x in moe_layers(model)))} - moved
-    assert bool(frozen) == (method in ("frozen_router", "esft_token", "esft_gate")), json.dumps(sorted(frozen))
+    assert bool(frozen) == (method in ("frozen_router", "esft_token", "esft_gate", "smt")), json.dumps(sorted(frozen))
 
 
 @pytest.mark.parametrize("family", ["olmoe", "deepseek_v2", "deepseek_v3", "granitemoe"])

@@ -12,6 +12,7 @@ from expert_condenser.methods import METHODS, Method, MethodConfig
 from expert_condenser.methods.condenser import CondenserConfig
 from expert_condenser.moe.experts import NAME, RECOMPUTE
 from expert_condenser.moe.layers import moe_layers
+from expert_condenser.moe.probe import Batch
 from expert_condenser.moe.usage import Usage
 
 STOCK = ("eager", "grouped_mm", "batched_mm")
@@ -45,6 +46,7 @@ ARMS = {
     "densemixer": Arm("densemixer", {"mixer": "plain"}),
     "densemixer_lean": Arm("densemixer", {"mixer": "lean"}),
     "esft_gate": Arm("esft_gate"),
+    "smt": Arm("smt", {"smt_block": 16}),
     "authors_double": Arm("condenser", {"routing_preset": "reference"}, twice=True),
     "experts:eager": Arm("sft", experts="eager"),
     "experts:grouped_mm": Arm("sft", experts="grouped_mm"),
@@ -81,6 +83,8 @@ def prepare(arm: Arm, model: Any, default_experts: str) -> Method:
     method = kind(config)
     if method.calibration_rows:
         method.calibrate(_usage(model))
+    if method.probe_rows:
+        method.probe(model, [_rows(model)])
     method.prepare(model)
     for phase in method.phases_of(method.config)[1:]:
         layers = moe_layers(model)
@@ -96,6 +100,11 @@ def prepare(arm: Arm, model: Any, default_experts: str) -> Method:
 
 def _compute_and_discard(block: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     block.forward(*args, **kwargs)
+
+
+def _rows(model: Any) -> Batch:
+    ids = torch.randint(2, model.config.get_text_config().vocab_size, (2, 16), device=model.device)
+    return Batch(ids, torch.ones_like(ids), ids)
 
 
 def _usage(model: Any) -> Usage:

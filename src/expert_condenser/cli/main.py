@@ -18,6 +18,7 @@ COMMANDS = {
     "train": "fine-tune a model: --config recipe.yaml [--name value ...]",
     "check": "what a recipe would train on, without weights: --config recipe.yaml [--json [FILE]]",
     "score": "score the experts of a model on task data, for ESFT: --model M --data D [--out FILE]",
+    "interpolate": "a model between its base and the tuned one, WiSE-FT: --model M --base B --alpha A --output_dir DIR",
     "methods": "the methods, what they train and what they cost: [--json [FILE]]",
     "families": "the supported model families and their routing: [--json [FILE]]",
     "eval": "answer and score tasks with a model: --model M --tasks a,b [--data DIR] --output_dir DIR",

@@ -47,8 +47,11 @@ def help_text(method: str, *, everything: bool = False) -> str:
     lines = ["condenser train --config recipe.yaml [--name value ...]"]
     for title, kind in option_kinds(method).items():
         shown = [f for f in fields(kind) if f.init and f.name not in REFUSED]
+        variants = [] if everything else list(getattr(kind, "variants", ()))
         if shown and (everything or title != "trainer"):
-            lines += [f"{title}:", *map(_line, shown)]
+            lines += [f"{title}:", *(_line(f) for f in shown if f.name not in variants)]
+        if variants:
+            lines += [f"  variants (docs/method.md, section 10): --{' --'.join(variants)}"]
     others = ", ".join(name for name in METHODS if name != method)
     lines += [f"of another method: --method M --help, with M of {others}"]
     if not everything:

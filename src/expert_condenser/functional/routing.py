@@ -5,15 +5,14 @@ Pure functions on tensors; the bias and the condensers are arguments. Shape lett
 `C` and `W` as in `scoring`.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from expert_condenser.errors import RoutingError
+from expert_condenser.functional.gate_mass import keep_mass, raise_to_floor
+from expert_condenser.functional.routing_config import PAPER as PAPER
+from expert_condenser.functional.routing_config import RoutingConfig as RoutingConfig
 from expert_condenser.functional.scoring import (
     SOFTMAX,
     Scoring,
@@ -25,85 +24,6 @@ from expert_condenser.functional.scoring import (
     routed_logits,
 )
 from expert_condenser.functional.sparse_mixer import largest_one_by_one
-
-
-@dataclass(frozen=True)
-class RoutingConfig:
-    """The method's switches. A preset fills every switch that is left at None.
-
-    `paper`: the bias chooses and does not weigh, condensers take R of the K slots, usage is a count.
-    `reference`: the authors' release, for parity only: the bias chooses and weighs, the condensers are
-    appended to the K chosen experts even where they duplicate one, usage is the soft mass.
-    """
-
-    preset: Literal["paper", "reference"] = "paper"
-    num_condensers: int | Sequence[int] | None = None
-    """R of every layer, or one R per layer; None leaves the number to `set_condensers`."""
-    bias_space: Literal["logit", "score"] | None = None
-    """What the bias is added to before the choice: the logits, or the family's scores."""
-    bias_in_weights: bool | None = None
-    """Whether the gate weights see the bias too (needs `bias_space="logit"`)."""
-    budget: Literal["shared", "additive"] | None = None
-    """`shared`: K slots, R of them the condensers'. `additive`: K + R slots."""
-    duplicates: bool | None = None
-    """Additive budget only: whether a condenser may also take one of the K slots, and then counts twice."""
-    usage: Literal["count", "mass"] | None = None
-    """What the bias rule sees: tokens that chose an expert, or the sum of its probability over tokens."""
-    bias_center: Literal["none", "mean"] | None = None
-    """`mean` subtracts the mean of the bias after every update."""
-    bias_clip: float | None = None
-    """Keep the bias in [-clip, clip]; 0.5 emulates the saturation of the authors' bf16 bias."""
-
-    def __post_init__(self) -> None:
-        """Fill in the preset; raise `RoutingError` on values or combinations that have no meaning."""
-        if self.preset not in PRESETS:
-            raise RoutingError(f"preset is one of {', '.join(PRESETS)}; got {self.preset!r}")
-        for name, value in PRESETS[self.preset].items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
-        if self.num_condensers is not None and not isinstance(self.num_condensers, int):
-            object.__setattr__(self, "num_condensers", tuple(self.num_condensers))
-        for name, allowed in _ALLOWED.items():
-            if getattr(self, name) not in allowed:
-                raise RoutingError(f"{name} is one of {', '.join(map(str, allowed))}; got {getattr(self, name)!r}")
-        if self.bias_in_weights and self.bias_space != "logit":
-            raise RoutingError("bias_in_weights weighs by softmax(logits + bias): it needs bias_space='logit'")
-        if self.duplicates and self.budget != "additive":
-            raise RoutingError("duplicates appends the condensers to the K chosen experts: it needs budget='additive'")
-        if self.bias_clip is not None and not self.bias_clip > 0:
-            raise RoutingError(f"bias_clip is a positive bound on |bias|; got {self.bias_clip}")
-        counts = (self.num_condensers,) if isinstance(self.num_condensers, int) else self.num_condensers or ()
-        if any(not isinstance(count, int) or count < 0 for count in counts):
-            raise RoutingError(f"num_condensers is an integer >= 0, or one per layer; got {self.num_condensers!r}")
-
-
-PRESETS: dict[str, dict[str, str | bool]] = {
-    "paper": {
-        "bias_space": "logit",
-        "bias_in_weights": False,
-        "budget": "shared",
-        "duplicates": False,
-        "usage": "count",
-        "bias_center": "none",
-    },
-    "reference": {
-        "bias_space": "logit",
-        "bias_in_weights": True,
-        "budget": "additive",
-        "duplicates": True,
-        "usage": "mass",
-        "bias_center": "none",
-    },
-}
-_ALLOWED: dict[str, tuple[object, ...]] = {
-    "bias_space": ("logit", "score"),
-    "bias_in_weights": (True, False),
-    "budget": ("shared", "additive"),
-    "duplicates": (True, False),
-    "usage": ("count", "mass"),
-    "bias_center": ("none", "mean"),
-}
-PAPER = RoutingConfig()
 
 
 def route(
@@ -136,9 +56,37 @@ def route(
             logits.detach(), bias, condensers, top_k=top_k, scoring=scoring, config=config, correction=correction
         )
     if not config.bias_in_weights:
-        return gate_weights(logits, indices, scoring), indices
+        weights = gate_weights(logits, indices, scoring)
+        if config.keeps_mass and len(condensers):
+            mass = own_mass(logits, top_k, scoring, correction)
+            weights = _with_mass(weights, indices, condensers, mass, top_k, config)
+        return weights, indices
     weights = gate_weights(logits.float() + bias, indices, scoring)
     return weights if scoring.weights_in_float32 else weights.to(logits.dtype), indices
+
+
+def own_mass(
+    logits: Float[Tensor, "T C"], top_k: int, scoring: Scoring = SOFTMAX, correction: Float[Tensor, " E"] | None = None
+) -> Float[Tensor, "T 1"]:
+    """`S_K`: the sum of the weights of the K experts that the family itself chooses, without bias or condensers."""
+    logits, nobody = logits.detach(), torch.zeros(0, dtype=torch.int64, device=logits.device)
+    bias = logits.new_zeros(logits.shape[-1] - scoring.num_shared, dtype=torch.float32)
+    own = choose_experts(logits, bias, nobody, top_k=top_k, scoring=scoring, correction=correction)
+    return gate_weights(logits, own, scoring)[..., :top_k].float().sum(dim=-1, keepdim=True)
+
+
+def _with_mass(
+    weights: Tensor, indices: Tensor, condensers: Tensor, mass: Tensor, top_k: int, config: RoutingConfig
+) -> Tensor:
+    """The weights of the chosen experts with the sum `mass`; those of shared experts, behind them, stay."""
+    slots = indices.shape[-1]
+    chosen, shared = weights[..., :slots], weights[..., slots:]
+    if config.condenser_gate_floor is None:
+        kept = keep_mass(chosen.float(), mass)
+    else:
+        least = config.condenser_gate_floor * mass / top_k
+        kept = raise_to_floor(chosen.float(), torch.isin(indices, condensers), mass, least)
+    return torch.cat([kept.to(weights.dtype), shared], dim=-1)
 
 
 def check_condensers(
@@ -169,7 +117,7 @@ def check_condensers(
             f"a layer of {num_experts} experts has at most {num_experts - 1} condensers; got {num_condensers}"
         )
     chosen = top_k - num_condensers if config.budget == "shared" else top_k
-    excluded = 0 if config.duplicates else num_condensers
+    excluded = 0 if config.duplicates or config.budget == "recycle" else num_condensers
     eligible = num_experts // scoring.num_groups * scoring.groups_kept - excluded
     if chosen > eligible:
         raise RoutingError(
@@ -189,11 +137,12 @@ def choose_experts(
     config: RoutingConfig = PAPER,
     correction: Float[Tensor, " E"] | None = None,
 ) -> Int[Tensor, "T S"]:
-    """The experts of every token, without gradient.
+    """The experts of every token, without gradient; under `recycle` as if there were no condensers.
 
     Shared budget: a condenser is an expert whose bias is +infinity. Additive: the K largest among the
     other experts (among all experts with `duplicates`), then the R condensers in their order.
     """
+    condensers = condensers[:0] if config.budget == "recycle" else condensers
     logits = routed_logits(logits, scoring)
     ranks = biased_ranks(logits, bias, scoring, config, correction)
     others = ranks.index_fill(-1, condensers, -torch.inf) if len(condensers) else ranks

@@ -14,7 +14,15 @@ from torch import Tensor
 from expert_condenser.errors import RoutingError
 
 SelectionRule = Literal[
-    "lowest_bias", "highest_bias", "least_used", "most_used", "smallest_norm", "largest_norm", "random", "explicit"
+    "lowest_bias",
+    "highest_bias",
+    "least_used",
+    "most_used",
+    "smallest_norm",
+    "largest_norm",
+    "counterfactual",
+    "random",
+    "explicit",
 ]
 
 # Rule: (the table it ranks by, whether the largest value comes first).
@@ -25,11 +33,13 @@ _RANKED_BY = {
     "most_used": ("usage", True),
     "smallest_norm": ("norms", False),
     "largest_norm": ("norms", True),
+    "counterfactual": ("utility", True),
 }
 _ORIGIN = {
     "bias": ("a learnt bias", "run the sparsify phase first"),
     "usage": ("counted usage", "count usage on calibration data first"),
     "norms": ("measured norms", "measure the norms of trained experts"),
+    "utility": ("measured utilities", "measure what each expert would do to the loss"),
 }
 
 
@@ -40,6 +50,7 @@ def select_condensers(  # noqa: PLR0913 - one argument per thing that a rule ran
     bias: Float[Tensor, "L E"] | None = None,
     usage: Num[Tensor, "L E"] | None = None,
     norms: Float[Tensor, "L E"] | None = None,
+    utility: Float[Tensor, "L E"] | None = None,
     seed: int | None = None,
     explicit: Mapping[int, Sequence[int]] | None = None,
     num_experts: int | Sequence[int] | None = None,
@@ -58,6 +69,8 @@ def select_condensers(  # noqa: PLR0913 - one argument per thing that a rule ran
         bias: learnt selection bias `beta`, for `lowest_bias` and `highest_bias`.
         usage: token counts or masses, for `least_used` and `most_used`, and to break ties of the other rules.
         norms: norms of the experts' weights, for `smallest_norm` and `largest_norm`.
+        utility: by how much an expert's presence would lower the loss, for `counterfactual`, which chooses among the
+            `E // 2` experts of the lowest `usage`.
         seed: for `random`.
         explicit: layer index to expert ids, for `explicit`; a layer left out has none.
         num_experts: `E`, one for all layers or one per layer; needed when no tensor tells it. Where layers differ,
@@ -72,7 +85,9 @@ def select_condensers(  # noqa: PLR0913 - one argument per thing that a rule ran
             with `R > 0`; sizes that disagree; `R` out of bounds; explicit ids out of range or repeated.
     """
     _check_rule(rule, seed, explicit)
-    tables = {n: t for n, t in (("bias", bias), ("usage", usage), ("norms", norms)) if t is not None}
+    tables = {
+        n: t for n, t in (("bias", bias), ("usage", usage), ("norms", norms), ("utility", utility)) if t is not None
+    }
     experts = _experts_per_layer(num_condensers, num_experts, tables)
     counts = [num_condensers] * len(experts) if isinstance(num_condensers, int) else list(num_condensers)
     if explicit is not None:
@@ -82,6 +97,8 @@ def select_condensers(  # noqa: PLR0913 - one argument per thing that a rule ran
         keys = [_random_keys(seed, layer, size) for layer, size in enumerate(experts)]
     else:
         keys = _ranking_keys(rule, tables, experts, counts)
+    if rule == "counterfactual":
+        keys = _among_least_used(keys, tables, experts, counts)
     ties = _rows("usage", tables["usage"], experts) if "usage" in tables else [torch.zeros_like(k) for k in keys]
     return {layer: _first(r, keys[layer], ties[layer]) for layer, r in enumerate(counts)}
 
@@ -171,6 +188,23 @@ def _ranking_keys(
             f"condensers need {need}; got all-equal {name} in {_named(equal)}; {advice} or choose another rule"
         )
     return [-row if largest_first else row for row in rows]
+
+
+def _among_least_used(
+    keys: Sequence[Float64[Tensor, " _"]], tables: Mapping[str, Tensor], experts: Sequence[int], counts: Sequence[int]
+) -> list[Float64[Tensor, " _"]]:
+    """The same keys, with the busier half of every layer put behind all others."""
+    if "usage" not in tables:
+        raise RoutingError('rule "counterfactual" needs usage; got none; count it on the rows of the utilities')
+    if wrong := [layer for layer, r in enumerate(counts) if r > experts[layer] // 2]:
+        raise RoutingError(
+            f'rule "counterfactual" chooses among the less used half; got {_named(wrong, counts)}; lower R'
+        )
+    kept = []
+    for key, used in zip(keys, _rows("usage", tables["usage"], experts), strict=True):
+        busier = used.argsort(stable=True)[len(used) // 2 :]
+        kept.append(key.index_fill(0, busier, torch.inf))
+    return kept
 
 
 def _rows(name: str, table: Num[Tensor, "L E"], experts: Sequence[int]) -> list[Float64[Tensor, " _"]]:

@@ -5,14 +5,16 @@ from typing import Any
 
 from expert_condenser.methods.base import Method
 from expert_condenser.methods.bias_only import BiasOnly
-from expert_condenser.methods.condenser import Condenser
+from expert_condenser.methods.condenser import Condenser, CondenserConfig
 from expert_condenser.methods.densemixer import DenseMixer
 from expert_condenser.methods.esft import EsftGate, EsftToken
 from expert_condenser.methods.frozen_router import FrozenRouter
 from expert_condenser.methods.loss_free import LossFree
+from expert_condenser.methods.router_only import RouterOnly
 from expert_condenser.methods.selection_bias import SelectionBiasConfig
 from expert_condenser.methods.sft import Sft
 from expert_condenser.methods.sft_aux import SftAux
+from expert_condenser.methods.smt import Smt
 
 METHODS: dict[str, type[Method]] = {
     "sft": Sft,
@@ -23,6 +25,8 @@ METHODS: dict[str, type[Method]] = {
     "esft_token": EsftToken,
     "esft_gate": EsftGate,
     "densemixer": DenseMixer,
+    "smt": Smt,
+    "router_only": RouterOnly,
     "condenser": Condenser,
 }
 
@@ -31,7 +35,11 @@ MethodConfig: Any = make_dataclass(
     "MethodConfig",
     [(o.name, o.type, field(default=o.default, metadata=o.metadata)) for o in _OPTIONS.values()],
     frozen=True,
-    namespace={"routing": SelectionBiasConfig.routing, "__doc__": "The options of all methods, each its default."},
+    namespace={
+        "routing": SelectionBiasConfig.routing,
+        "condenser_switches": CondenserConfig.condenser_switches,
+        "__doc__": "The options of all methods, each its default.",
+    },
 )
 
 __all__ = ["METHODS", "Method", "MethodConfig"]

@@ -1,11 +1,12 @@
-"""What a method is: a frozen `Config` beside it, its phases, and seven verbs.
+"""What a method is: a frozen `Config` beside it, its phases, and eight verbs.
 
-`calibrate(usage)` if it asks for rows first; `prepare(model)` before the optimizer is made; `step(usage)` once per
-optimizer step; `metrics()` when a step is logged; `artifacts(model)` for a person; `state_dict()` and
-`load_state_dict()` for a resume.
+`calibrate(usage)` and `probe(model, batches)` if it asks for rows first; `prepare(model)` before the optimizer is made;
+`step(usage)` once per optimizer step; `metrics()` when a step is logged; `artifacts(model)` for a person;
+`state_dict()` and `load_state_dict()` for a resume.
 """
 
 from abc import ABC
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
@@ -17,12 +18,16 @@ from expert_condenser.moe.attach import attach
 from expert_condenser.moe.attachment import attachment_of, find_attachment
 from expert_condenser.moe.layers import moe_layers
 from expert_condenser.moe.parameters import ROUTER_MODES, RouterMode, is_adapter, set_router_mode
+from expert_condenser.moe.probe import Batch
 from expert_condenser.moe.usage import Usage
 
 
 @dataclass(frozen=True)
 class Config:
     """The options of a method that has none. Others derive from it, and check themselves in `__post_init__`."""
+
+    variants: ClassVar[tuple[str, ...]] = ()
+    """Options that the help of a method only names."""
 
     @classmethod
     def of(cls, options: Any) -> "Config":
@@ -62,9 +67,11 @@ class Method(ABC):
     """Trainings that the method has, one after the other; the epochs are divided equally among them."""
     default_router: ClassVar[RouterMode] = "train"
     """What becomes of the routers where the option `router` says nothing."""
-    whole_weights: ClassVar[bool] = False
+    whole_weights: bool = False
     """Whether the method works on whole weights only, not on those that FSDP2 or ZeRO-3 split over processes."""
     router_aux_loss_coef: float = 0.0
+    now: tuple[int, int] | None = None
+    """Which optimizer step of how many is about to be acted on, from 1 on; whoever calls `step` may set it."""
 
     def __init__(self, config: Any = None, phase: str | None = None) -> None:
         """`config` is a `Config` of this method, or a `MethodConfig`; `phase` one of `phases`, the first by default."""
@@ -89,12 +96,29 @@ class Method(ABC):
         return None
 
     @property
+    def one_schedule(self) -> bool:
+        """Whether the learning rate runs over all phases once, instead of over each of them."""
+        return False
+
+    def learning_rate_factors(self, model: nn.Module) -> dict[str, float]:
+        """`{parameter name: factor}` of what learns at another rate than `learning_rate`, in a prepared model."""
+        return {}
+
+    @property
     def calibration_rows(self) -> int:
         """Rows of the training data whose usage `calibrate` asks for before the first phase; 0: it is not called."""
         return 0
 
     def calibrate(self, usage: Usage) -> None:  # noqa: B027 - most methods need no data first
         """Take what the base model's experts do on the first `calibration_rows` rows, before `prepare`."""
+
+    @property
+    def probe_rows(self) -> int:
+        """Rows of the training data whose loss `probe` asks for before this phase; 0: it is not called."""
+        return 0
+
+    def probe(self, model: Any, batches: Sequence[Batch]) -> None:  # noqa: B027 - most methods look at no loss first
+        """Take what the loss on the first `probe_rows` rows says about the model, before `prepare`."""
 
     def prepare(self, model: nn.Module) -> None:
         """Make the model ready for this phase, in place, before an optimizer is made for it.
@@ -122,6 +146,15 @@ class Method(ABC):
 
     def step(self, usage: Tensor) -> None:  # noqa: B027 - a method without a step of its own is complete
         """Act on the usage `(L, E)` of one optimizer step, summed over its micro-batches and processes."""
+
+    def clock(self) -> tuple[int, int]:
+        """`now`; raises `TrainingError` where nobody told it."""
+        if self.now is None:
+            raise TrainingError(
+                f"{self.name} with these options goes by the number of steps: train with MethodCallback, or set `now` "
+                "before each step"
+            )
+        return self.now
 
     def metrics(self) -> dict[str, float]:
         """The method's own numbers for the log of this step."""

@@ -5,9 +5,9 @@
    `condense`: go on from phase 1's weights and bias, with the condensers always active.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,79 +15,29 @@ from torch import Tensor, nn
 from expert_condenser.adapters.expert_parts import with_adapter
 from expert_condenser.errors import DataError, RoutingError, TrainingError
 from expert_condenser.files import read_json
-from expert_condenser.functional.allocation import Allocation
 from expert_condenser.functional.bias import usage_direction
 from expert_condenser.functional.concentration import gini
 from expert_condenser.functional.routing import check_condensers
 from expert_condenser.functional.selection import SelectionRule, select_condensers
 from expert_condenser.methods.bias_only import BiasOnly
-from expert_condenser.methods.selection_bias import SelectionBiasConfig
+from expert_condenser.methods.condenser_config import CondenserConfig as CondenserConfig
+from expert_condenser.methods.recycling import rest_of, train_recycled
 from expert_condenser.moe.attach import set_condensers
+from expert_condenser.moe.counterfactual import Utilities, expert_utilities
 from expert_condenser.moe.layers import expert_norms, moe_layers
 from expert_condenser.moe.own_types import condensers_of, selection_biases
+from expert_condenser.moe.parameters import is_adapter, router_trains
+from expert_condenser.moe.probe import Batch
+from expert_condenser.moe.router_rows import RouterRows
 from expert_condenser.moe.state import check_same_routers
 
 FORMAT_VERSION = 1
 """Of condensers.json."""
 CONDENSERS = "condensers.json"
+ROWS = 100
+"""Rows whose loss `condenser_rule: counterfactual` looks at."""
 ROUNDING = 0.05
 """How far, relative to its largest value, float32 may carry a bias off its whole steps: 800,000 steps at 2^-24 each."""
-
-
-@dataclass(frozen=True)
-class CondenserConfig(SelectionBiasConfig):
-    """gamma of both phases, and who becomes a condenser."""
-
-    bias_step_condense: float = field(
-        default=5e-5, metadata={"help": "gamma of phase 2, while the condensers are active."}
-    )
-    num_condensers: Allocation | str = field(
-        default=Allocation((2,)),
-        metadata={
-            "help": "Condensers per layer: '2', thirds of the stack '4/2/0', or 'gini:2' (2 per layer in the mean)."
-        },
-    )
-    condenser_rule: str = field(
-        default="lowest_bias", metadata={"help": f"Who becomes a condenser: {', '.join(get_args(SelectionRule))}."}
-    )
-    condensers_file: str | None = field(
-        default=None, metadata={"help": "condensers.json of another run, for condenser_rule='explicit'."}
-    )
-    one_phase: bool = field(
-        default=False,
-        metadata={"help": "The condensers of condenser_rule='explicit' are active from the start, without phase 1."},
-    )
-    selection_seed: int = field(default=0, metadata={"help": "Seed of condenser_rule='random'."})
-
-    def __post_init__(self) -> None:
-        """Raise `TrainingError` or `RoutingError` on values and combinations that have no meaning."""
-        super().__post_init__()
-        object.__setattr__(self, "num_condensers", Allocation.parse(self.num_condensers))
-        if self.condenser_rule not in get_args(SelectionRule):
-            raise TrainingError(
-                f"condenser_rule is one of {', '.join(get_args(SelectionRule))}; got {self.condenser_rule!r}"
-            )
-        self._check_explicit()
-        if self.selection_seed and self.condenser_rule != "random":
-            raise TrainingError(
-                f"selection_seed is used by condenser_rule 'random' only; got rule {self.condenser_rule!r}"
-            )
-
-    def _check_explicit(self) -> None:
-        if (self.condensers_file is not None) != (self.condenser_rule == "explicit"):
-            raise TrainingError(
-                f"condenser_rule 'explicit' reads condensers_file (a run's condensers.json), and no other rule does; "
-                f"got rule {self.condenser_rule!r} and file {self.condensers_file!r}"
-            )
-        if self.one_phase and self.bias_step != SelectionBiasConfig.bias_step:
-            raise TrainingError("one_phase has phase 2 alone, whose gamma is bias_step_condense; leave bias_step out")
-        if self.one_phase and self.condenser_rule != "explicit":
-            raise TrainingError(
-                "one_phase leaves out the phase from which condensers are chosen, so condenser_rule is 'explicit', "
-                f"with the condensers_file of another run; got {self.condenser_rule!r}"
-            )
-        if self.condensers_file is not None and not Path(self.condensers_file).is_file():
-            raise TrainingError(f"condensers_file is the condensers.json of a run; there is no {self.condensers_file}")
 
 
 class Condenser(BiasOnly):
@@ -103,6 +53,10 @@ class Condenser(BiasOnly):
         super().__init__(config, phase)
         self.usage: Tensor | None = None
         """Usage `(L, E)` over all of phase 1: breaks ties, and chooses under `least_used` and `gini:`."""
+        self.utilities: Utilities | None = None
+        """What `condenser_rule: counterfactual` chooses by."""
+        self.rows = RouterRows() if self.config.condenser_rows_only and self.phase == "condense" else None
+        self.whole_weights = self.rows is not None or self.routing.budget == "recycle"
         self.bias_steps: Tensor | None = None
         """Steps up minus steps down of every bias over phase 1, `(L, E)` int64; None where they are not known."""
 
@@ -116,12 +70,32 @@ class Condenser(BiasOnly):
         """gamma1 in phase 1, gamma2 in phase 2."""
         return self.config.bias_step if self.phase == "sparsify" else self.config.bias_step_condense
 
+    @property
+    def probe_rows(self) -> int:
+        """`counterfactual_rows`, where the condensers are chosen by it."""
+        chooses = self.phase == "condense" and self.config.condenser_rule == "counterfactual"
+        return (self.config.counterfactual_rows or ROWS) if chooses else 0
+
+    def probe(self, model: Any, batches: Sequence[Batch]) -> None:
+        """Find what each expert's presence would do to the loss."""
+        self.utilities = expert_utilities(model, batches)
+
     def prepare(self, model: nn.Module) -> None:
         """Attach the policy; in phase 2 also choose the condensers, unless the model has them already."""
+        if self.routing.budget == "recycle" and any(is_adapter(name) for name, _ in model.named_parameters()):
+            raise TrainingError(
+                "budget 'recycle' adds tensors to the routers, which an adapter does not save: drop one"
+            )
         super().prepare(model)
         self._check_layers()
         if self.phase == "condense" and not any(condensers_of(model).values()):
             set_condensers(model, self.choose(model))
+        if self.config.condenser_rows_only and not router_trains(model, self.layers):
+            raise TrainingError("condenser_rows_only trains rows of the routers, and with an adapter none trains")
+        if self.phase == "condense" and self.routing.budget == "recycle":
+            train_recycled(model, self.layers, self.kappa)
+        if self.rows is not None:
+            self.rows.train(model, self.layers, condensers_of(model))
 
     def step(self, usage: Tensor) -> None:
         """As in `bias_only`; phase 1 also adds up the usage, and the directions of the steps."""
@@ -129,10 +103,27 @@ class Condenser(BiasOnly):
             self._count_steps(usage)
             self.usage = usage.cpu() if self.usage is None else self.usage + usage.cpu()
         super().step(usage)
+        if self.rows is not None:
+            self.rows.restore()
+
+    @property
+    def kappa(self) -> float:
+        """Under `budget: recycle`, the factor on the learning rate of the rest of the model."""
+        factor = self.config.rest_learning_rate_factor
+        return 1.0 if factor is None else factor
+
+    def learning_rate_factors(self, model: nn.Module) -> dict[str, float]:
+        """Under `budget: recycle`, kappa for all that trains but the condensers and their gates."""
+        return {} if self.phase == "sparsify" or self.kappa == 1 else rest_of(model, self.layers, self.kappa)
+
+    @property
+    def one_schedule(self) -> bool:
+        """By the option of this name."""
+        return bool(self.config.one_schedule)
 
     def _count_steps(self, usage: Tensor) -> None:
         biases = torch.stack([layer.router.selection_bias for layer in self.layers])
-        if self.usage is None and not biases.any():
+        if self.usage is None and not biases.any() and self.config.bias_rule is None:
             self.bias_steps = torch.zeros(usage.shape, dtype=torch.int64)
         if self.bias_steps is not None and self.bias_step > 0:
             usage = usage.to(biases.device)  # where the bias itself is moved: masses may round otherwise elsewhere
@@ -144,12 +135,14 @@ class Condenser(BiasOnly):
         """The condensers by the configured rule, from the model's bias and weights and phase 1's usage."""
         rule = cast(SelectionRule, self.config.condenser_rule)
         weighted = self.layers[0].num_weighted  # the last experts may be the identity, which is no condenser
+        usage = self.usage if self.utilities is None else self.utilities.counts
         return select_condensers(
             self._allocation(),
             rule=rule,
             bias=self._ranked_bias(model)[:, :weighted],
-            usage=None if self.usage is None else self.usage[:, :weighted],
+            usage=None if usage is None else usage[:, :weighted],
             norms=self._norms(model)[:, :weighted] if "norm" in rule else None,
+            utility=None if self.utilities is None else self.utilities.utility[:, :weighted],
             seed=self.config.selection_seed,
             explicit=self._explicit() if rule == "explicit" else None,
             num_experts=weighted,
@@ -184,7 +177,7 @@ class Condenser(BiasOnly):
             "format_version": FORMAT_VERSION,
             "rule": self.config.condenser_rule,
             "num_condensers": str(self.config.num_condensers),
-            "ties": "lower usage in phase 1, then lower index",
+            "ties": f"lower usage {'in phase 1' if self.utilities is None else 'on the rows'}, then lower index",
             "layers": [
                 {
                     "layer": index,
@@ -192,12 +185,18 @@ class Condenser(BiasOnly):
                     "condensers": chosen[index],
                     "bias_of_condensers": [round(biases[index, i].item(), 7) for i in chosen[index]],
                     "usage_of_condensers": [usage[index, i].item() for i in chosen[index]],
+                    **self._utilities_of(index),
                     "bias": [round(value, 7) for value in biases[index].tolist()],
                     "usage": usage[index].tolist(),
                 }
                 for index, layer in enumerate(self.layers)
             ],
         }
+
+    def _utilities_of(self, index: int) -> dict[str, Any]:
+        if self.utilities is None:
+            return {}
+        return {"utility": self.utilities.utility[index].tolist(), "rows_usage": self.utilities.counts[index].tolist()}
 
     def state_dict(self) -> dict[str, Any]:
         """Also phase 1's usage and the steps of its bias, from which phase 2 chooses."""
@@ -220,7 +219,7 @@ class Condenser(BiasOnly):
         eligible = layer.num_experts // layer.scoring.num_groups * layer.scoring.groups_kept
         room = layer.top_k - 1 if routing.budget == "shared" else eligible - layer.top_k
         most = min(layer.num_experts - 1, layer.num_weighted)
-        maximum = most if routing.duplicates else min(most, room)
+        maximum = most if routing.duplicates or routing.budget == "recycle" else min(most, room)
         # In phase 1 nothing is counted yet: equal Ginis check the recipe before anything is trained.
         equal = torch.ones(len(self.layers), dtype=torch.float64) if self.phase == "sparsify" else None
         ginis = equal if self.usage is None else gini(self.usage)

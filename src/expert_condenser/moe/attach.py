@@ -10,9 +10,12 @@ from expert_condenser.errors import RoutingError, UnsupportedModelError
 from expert_condenser.functional.routing import RoutingConfig, check_condensers
 from expert_condenser.moe.attachment import attachment_of, find_attachment
 from expert_condenser.moe.backbone import return_backbone
+from expert_condenser.moe.handover import SCORES
 from expert_condenser.moe.hooked import check_forward
 from expert_condenser.moe.layers import MoELayer, decoder_of, family_name, moe_layers
 from expert_condenser.moe.own_types import CondenserModel, adopt, causal_lm, install_policy, own_config, release
+from expert_condenser.moe.parameters import is_adapter
+from expert_condenser.moe.recycled import check_recycling, make_gates
 from expert_condenser.moe.router import clear_policy
 from expert_condenser.moe.saving import check_saveable
 
@@ -38,11 +41,9 @@ def attach(model: nn.Module, config: RoutingConfig | None = None) -> nn.Module:
     for layer in layers:
         check_forward(layer.name, layer.router)
     if config is not None:
-        if config.bias_in_weights and layers[0].rule.correction is not None:
-            raise RoutingError(
-                f"bias_in_weights weighs by the scores of logits + bias; {family_name(model)} has a correction bias of "
-                "its own on its scores, and the method's stays beside that. Leave bias_in_weights out."
-            )
+        _check_weighing(layers[0], config, family_name(model))
+        if config.budget == "recycle":
+            _check_recycling(model, layers)
         for index, count in enumerate(_condensers_per_layer(config, len(layers))):
             _check_fit(index, layers[index], count, config)
     inner = None if config is None else check_saveable(model)
@@ -88,6 +89,8 @@ def set_condensers(model: nn.Module, condensers: Mapping[int, Sequence[int]]) ->
     for index, ids in condensers.items():
         router = layers[index].router
         router.condenser_ids = torch.tensor(list(ids), dtype=torch.int64, device=router.condenser_ids.device)
+        if policy.budget == "recycle":
+            make_gates(router, len(ids))
     if isinstance(inner := causal_lm(model), CondenserModel):
         own_config(model, inner)
         inner.config.condenser["condensers_per_layer"] = [len(layer.router.condenser_ids) for layer in layers]
@@ -130,6 +133,30 @@ def _condensers_per_layer(config: RoutingConfig, num_layers: int) -> list[int]:
     if len(counts) != num_layers:
         raise RoutingError(f"num_condensers has one entry per MoE layer ({num_layers}); got {len(counts)}")
     return counts
+
+
+def _check_weighing(layer: MoELayer, config: RoutingConfig, family: str) -> None:
+    """Raise `RoutingError` where a switch on the gate weights has no meaning in the family."""
+    if config.bias_in_weights and layer.rule.correction is not None:
+        raise RoutingError(
+            f"bias_in_weights weighs by the scores of logits + bias; {family} has a correction bias of its own on its "
+            "scores, and the method's stays beside that. Leave bias_in_weights out."
+        )
+    if config.keeps_mass and layer.rule.handover is SCORES:
+        raise RoutingError(
+            f"condenser_mass and condenser_gate_floor keep the sum of the weights of outputs; {family} weighs the "
+            "inputs of experts. Leave them out."
+        )
+
+
+def _check_recycling(model: nn.Module, layers: Sequence[MoELayer]) -> None:
+    for layer in layers:
+        check_recycling(layer)
+    if any(is_adapter(name) for name, _ in model.named_parameters()):
+        raise RoutingError(
+            "budget 'recycle' adds tensors to the routers, and an adapter does not save them; take one of them, or "
+            "budget 'shared' or 'additive'"
+        )
 
 
 def _check_fit(index: int, layer: MoELayer, count: int, config: RoutingConfig) -> None:

@@ -53,26 +53,43 @@ class LeanMixture(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:  # noqa: D102
         hidden, indices = ctx.saved_tensors
-        dense = inner_products_of(ctx.experts, hidden, gradients[0])
-        if dense is None:
-            device, dtype, enabled = ctx.autocast
-            with torch.autocast(device, dtype=dtype, enabled=enabled):  # as in the experts' forward
-                chunks = torch.split(torch.arange(ctx.num_experts, device=hidden.device), indices.shape[-1])
-                products = [_inner_products(ctx, hidden, gradients[0], chunk) for chunk in chunks]
-            dense = torch.cat(products, dim=-1)
+        device, dtype, enabled = ctx.autocast
+        with torch.autocast(device, dtype=dtype, enabled=enabled):  # as in the experts' forward
+            dense = dense_products(ctx.experts, hidden, gradients[0], ctx.num_experts, indices.shape[-1], ctx.identity)
         return dense.to(ctx.dtype).scatter(-1, indices, 0.0), None, None, None, None
 
 
+def dense_products(
+    experts: Any,
+    hidden: Float[Tensor, "T D"],
+    gradient: Float[Tensor, "T D"],
+    num_experts: int,
+    at_once: int,
+    identity: int | None = None,
+) -> Float[Tensor, "T E"]:
+    """`<E_i(x), dL/dy>` of every token for all experts; `identity` is an expert that is it, where there are such."""
+    dense = inner_products_of(experts, hidden, gradient)
+    if dense is not None:
+        return dense
+    chunks = torch.split(torch.arange(num_experts, device=hidden.device), at_once)
+    products = [_inner_products(experts, hidden, gradient, chunk, identity) for chunk in chunks]
+    return torch.cat(products, dim=-1)
+
+
 def _inner_products(
-    ctx: Any, hidden: Float[Tensor, "T D"], gradient: Float[Tensor, "T D"], ids: Int[Tensor, " C"]
+    experts: Any,
+    hidden: Float[Tensor, "T D"],
+    gradient: Float[Tensor, "T D"],
+    ids: Int[Tensor, " C"],
+    identity: int | None,
 ) -> Float[Tensor, "T C"]:
-    """`<E_i(x), dL/dy>` of every token for the experts `ids`, by one forward of the family's own experts."""
+    """The same for the experts `ids`, by one forward of the family's own experts."""
     rows = hidden.repeat(len(ids), 1)
     slots, weights = ids.repeat_interleave(len(hidden))[:, None], rows.new_ones(len(rows), 1)
-    if ctx.identity is not None:
+    if identity is not None:
         # LongCat's experts fail on a single slot per token; a second one, of the identity with weight 0, costs nothing.
-        slots, weights = (pad(x, (0, 1), value=v) for x, v in ((slots, ctx.identity), (weights, 0.0)))
-    outputs = ctx.experts.forward(rows, slots, weights)
+        slots, weights = (pad(x, (0, 1), value=v) for x, v in ((slots, identity), (weights, 0.0)))
+    outputs = experts.forward(rows, slots, weights)
     return (outputs.view(len(ids), *hidden.shape) * gradient).sum(dim=-1).T
 
 

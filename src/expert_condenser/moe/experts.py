@@ -91,7 +91,7 @@ def experts_of(module: Any) -> Experts:
 
 def with_slices(module: Any, names: Sequence[str], gate: Gate, transposed: bool) -> Experts:
     """The fused weights of these names, and the slices that train in their place where there are any."""
-    if not isinstance(module, SlicedExperts):
+    if not isinstance(module, SlicedExperts) or module.rest_trains:  # then a gradient goes to both
         return Experts(Fused(*(getattr(module, name) for name in names)), gate, transposed)
     read: Any = zip(*map(module.read, names), strict=True)
     weights, slices = (Fused(*tensors) for tensors in read)

@@ -22,6 +22,7 @@ from expert_condenser.moe.attachment import Attachment
 from expert_condenser.moe.backbone import lend_backbone
 from expert_condenser.moe.families import FAMILIES
 from expert_condenser.moe.layers import MODEL_TYPE_PREFIX, decoder_of, family_name, moe_layers
+from expert_condenser.moe.recycled import install_recycling, make_gates
 from expert_condenser.moe.router import set_policy
 from expert_condenser.moe.state import check_layers, check_saved_ids, make_section, read_section
 
@@ -120,6 +121,8 @@ def install_policy(model: nn.Module, policy: RoutingConfig | None) -> None:
     lend_backbone(causal_lm(model), decoder)
     for layer in layers:
         set_policy(layer.router, layer.rule, attachment)
+        if policy is not None and policy.budget == "recycle":
+            install_recycling(layer)
 
 
 def make_room(model: nn.Module, condensers_per_layer: Sequence[int]) -> None:
@@ -129,6 +132,8 @@ def make_room(model: nn.Module, condensers_per_layer: Sequence[int]) -> None:
     """
     for layer, count in zip(moe_layers(model), condensers_per_layer, strict=True):
         layer.router.condenser_ids = layer.router.condenser_ids.new_full((count,), layer.num_experts)
+        if layer.router.policy.budget == "recycle":
+            make_gates(layer.router, count)
 
 
 @cache

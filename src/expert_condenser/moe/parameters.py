@@ -16,6 +16,7 @@ ROUTER_MODES: tuple[str, ...] = get_args(RouterMode)
 _ATTENTION = re.compile(r"attn|attention|mixer|mamba|conv")
 _SHARED = re.compile(r"\.(shared_experts?|shared_expert_gate|shared_mlp)\.")
 _CORRECTION = re.compile(r"\.(expert_bias|e_score_correction_bias)$")
+_PART = re.compile(r"\.trained_slices\.|\.trained_blocks$")
 _OTHER_TOWERS = re.compile(r"vision|visual|audio|projector")
 
 
@@ -36,14 +37,14 @@ def parameter_groups(model: nn.Module, layers: Sequence[MoELayer]) -> dict[str, 
 def count_trainable(model: nn.Module, layers: Sequence[MoELayer]) -> dict[Group, Count]:
     """How many parameters each group has, and how many of them train; groups without any are left out.
 
-    ESFT's slices train in the place of a part of a fused weight: they do not add to the total.
+    ESFT's slices and SMT's blocks train in the place of a part of a weight: they do not add to the total.
     """
     groups = parameter_groups(model, layers)
     counts: dict[Group, Count] = {}
     for group in get_args(Group):
         own = [(name, p) for name, p in model.named_parameters() if groups[name] == group]
         if own:
-            total = sum(p.numel() for name, p in own if ".trained_slices." not in name)
+            total = sum(p.numel() for name, p in own if not _PART.search(name))
             counts[group] = Count(total, sum(p.numel() for _, p in own if p.requires_grad))
     return counts
 

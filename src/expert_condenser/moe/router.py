@@ -20,6 +20,7 @@ from expert_condenser.moe.counting import Counter, count_choice
 from expert_condenser.moe.dense_mixture import mix, remove_mixture
 from expert_condenser.moe.handover import Choice
 from expert_condenser.moe.hooked import computes_on, swap_class
+from expert_condenser.moe.recycled import remove_recycling
 from expert_condenser.moe.rule import Rule
 from expert_condenser.moe.state import STATE, check_router_state
 
@@ -203,6 +204,8 @@ def clear_policy(router: Any) -> None:
     """Turn a `PolicyRouter` back into the plain router that it was."""
     remove_mixture(router)
     if router.policy is not None:
+        if router.policy.budget == "recycle":
+            remove_recycling(router)
         del router.selection_bias, router.condenser_ids
     for name in ("rule", "scoring", "attachment", "counter"):
         delattr(router, name)

@@ -29,12 +29,17 @@ class WriteSlices(torch.autograd.Function):
         return fused.data
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:  # noqa: D102
-        return gradients[0][ctx.saved_tensors[0]], None, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None]:  # noqa: D102
+        (ids,) = ctx.saved_tensors
+        rest = gradients[0].index_fill(0, ids, 0.0) if ctx.needs_input_grad[1] else None
+        return gradients[0][ids], rest, None
 
 
 class SlicedExperts(nn.Module):
     """Mixed into a family's experts class: reading a fused weight gives the one with the slices."""
+
+    rest_trains: bool
+    """Whether the fused weights train as well, outside of the slices."""
 
     def ids(self) -> tuple[int, ...]:
         """The experts that train, ascending."""
@@ -56,23 +61,26 @@ class SlicedExperts(nn.Module):
 
 
 def fused_weight(experts: Any, name: str) -> nn.Parameter:
-    """The frozen weight `(E, ...)` itself, whatever slices train beside it."""
+    """The weight itself, such as `(E, ...)` of experts, whatever parts of it train beside it."""
     # The name as an attribute is our property, which writes the slices in; `get_parameter` would read that one too.
     weight: nn.Parameter = experts._parameters[name]
     return weight
 
 
-def train_slices(layer: MoELayer, ids: Sequence[int]) -> None:
+def train_slices(layer: MoELayer, ids: Sequence[int], *, rest: bool = False) -> None:
     """Freeze the experts of a layer except `ids`, which train as slices; in place.
+
+    With `rest` the others train too, as the fused weights: two sets of parameters, for two learning rates.
 
     Raises `TrainingError` on ids out of range or given twice, and where the experts are not fused weights.
     """
     experts: Any = layer.experts
     _check(layer, ids)
     names = fused_names(layer)
-    experts.requires_grad_(False)
+    experts.requires_grad_(rest)
     if not ids:
         return
+    experts.rest_trains = rest
     experts.__class__ = _sliced_class(experts.__class__, names)
     first = fused_weight(experts, names[0])
     trained = torch.tensor(sorted(ids), dtype=torch.int64, device=first.device)

@@ -98,6 +98,7 @@ class MethodCallback(TrainerCallback):
             return
         by_mass = getattr(self.attachment.policy, "usage", "count") == "mass"
         self.steps += 1
+        self.method.now = state.global_step + 1, state.max_steps
         self.method.step(self.last.mass if by_mass else self.last.counts)
         self._interval = self.last.counts if self._interval is None else self._interval + self.last.counts
 

@@ -20,6 +20,7 @@ from expert_condenser.moe.parameters import count_trainable
 from expert_condenser.training.auxiliary import check_auxiliary_gradient
 from expert_condenser.training.calibrate import usage_on_rows
 from expert_condenser.training.folder import RunFolder
+from expert_condenser.training.probe import batches_of_rows
 from expert_condenser.training.recipe import Recipe
 from expert_condenser.training.rows import TrainingRows
 
@@ -58,6 +59,10 @@ def _prepare(prepared: Prepared, recipe: Recipe, rows: TrainingRows) -> Prepared
         method.calibrate(
             usage_on_rows(model, rows.tokenizer, rows.train, method.calibration_rows, recipe.trainer.max_length)
         )
+    if method.probe_rows:
+        model.to(recipe.device)
+        length = recipe.trainer.max_length
+        method.probe(model, batches_of_rows(rows.train, method.probe_rows, length, recipe.device))
     method.prepare(model)
     if method.router_aux_loss_coef:
         check_auxiliary_gradient(model, method.layers)

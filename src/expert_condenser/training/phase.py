@@ -20,6 +20,7 @@ from expert_condenser.training.model import Prepared, trainable_counts
 from expert_condenser.training.recipe import Recipe
 from expert_condenser.training.recorder import RunRecorder
 from expert_condenser.training.rows import TrainingRows
+from expert_condenser.training.schedule import WHOLE, Stretch
 from expert_condenser.training.sft_options import TrainerConfig
 from expert_condenser.training.trainer import StrictSFTTrainer
 
@@ -73,12 +74,21 @@ def make_trainer(
         processing_class=rows.tokenizer,
         callbacks=[*callbacks],
         router_learning_rate_factor=recipe.run.router_learning_rate_factor,
+        learning_rate_factors=method.learning_rate_factors(model),
+        stretch=_stretch(recipe, method),
     )
     for shown in (PrinterCallback, ProgressCallback):  # a library prints nothing; the command line has its own
         trainer.remove_callback(shown)
     # The method's numbers are added to a log entry before the recorder and the trackers see it.
     trainer.callback_handler.callbacks.sort(key=lambda item: not isinstance(item, MethodCallback))
     return trainer
+
+
+def _stretch(recipe: Recipe, method: Method) -> Stretch:
+    """The phase's part of the schedule: a schedule of its own, unless the method has one for all phases."""
+    if not method.one_schedule:
+        return WHOLE
+    return Stretch(recipe.phases.index(method.phase), len(recipe.phases))
 
 
 def phase_arguments(recipe: Recipe, method: Method) -> TrainerConfig:

@@ -1,7 +1,10 @@
-"""TRL's trainer with four differences: a loss that is not finite stops it, it evaluates the nll alone, a resumed run
-finds the order of rows grouped by length again, and the routers may learn at a rate of their own.
+"""TRL's trainer with five differences: a loss that is not finite stops it, it evaluates the nll alone, a resumed run
+finds the order of rows grouped by length again, the routers may learn at a rate of their own, and phases may share one
+learning-rate schedule.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -13,6 +16,7 @@ from expert_condenser.errors import FailedRunError, TrainingError
 from expert_condenser.moe.layers import moe_layers
 from expert_condenser.moe.parameters import parameter_groups
 from expert_condenser.training.refusals import refusals_named
+from expert_condenser.training.schedule import WHOLE, Stretch, continued
 
 
 class SeededLengthSampler(LengthGroupedSampler):
@@ -53,13 +57,37 @@ def split_router_groups(optimizer: torch.optim.Optimizer, model: Any, factor: fl
         optimizer.add_param_group(group)
 
 
+def split_by_factor(optimizer: torch.optim.Optimizer, model: Any, factors: Mapping[str, float]) -> None:
+    """Give the named parameters groups with their factor times the rate of the group that they are in."""
+    factor_of = {id(p): factors[name] for name, p in model.named_parameters() if name in factors}
+    found = []
+    for group in optimizer.param_groups:
+        parameters = group["params"]
+        for factor in sorted({factor_of.get(id(p), 1.0) for p in parameters}):
+            own = [p for p in parameters if factor_of.get(id(p), 1.0) == factor]
+            found.append({**group, "params": own, "lr": factor * group["lr"]})
+    optimizer.param_groups.clear()
+    for group in found:
+        optimizer.add_param_group(group)
+
+
 class StrictSFTTrainer(SFTTrainer):
     """The trainer of every run."""
 
     aux_loss_enabled: bool
+    lr_scheduler: torch.optim.lr_scheduler.LRScheduler | None
 
-    def __init__(self, *args: Any, router_learning_rate_factor: float = 1.0, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        router_learning_rate_factor: float = 1.0,
+        learning_rate_factors: Mapping[str, float] = MappingProxyType({}),
+        stretch: Stretch = WHOLE,
+        **kwargs: Any,
+    ) -> None:
+        self.learning_rate_factors = learning_rate_factors
         self.router_learning_rate_factor = router_learning_rate_factor
+        self.stretch = stretch
         with refusals_named():
             super().__init__(*args, **kwargs)
 
@@ -76,12 +104,21 @@ class StrictSFTTrainer(SFTTrainer):
             optimizer: torch.optim.Optimizer = super().create_optimizer(*args, **kwargs)
         if self.router_learning_rate_factor != 1.0:
             split_router_groups(optimizer, self.model, self.router_learning_rate_factor)
+        if self.learning_rate_factors:
+            split_by_factor(optimizer, self.model, self.learning_rate_factors)
         return optimizer
 
-    def create_scheduler(self, *args: Any, **kwargs: Any) -> torch.optim.lr_scheduler.LRScheduler:
-        """As in transformers."""
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> torch.optim.lr_scheduler.LRScheduler:
+        """As in transformers; of several phases that share a schedule, the part of this one."""
+        known: torch.optim.lr_scheduler.LRScheduler | None = self.lr_scheduler
+        if known is not None:  # transformers asks more than once
+            return known
         with refusals_named():
-            scheduler: torch.optim.lr_scheduler.LRScheduler = super().create_scheduler(*args, **kwargs)
+            made = super().create_scheduler(num_training_steps * self.stretch.phases, optimizer)
+        scheduler: torch.optim.lr_scheduler.LRScheduler = made
+        if self.stretch.phases > 1:
+            scheduler = continued(scheduler, optimizer or self.optimizer, num_training_steps * self.stretch.position)
+            self.lr_scheduler = scheduler
         return scheduler
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
