@@ -1,55 +1,57 @@
 """What to change first where a training does not fit: what saves most for little cost, with the bytes that it saves."""
 
+from collections.abc import Mapping
+
 from expert_condenser.planning.engines import ENGINES
 from expert_condenser.planning.optimizers import state_bytes
-from expert_condenser.planning.plan import Plan, Planner
+from expert_condenser.planning.planner import Outlook, Planner
 from expert_condenser.planning.units import shown
 
+_SMALL = "adamw_8bit"
 
-def advise(planner: Planner, plan: Plan) -> list[str]:
+
+def advise(planner: Planner, engines: Mapping[str, Outlook]) -> list[str]:
     """One sentence per change, in the order in which to try them; where it fits, on which engines."""
-    usable = {name: outlook for name, outlook in plan.engines.items() if outlook.refused is None}
+    usable = {name: outlook for name, outlook in engines.items() if outlook.refused is None}
     fitting = [name for name, outlook in usable.items() if outlook.fits]
     if fitting:
-        return [f"it fits on {', '.join(fitting)}; the first of them communicates least"]
-    engine = min(usable, key=lambda name: usable[name].kept.total)
+        return [f"it fits on {', '.join(fitting)}"]
+    name = min(usable, key=lambda name: usable[name].kept.total)
+    lacking = usable[name].kept.total - planner.machine.memory
     return [
-        f"nothing fits: the smallest is {engine}, {shown(usable[engine].kept.total)} of {shown(plan.machine.memory)}",
-        *_of_activations(planner, plan, engine),
-        *_of_weights(planner, plan, engine),
-        f"take more devices than {plan.machine.devices}: engines that split the model divide what they keep",
+        f"it fits on no engine; the least is {name}, {shown(lacking)} more than there are",
+        *_of_activations(planner, name, usable[name]),
+        *_of_weights(planner, usable[name]),
+        f"more than {planner.machine.devices} devices: engines that split a model divide what they keep of it",
     ]
 
 
-def _of_activations(planner: Planner, plan: Plan, engine: str) -> list[str]:
+def _of_activations(planner: Planner, name: str, outlook: Outlook) -> list[str]:
     advice = []
-    now = plan.engines[engine].kept
     if not planner.checkpoints:
-        other = planner.outlook(ENGINES[engine], checkpointing=True).kept
+        saved = outlook.kept.total - planner.outlook(ENGINES[name], checkpointing=True).kept.total
+        advice.append(f"gradient_checkpointing true saves {shown(saved)}, for a third more computing")
+    grows = outlook.kept.device["activations"] + outlook.kept.device["logits"]
+    rows = planner.batch.rows
+    if rows > 1:
         advice.append(
-            f"gradient_checkpointing true saves {shown(now.total - other.total)}, for a third more computing"
+            f"per_device_train_batch_size 1 saves about {shown(grows - grows // rows)}; gradient_accumulation_steps "
+            f"times {rows} keeps the batch"
         )
-    grows = now.device["activations"]
-    if planner.batch.rows > 1:
-        advice.append(
-            f"per_device_train_batch_size 1 saves about {shown(grows - grows // planner.batch.rows)}; raise "
-            "gradient_accumulation_steps by the same factor"
-        )
-    advice.append(f"half of max_length ({planner.batch.length // 2}) saves about {shown(grows // 2)}")
+    advice.append(f"max_length {planner.batch.length // 2} saves about {shown(grows // 2)}")
     return advice
 
 
-def _of_weights(planner: Planner, plan: Plan, engine: str) -> list[str]:
-    if planner.recipe.adapter.lora is not None:
-        return []
-    kept = plan.engines[engine].kept.device
+def _of_weights(planner: Planner, outlook: Outlook) -> list[str]:
+    kept = outlook.kept.device
     learnt = kept["gradients"] + kept["optimizer"] + kept["master_weights"]
-    advice = [f"lora attention+experts, or method esft_gate, saves most of {shown(learnt)}"] if learnt else []
-    optimizer = planner.setting().optimizer
-    if kept["optimizer"] and "bit" not in optimizer:
-        whole = state_bytes(optimizer, planner.sizes.weights)
-        small = state_bytes("adamw_8bit", planner.sizes.weights)
-        if small < whole:
-            saved = round(kept["optimizer"] * (1 - small / whole))
-            advice.append(f"optim adamw_8bit (bitsandbytes) saves {shown(saved)}")
+    if not learnt:
+        return []
+    advice = []
+    if planner.recipe.adapter.lora is None:
+        advice.append(f"lora attention+experts, or method esft_gate, saves most of {shown(learnt)}")
+    weights, optimizer = planner.sizes.weights, planner.setting().optimizer
+    share = state_bytes(_SMALL, weights) / max(state_bytes(optimizer, weights), 1)
+    if share < 1:
+        advice.append(f"optim {_SMALL} (bitsandbytes) saves {shown(kept['optimizer'] * (1 - share))}")
     return advice

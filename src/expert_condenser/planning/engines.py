@@ -120,7 +120,9 @@ def kept_by(engine: Engine, sizes: Sizes, trace: Trace, setting: Setting) -> Kep
     items |= _on_top(trace, items["gradients"])
     items["buffers"] = sizes.buffers + trace.scratch
     items["communication"] = _communication(engine, sizes, setting, gradients)
-    return Kept({name: items[name] for name in ITEMS}, waiting, _words(engine, setting, sizes, stored, trained, masters))
+    return Kept(
+        {name: items[name] for name in ITEMS}, waiting, _words(engine, setting, sizes, stored, trained, masters)
+    )
 
 
 def _on_top(trace: Trace, gradients: int) -> dict[str, int]:

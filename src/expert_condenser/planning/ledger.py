@@ -10,8 +10,9 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
+
+# The one way to see what every operation makes, those of the backward pass included; torch's own trackers use it.
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 GRADIENTS, ACTIVATIONS, LOGITS = "gradients", "activations", "logits"
 
@@ -24,24 +25,25 @@ class Moment(NamedTuple):
     logits: int
 
 
-class Ledger(TorchDispatchMode):  # torch has no public class that sees what every operation makes
+class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes what is live while it is entered; `phase` is what new tensors are counted as."""
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.phase = ACTIVATIONS
         self.held: Counter[str] = Counter()
         self._live: dict[int, tuple[str, int, Any]] = {}
         self._highest: dict[int, Moment] = {}
-        self._model = {key_of(tensor) for tensor in (*model.parameters(), *model.buffers())}
+        # With the tensors: the address of one that is gone would be another's.
+        self._model = {key_of(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
         for parameter in model.parameters():
             if parameter.requires_grad:
-                parameter.register_post_accumulate_grad_hook(self._note_gradient)
+                parameter.register_post_accumulate_grad_hook(self._note_gradient)  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operation, and note the tensors that it made."""
         result = func(*args, **(kwargs or {}))
-        for value in tree_leaves(result):
+        for value in result if isinstance(result, tuple | list) else (result,):
             if isinstance(value, Tensor):
                 self._add(value)
         return result
@@ -61,6 +63,9 @@ class Ledger(TorchDispatchMode):  # torch has no public class that sees what eve
         size = storage.nbytes()
         self._live[key] = (self.phase, size, weakref.ref(storage, partial(self._drop, key)))
         self.held[self.phase] += size
+        self._note()
+
+    def _note(self) -> None:
         now = Moment(self.held[GRADIENTS], self.held[ACTIVATIONS], self.held[LOGITS])
         before = self._highest.get(now.gradients)
         if before is None or sum(now) > sum(before):
@@ -77,6 +82,7 @@ class Ledger(TorchDispatchMode):  # torch has no public class that sees what eve
         self._live[key] = (GRADIENTS, size, reference)
         self.held[phase] -= size
         self.held[GRADIENTS] += size
+        self._note()
 
 
 def key_of(tensor: Tensor) -> int:

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -41,11 +42,20 @@ def without_data() -> Iterator[None]:
     level = logging.get_verbosity()
     logging.set_verbosity_error()  # what a library says of a model that nobody trains
     try:
-        with FakeTensorMode(allow_non_fake_inputs=True), warnings.catch_warnings():
+        with (
+            FakeTensorMode(allow_non_fake_inputs=True),
+            patch.object(torch.utils, "swap_tensors", _take_over),
+            warnings.catch_warnings(),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:
         logging.set_verbosity(level)
+
+
+def _take_over(old: torch.Tensor, new: torch.Tensor) -> None:
+    """What `Module.to` does with tensors without data. torch's own way refuses any tensor that others know."""
+    old.data = new.data
 
 
 def build(
@@ -69,14 +79,14 @@ def build(
     method = recipe.new_method()
     if recipe.adapter.lora is not None:
         model = add_adapter(model, recipe.adapter, recipe.adapter_targets, method.routing)
-    _choose_experts(model, method, share)
+    choose_experts(model, method, share)
     method.prepare(model)
     if method.router_aux_loss_coef:
         lend_fields(model.config.get_text_config(), method.layers)
     return model.train(), method
 
 
-def _choose_experts(model: Any, method: Method, share: float | None) -> None:
+def choose_experts(model: Any, method: Method, share: float | None) -> None:
     """Of a method that asks for data to choose experts by: the first ones of every layer, as many as it may take."""
     if not method.calibration_rows:
         return

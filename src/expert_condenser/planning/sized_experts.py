@@ -3,7 +3,7 @@
 Who chose whom is not known without data; every expert is given an equal share of the tokens.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -13,10 +13,9 @@ from torch import Tensor
 from transformers.integrations import moe as stock
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
-from expert_condenser.kernels import buffers
-from expert_condenser.kernels.buffers import scratch
+from expert_condenser.kernels.buffers import scratch, scratch_apart
 from expert_condenser.kernels.sorted_experts import compute_dtype
-from expert_condenser.moe.experts import NAME, RECOMPUTE, sorted_mm_experts_forward
+from expert_condenser.moe.experts import NAME, RECOMPUTE, is_exact_for, sorted_mm_experts_forward
 from expert_condenser.moe.slices import SLICES, SlicedExperts, fused_weight
 
 _OTHERS = ("eager", "deepgemm", "sonicmoe")
@@ -33,33 +32,27 @@ def planned_implementation(name: str | None, device: str) -> str:
 
 
 @contextmanager
-def sized_experts() -> Iterator[None]:
-    """Within it, our implementations and `grouped_mm` run on tensors that have a shape and no data."""
+def sized_experts() -> Iterator[Callable[[], int]]:
+    """Within it, our implementations and `grouped_mm` run on tensors that have a shape and no data.
+
+    Yields a count of the bytes that the experts keep for their next call.
+    """
     ours = {NAME: _forward(False), RECOMPUTE: _forward(True)}
     kept = {name: ALL_EXPERTS_FUNCTIONS[name] for name in ours}
-    held = dict(buffers._scratch.__dict__)  # of real tensors; those of the plan are dropped with it
-    buffers._scratch.__dict__.clear()
     for name, function in ours.items():
         ALL_EXPERTS_FUNCTIONS.register(name, function)
     try:
         # torch has the shapes of its grouped product in bfloat16 only; transformers' own has those of all dtypes.
-        with patch.object(stock, "_can_use_grouped_mm", lambda *_: False):
-            yield
+        with patch.object(stock, "_can_use_grouped_mm", lambda *_: False), scratch_apart() as kept_bytes:
+            yield kept_bytes
     finally:
         for name, function in kept.items():
             ALL_EXPERTS_FUNCTIONS.register(name, function)
-        buffers._scratch.__dict__.clear()
-        buffers._scratch.__dict__.update(held)
-
-
-def scratch_bytes() -> int:
-    """What the experts keep for their next call, while `sized_experts` is entered."""
-    return sum(tensor.numel() for tensor in buffers._scratch.__dict__.values())
 
 
 def _forward(recompute: bool) -> Any:
     def forward(module: Any, hidden: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
-        if module._is_expert_parallel or module.has_post_expert_norm:  # as the real one
+        if not is_exact_for(module, hidden):
             return sorted_mm_experts_forward(module, hidden, indices, weights)
         fused, trained = _weights(module)
         width = fused[0].shape[2 if module.is_transposed else 1]

@@ -13,7 +13,7 @@ from trl.trainer.utils import add_fused_lm_head
 from expert_condenser.methods import Method
 from expert_condenser.moe.layers import decoder_of, moe_layers
 from expert_condenser.planning.ledger import ACTIVATIONS, LOGITS, Ledger, Moment
-from expert_condenser.planning.sized_experts import scratch_bytes, sized_experts
+from expert_condenser.planning.sized_experts import sized_experts
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Trace:
     """Memory that the experts keep from layer to layer; it is in the moments, too."""
 
     def peak(self, share: float = 1.0) -> Moment:
-        """The highest moment where a device keeps this share of the gradients; of equal ones, that of most gradients."""
+        """The highest moment where a device keeps this share of the gradients; of equal ones, the one with most."""
         scaled = [moment._replace(gradients=round(share * moment.gradients)) for moment in self.moments]
         return max(scaled, key=lambda moment: (sum(moment), moment.gradients))
 
@@ -58,12 +58,12 @@ def trace(model: Any, method: Method, batch: Batch, *, checkpointing: dict[str, 
             base.enable_input_require_grads()
     ledger = Ledger(model)
     decoder_of(model, moe_layers(model)).register_forward_hook(lambda *call: _head_begins(ledger, call[2]))
-    with sized_experts(), ledger:
+    with sized_experts() as kept_bytes, ledger:
         for _ in range(min(batch.accumulation, 2)):  # from the second on, the gradients are there throughout
             ledger.forget()
             ledger.phase = ACTIVATIONS
             _micro_batch(model, batch, auxiliary=bool(method.router_aux_loss_coef))
-        return Trace(tuple(ledger.moments()), scratch_bytes())
+        return Trace(tuple(ledger.moments()), kept_bytes())
 
 
 def _micro_batch(model: Any, batch: Batch, *, auxiliary: bool) -> None:
