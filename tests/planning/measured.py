@@ -8,6 +8,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -162,12 +163,14 @@ class Tracked(TrainerCallback):
     def __init__(self) -> None:
         self.tracker = Tracker()
         self.before_step: dict[str, int] = {}
+        self.entered = False
 
     def on_step_end(self, args, state, control, model=None, optimizer=None, **kwargs):
         if state.global_step == 1:
             release()  # scratch of the first step, which the tracker has not seen
             self.tracker.track_external(model, optimizer.optimizer)
             self.tracker.__enter__()
+            self.entered = True
 
     def on_substep_end(self, args, state, control, **kwargs):
         self.tracker.reset_mod_stats()  # it takes one forward of the model for all
@@ -177,7 +180,13 @@ class Tracked(TrainerCallback):
             self.before_step = snapshot(self.tracker, "current")
 
     def on_train_end(self, args, state, control, **kwargs):
-        self.tracker.__exit__(None, None, None)
+        self.close()
+
+    def close(self) -> None:
+        """Take the tracker's hooks off, which are on every module of the process."""
+        if self.entered:
+            self.entered = False
+            self.tracker.__exit__(None, None, None)
 
 
 def snapshot(tracker: MemTracker, moment: str) -> dict[str, int]:
@@ -223,7 +232,12 @@ def real_model(recipe: Recipe):
 def measure(case: Case, folder: Path) -> dict[str, int]:
     """Bytes of one process by torch's tracker: the whole at its peak, and what lasts."""
     recipe, tracked = case.recipe(folder), Tracked()
-    train_case(recipe, case.length, [tracked])
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the tracker's, of modules that it knows no more
+            train_case(recipe, case.length, [tracked])
+    finally:
+        tracked.close()
     peak = snapshot(tracked.tracker, "peak")
     lasting = tracked.before_step
     return {

@@ -1,4 +1,4 @@
-"""The plan against a real step, measured by torch's own tracker: `python -m tests.planning.measured` prints them all."""
+"""The plan against a real step, measured by torch's own tracker; all of them: `python -m tests.planning.measured`."""
 
 import pytest
 
@@ -39,7 +39,7 @@ def test_control_another_training_takes_something_else():
         Case("olmoe", "sft", length=256, rows=2),
         Case("olmoe", "sft", length=128, rows=2, options={"experts_implementation": "grouped_mm"}),
     ):
-        assert abs(in_folder(planned, changed)["step"] / plan["step"] - 1) > 0.1
+        assert abs(in_folder(planned, changed)["step"] / plan["step"] - 1) > 0.09
     esft = in_folder(planned, Case("olmoe", "esft_gate", length=128, rows=2))
     assert esft["gradients"] < 0.3 * plan["gradients"]
 

@@ -19,7 +19,7 @@ from tests.finetune import PLAIN
 def folder(tmp_path_factory):
     """A config, and no weights."""
     path = tmp_path_factory.mktemp("model")
-    tiny_config("olmoe").save_pretrained(path)
+    tiny_config("olmoe", num_hidden_layers=2).save_pretrained(path)
     return path
 
 
@@ -143,7 +143,7 @@ def test_a_model_without_a_config_is_named(tmp_path):
 
 
 def test_a_machine_has_devices_memory_and_a_rate():
-    for wrong in ({"devices": 0}, {"memory": 0}, {"flops": 0}, {"utilisation": 1.5}, {"price": -1}):
+    for wrong in ({"devices": 0}, {"memory": 0}, {"flops": 0.0}, {"utilisation": 1.5}, {"price": -1.0}):
         with pytest.raises(PlanError):
             Machine(**wrong)
 

@@ -15,7 +15,7 @@ def bytes_of(text: str) -> int:
     return round(float(found[1]) * _FACTORS[found[2] or ""])
 
 
-def shown(count: float) -> str:
+def shown(count: int | float) -> str:
     """`12.3 GB`."""
     for unit, factor in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6)):
         if abs(count) >= factor:
