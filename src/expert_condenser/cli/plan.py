@@ -1,6 +1,7 @@
 """`condenser plan --model NAME_OR_DIR --method M --devices N --memory 80GB`: what a training needs, from its config."""
 
 from argparse import ArgumentTypeError
+from dataclasses import fields
 from typing import Any
 
 from rich.console import Console
@@ -8,7 +9,8 @@ from rich.table import Table
 
 from expert_condenser.cli.console import put_json, quiet_libraries
 from expert_condenser.cli.parsing import Parser, positive
-from expert_condenser.names import canonical
+from expert_condenser.errors import UsageError
+from expert_condenser.names import HINTS, canonical, unknown
 
 _DESCRIPTION = (
     "Bytes per device on every engine, what fits, what to change first, time and cost. Reads the model's config, no "
@@ -28,6 +30,7 @@ def run(words: list[str]) -> None:
     """Show the plan of a recipe."""
     own, rest = _divided(words)
     options = _parser().read(own)
+    _check_names(rest)
     import torch
 
     from expert_condenser.planning.plan import make_plan
@@ -71,6 +74,19 @@ def _divided(words: list[str]) -> tuple[list[str], list[str]]:
             taking = own if name.lstrip("-") in (*_OWN, "help", "h") else rest
         taking.append(word)
     return own, rest
+
+
+def _check_names(words: list[str]) -> None:
+    """Raise `UsageError` on a flag that is neither the plan's nor of a recipe of any method."""
+    from expert_condenser.methods import METHODS
+    from expert_condenser.training.recipe import option_kinds
+
+    kinds = [kind for method in METHODS for kind in option_kinds(method).values()]
+    known = {"config", "verbosity", *_OWN, *(option.name for kind in kinds for option in fields(kind))}
+    for word in words:
+        name = canonical(word.partition("=")[0])
+        if word.startswith("--") and name not in known and name.removeprefix("no_") not in known:
+            raise UsageError(HINTS.get(name) or unknown("flag", name, sorted(known)))
 
 
 def _share(text: str) -> float:
