@@ -252,10 +252,12 @@ def measure(case: Case, folder: Path) -> dict[str, int]:
 def resident_growth(case: Case) -> int:
     """Bytes that resident memory grows by, from before the model to the peak of its training; in a process of its own.
 
-    A small training comes first: what libraries load and keep is not the case's.
+    A small training comes first: what libraries load and keep is not the case's. glibc gives large blocks back at once,
+    as it does at first; later it keeps what was freed, in pieces, which is no memory that a training needs.
     """
     code = f"from tests.planning import measured as m; m.report_growth(m.RESIDENT[{RESIDENT.index(case)}])"
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(1 << 17)}
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment)
     return int(done.stdout.splitlines()[-1])
 
 
