@@ -115,6 +115,12 @@ SLOW = (
         "80 s: ten families; fast are three that differ most",
     ),
     Slow(
+        "planning/test_traced_families.py",
+        r".*\[",
+        r"\[(olmoe|deepseek_v3|gpt_oss|dbrx)\]",
+        "150 s: every family; fast are three, and one that is refused",
+    ),
+    Slow(
         "moe/test_experts.py",
         r".*\[",
         r"\b(olmoe|deepseek_v3|gpt_oss)\b",

@@ -12,6 +12,8 @@ from accelerate.hooks import AlignDevicesHook, add_hook_to_module, remove_hook_f
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.lora import LoraModel
 from torch import nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, OlmoeConfig, OlmoeForCausalLM
@@ -33,6 +35,8 @@ USES = {
     "_apply": (nn.Module, "moe/router.py"),
     "_apply_gate": (type(moe_layers(tiny_model())[0].experts), "moe/experts.py"),
     "_can_set_attn_implementation": (transformers.PreTrainedModel, "moe/own_types.py"),
+    "_can_use_grouped_mm": (transformers.integrations.moe, "planning/sized_experts.py"),
+    "_cdata": (None, "planning/ledger.py"),
     "_can_set_experts_implementation": (transformers.PreTrainedModel, "moe/own_types.py"),
     "_current_graph_task_id": (torch._C, "moe/counting.py"),
     "_default_apply_gate": (transformers.integrations.moe, "moe/experts.py"),
@@ -50,7 +54,9 @@ USES = {
     "_model_mapping": (AutoModelForCausalLM, "moe/own_types.py"),
     "_old_forward": (None, "moe/hooked.py"),
     "_parameters": (None, "moe/slices.py"),
+    "_python_dispatch": (torch.utils, "planning/ledger.py"),
     "_remap_adapter_state_dict_for_load": (LoraModel, "adapters/peft_type.py"),
+    "_subclasses": (torch, "planning/model.py"),
 }
 """Name -> what has it (None: instances alone, each looked at in its test), and the file that uses it."""
 
@@ -122,6 +128,43 @@ def test_apply():
         assert len(called) == number, "_apply"
     outer.train(), outer.requires_grad_(False)
     assert len(called) == len(ways), "and nothing else does"
+
+
+def test_cdata():
+    """One number per storage: the same for a view, another for a copy, also of tensors without data."""
+    with FakeTensorMode():
+        without_data = torch.ones(4)
+        for tensor in (torch.ones(4), without_data):
+            number = tensor.untyped_storage()._cdata
+            assert isinstance(number, int)
+            assert tensor[1:].untyped_storage()._cdata == number, "_cdata"
+            assert tensor.clone().untyped_storage()._cdata != number
+
+
+def test_python_dispatch():
+    """A mode sees every operation with its results, those of the backward pass too."""
+    seen = []
+
+    class Recorder(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            seen.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    weight = torch.ones(2, 3, requires_grad=True)
+    with Recorder():
+        (torch.ones(4, 2) @ weight).exp().sum().backward()
+    assert {"aten.mm.default", "aten.exp.default", "aten.ones.default"} <= set(seen)
+    assert seen.count("aten.mm.default") == 2, "_python_dispatch: the second one is the gradient"
+
+
+def test_subclasses():
+    """A tensor without data has shape, dtype and a graph, and no memory; asking for a value is an error."""
+    with FakeTensorMode():
+        weight = torch.ones(1 << 20, 1 << 20, requires_grad=True)  # 4 TB
+        (weight * 2).sum().backward()
+        assert weight.grad.shape == weight.shape, "_subclasses"
+        with pytest.raises(DataDependentOutputException):
+            weight.sum().item()
 
 
 def test_load_from_state_dict():
@@ -406,3 +449,14 @@ def test_get_adapter_state_dict(monkeypatch):
     assert asked[0].keys() >= {"model", "config", "adapter_name", "state_dict"}
     assert asked[0]["state_dict"].keys() == adapted.state_dict().keys()
     assert "base_model.model.extra" not in stock != {}
+
+
+def test_can_use_grouped_mm():
+    """It is asked before every grouped product; where it says no, the fallback has shapes for all dtypes."""
+    stock = transformers.integrations.moe
+    with FakeTensorMode(), pytest.MonkeyPatch.context() as patch:
+        inputs, weight, offsets = torch.ones(6, 4), torch.ones(2, 4, 3), torch.tensor([2, 6], dtype=torch.int32)
+        with pytest.raises(RuntimeError, match="BF16"):
+            stock._grouped_mm(inputs, weight, offsets)
+        patch.setattr(stock, "_can_use_grouped_mm", lambda *_: False)
+        assert stock._grouped_mm(inputs, weight, offsets).shape == (6, 3), "_can_use_grouped_mm"

@@ -47,3 +47,7 @@ class BenchmarkError(ExpertCondenserError):
 
 class EvaluationError(ExpertCondenserError):
     """An evaluation, a comparison or a study that cannot be done as asked."""
+
+
+class PlanError(ExpertCondenserError):
+    """A training cannot be planned as asked."""

@@ -61,7 +61,7 @@ def test_a_mistyped_command_is_named_with_the_nearest_one(capsys, wrong, right):
 
 def test_a_word_that_is_like_no_command(capsys):
     assert main(["xyzzy"]) == 2
-    assert "'xyzzy' is no command; there are train, check, score" in capsys.readouterr().err
+    assert "'xyzzy' is no command; there are train, check, plan, score" in capsys.readouterr().err
 
 
 def test_there_is_a_file_for_every_command_and_a_command_for_every_file():

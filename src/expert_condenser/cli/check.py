@@ -1,11 +1,14 @@
 """`condenser check --config recipe.yaml [--json [FILE]]`: what a run would train on, without weights."""
 
+from dataclasses import asdict
+from typing import Any
+
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from expert_condenser.cli.console import put_json, quiet_libraries
-from expert_condenser.errors import DataError, ExpertCondenserError
+from expert_condenser.errors import DataError, ExpertCondenserError, PlanError
 from expert_condenser.names import canonical
 
 _SHOWN = 20
@@ -15,7 +18,8 @@ _USAGE = """condenser check --config recipe.yaml [--name value ...] [--json [FIL
 
 Reads a recipe as `condenser train` does, and every row of its data, but no weight. Shows which files of which split are
 read, the rows that are used and those that cannot be, columns that are not used, one row with its trained tokens in
-colour, the tokens that generation stops at, and what max_length costs. Exit status 0, or 2 where train would refuse."""
+colour, the tokens that generation stops at, what max_length costs, and the
+memory that training needs. Exit status 0, or 2 where train would refuse."""
 
 
 def run(words: list[str]) -> None:
@@ -28,18 +32,36 @@ def run(words: list[str]) -> None:
     from expert_condenser.training.survey import Survey, survey_of
 
     quiet_libraries()
+    plan = None
     try:
-        survey = survey_of(parse_recipe(words))
+        recipe = parse_recipe(words)
+        survey = survey_of(recipe)
+        plan = None if survey.errors else _plan_of(recipe, survey)
     except ExpertCondenserError as error:
         if target is None:
             raise
         survey = Survey(errors=[str(error)])
     if target is not None:
-        put_json(target, survey.content(), indent=2)
+        put_json(target, {**survey.content(), "plan": plan}, indent=2)
     else:
         _show(survey)
+        if plan is not None:
+            print(f"plan: {plan['text']}")
     if survey.errors:
         raise DataError("; ".join(survey.errors))
+
+
+def _plan_of(recipe: Any, survey: Any) -> dict[str, Any] | None:
+    """The plan's line; its warnings go to those of the survey. None where the model cannot be planned."""
+    from expert_condenser.planning.outline import outline
+
+    try:
+        found = asdict(outline(recipe))
+    except PlanError as error:
+        survey.warnings.append(f"no plan: {error}")
+        return None
+    survey.warnings += found.pop("warnings")
+    return found
 
 
 def _without_json(words: list[str]) -> tuple[str | None, list[str]]:

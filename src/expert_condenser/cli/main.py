@@ -17,6 +17,7 @@ from expert_condenser.names import unknown
 COMMANDS = {
     "train": "fine-tune a model: --config recipe.yaml [--name value ...]",
     "check": "what a recipe would train on, without weights: --config recipe.yaml [--json [FILE]]",
+    "plan": "memory, time and cost of a training, from the config: --model M --method M --devices N --memory 80GB",
     "score": "score the experts of a model on task data, for ESFT: --model M --data D [--out FILE]",
     "interpolate": "a model between its base and the tuned one, WiSE-FT: --model M --base B --alpha A --output_dir DIR",
     "methods": "the methods, what they train and what they cost: [--json [FILE]]",

@@ -1,10 +1,14 @@
 """`condenser train --config recipe.yaml [--name value ...]`: fine-tune a model."""
 
+import logging
 import shutil
 from dataclasses import MISSING, Field, fields
 from typing import Any
 
 from expert_condenser.cli.console import quiet_libraries, say_result
+from expert_condenser.errors import ExpertCondenserError
+
+logger = logging.getLogger(__name__)
 
 
 def run(words: list[str]) -> None:
@@ -19,12 +23,28 @@ def run(words: list[str]) -> None:
 
     quiet_libraries()
     recipe = parse_recipe(words)
+    if recipe.trainer.process_index == 0:
+        _say_plan(recipe)
     if recipe.device.type == "cpu":
         keep_freed_memory()  # of this process alone, which trains and ends: 5 % of the testbed's step
     shown = [] if recipe.trainer.disable_tqdm else [TrainingProgress()]
     result = train(recipe, callbacks=shown)
     if recipe.trainer.process_index == 0:
         say_result(result)
+
+
+def _say_plan(recipe: Any) -> None:
+    """Log what the run needs, before anything is loaded, and warn where it will not fit."""
+    from expert_condenser.planning.outline import outline
+
+    try:
+        found = outline(recipe)
+    except ExpertCondenserError as error:  # a wrong recipe is refused by the run itself, in its own words
+        logger.info(f"no plan: {error}")
+        return
+    logger.info(f"plan: {found.text}")
+    for warning in found.warnings:
+        logger.warning(warning)
 
 
 def _method(words: list[str]) -> str:

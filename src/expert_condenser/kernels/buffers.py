@@ -11,6 +11,8 @@ import sys
 import threading
 import weakref
 from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -54,6 +56,18 @@ def scratch(shape: tuple[int, ...], like: Tensor, name: str = "rows") -> Tensor:
         with torch.inference_mode(False):  # what is made in inference mode cannot be written in training
             held = _scratch.__dict__[name] = torch.empty(size, dtype=torch.uint8, device="cpu")
     return held[:size].view(like.dtype).view(shape)
+
+
+@contextmanager
+def scratch_apart() -> Iterator[Callable[[], int]]:
+    """Within it, this thread begins without scratch; after it, it has its own again. Yields a count of its bytes."""
+    held = dict(_scratch.__dict__)
+    _scratch.__dict__.clear()
+    try:
+        yield lambda: sum(tensor.numel() for tensor in _scratch.__dict__.values())
+    finally:
+        _scratch.__dict__.clear()
+        _scratch.__dict__.update(held)
 
 
 def release() -> None:
