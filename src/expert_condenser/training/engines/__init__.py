@@ -1,0 +1,23 @@
+"""Engines: how several processes share a training, each a file for `accelerate launch`."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from expert_condenser.errors import TrainingError
+from expert_condenser.files import local_path
+
+ENGINES = {path.stem: path for path in sorted(Path(__file__).parent.glob("*.yaml"))}
+"""Name -> file."""
+DEEPSPEED = ("zero2", "zero3", "zero3_offload")
+
+
+def config_file(engine: str) -> Path:
+    """The launch file of an engine, or of a path; raises `TrainingError` where there is none, or no DeepSpeed."""
+    path = ENGINES.get(engine) or local_path(engine)
+    if not path.is_file():
+        raise TrainingError(
+            f"accelerate_config is one of {', '.join(ENGINES)}, or a file that accelerate wrote; got {engine!r}"
+        )
+    if engine in DEEPSPEED and find_spec("deepspeed") is None:
+        raise TrainingError(f"{engine} needs DeepSpeed, which is not installed: pip install deepspeed, or take fsdp2")
+    return path
