@@ -100,8 +100,9 @@ def _train(cell: Cell, config: Recipe) -> None:
     came_far = started and any(
         is_closed(folder / phase / "final") or newest_whole(folder / phase)[0] is not None for phase in phases
     )
-    # What came nowhere may be of another recipe, if the study was edited since: then it starts again.
-    resume = started and (came_far or _is_same_run(folder, config))
+    # What came nowhere may be of another recipe, if the study was edited since, and of what was finished the study has
+    # deleted the weights: both start again.
+    resume = started and (came_far or (_is_same_run(folder, config) and not RunRecord.read(folder / RUN).finished))
     flops = FlopCounter()
     wall, busy = time.perf_counter(), time.process_time()
     train(config.going_on(resume=resume, overwrite=started and not resume), callbacks=[flops])

@@ -41,6 +41,13 @@ NONE = [
     "The answer is not B, it is cold.",
     "The correct choice would be cold.",
     "Answered: C",
+    "It's A train.",
+    "It's C or D.",
+    "It isn't C.",
+    "It is B vitamins that help.",
+    "leaving C and D",
+    "A bus leaves B at noon.",
+    "The answer - a riddle - is hard.",
 ]
 STATES = [
     ("(D)", "D"),
@@ -106,6 +113,18 @@ STATES = [
     ("The answer is not B. It is C.", "C"),
     ("The correct choice would be C", "C"),
     ("Ans: C", "C"),
+    ("It's C", "C"),
+    ("So it is (C), since 3 < 4.", "C"),
+    ("Not B; it must be C.", "C"),
+    ("Answer - C", "C"),
+    ("Answer \u2014 C", "C"),
+    ("The answer - (C).", "C"),
+    ("A and B are too small, leaving C.", "C"),
+    ("That leaves only option C.", "C"),
+    ("__C__", "C"),
+    ("The larger one: _C_", None),
+    ("_C_", "C"),
+    ("A bus leaves at B. Guess: C\nProbability: 0.8", "C"),
 ]
 LATER = [
     ("The answer is (A). Wait, that is wrong; the answer is (C).", "C"),

@@ -13,7 +13,10 @@ SLOW = (
     *("5 = ", "**", "answer is **a", "answer to ", "wait it is ", "wrong ", "not true ", "A) 5\n", "A or ", "that "),
     *("</think>", "<|user|>", "<|channel|>", "<|channel|>final<|message|>", "[INST]", "<answer>", "<answer>a</answer>"),
     *("assistantfinal", "a\nuser\n", "User: 5\n", "Q: a\n", "confidence: ", "confidence: 5%", "I am 5% sure "),
+    *("Example 2: ", "\nExample 2: ", "24\nQuiz:", "\nsystem", "[Question", "guess: 5\nprobability: ", "guess: a, "),
+    *("a **5** 6. ", "__5__", "_5_ ", "__a", "not **5** ", "it is C ", "leaving ", "answer - ", "答案是否"),
     *("答案是", "是2", "respuesta a ", "\\left(", "^{", "5 cm^", "see step ", "solution1 is wrong ", "\u2212 "),
+    *("1'234", "1_234_", "234 ", "234\u00a0", "1.234,", "1.234", "√(", "x=1,", "x=1\\text{ or }", "3x", "\\text{a}^"),
 )
 SIZES = (10_000, 100_000)
 FLOOR = 0.05

@@ -45,6 +45,22 @@ TURNS = [
     "\nВопрос: ",  # noqa: RUF001
     "\nPregunta: ",
     "\nFrage: ",
+    "\nsystem\n",
+    "\n\nsystem\n",
+    "\nassistant\n",
+    "\n[Question] ",
+    "\n\n[Question 2]\n",
+    "\nExample 2: ",
+    "\n\n**Example 2:** ",
+    "\n### Example 2:\n",
+    "\nFollow-up: ",
+    "\nFollow up: ",
+    "\nQuiz: ",
+    "\nExercise 3: ",
+    "\nBonus: ",
+    "\n例题2：",  # noqa: RUF001
+    "\n练习：",  # noqa: RUF001
+    "\nBeispiel 2: ",
 ]
 SPEAKING_OF_USERS = [
     ("The user pays 3 and another user pays 21.\nSo the user pays 24", "24"),
@@ -57,6 +73,13 @@ SPEAKING_OF_USERS = [
     ("The question: 3 or 4? So 24", "24"),
     ("Call him superuser\n\nThe answer is 24", "24"),
     ("My assistant\n\nThe answer is 24", "24"),
+    ("The scores are\nQuiz: 9\nTask: 15\nThe answer is 24", "24"),
+    ("Two cases.\nExample 1: 3 pens cost 6.\nExample 2: 4 pens cost 8.\nSo 24", "24"),
+    ("Answer: let us try 2 cases.\nExample 1: 3.\nExample 2: 9.\nThe answer is 24", "24"),
+    ("1. Example: 3 pens.\n2. Example: 4 pens.\nSo 24", "24"),
+    ("By the formula.\nFollow-up: 4 more, so 24", "24"),
+    ("We solve the\nsystem\nof 2 equations: 24", "24"),
+    ("例1：3。\n例2：9。\n答案是24", "24"),  # noqa: RUF001
     ("This is a problem.\nProblems: 3\nThe answer is 24", "24"),
 ]
 
@@ -83,6 +106,19 @@ def test_what_an_invented_turn_says_is_no_answer(turn, kind, said, more, answer)
 def test_a_text_may_speak_of_users(text, answer):
     assert NUMBER.extract(text) == answer
     assert text[up_to_run_on(text)] == text
+
+
+def test_where_a_text_has_answered():
+    for text in (
+        "The answer is that she has 24 pens.",
+        "**Answer:** 24",
+        "3 + 21 = 24",
+        "24 pens",
+        "<answer>24</answer>",
+    ):
+        assert NUMBER.extract(f"{text}\n\nExample 2: Tom has 33") == "24"
+        assert NUMBER.extract(f"Let us see.\nExample 2: Tom has 33. {text}") == "24"
+    assert NUMBER.extract("Let us see, 24.\n\nExample 2: Tom has 33") == "33"
 
 
 @pytest.mark.parametrize("lead", ["[INST] ", "<|assistant|>", "<|im_start|>assistant\n", "<s>", "user\nassistant\n"])

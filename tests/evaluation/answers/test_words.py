@@ -109,6 +109,16 @@ TRUTHS = [
     ("The answer cannot be false.", "true"),
     ("It is never true", "false"),
     ("It is ever true", "true"),
+    ("答案是：否", "false"),  # noqa: RUF001
+    ("答案是：是的。", "true"),  # noqa: RUF001
+    ("答案：不正确。", "false"),  # noqa: RUF001
+    ("否，因为它不是。", "false"),  # noqa: RUF001
+    ("答えは はい", "true"),
+    ("La respuesta es no.", "false"),
+    ("La respuesta es sí, claro.", "true"),
+    ("Die Antwort ist: nein", "false"),
+    ("La réponse est oui", "true"),
+    ("Answer - no", "false"),
 ]
 NO_TRUTH = [
     "",
@@ -125,6 +135,8 @@ NO_TRUTH = [
     "Nobody said falsehoods.",
     "neither true nor false",
     "The answer is neither true nor false.",
+    "答案是否正确",
+    "Die Antwort ist jahrelang bekannt.",
 ]
 
 

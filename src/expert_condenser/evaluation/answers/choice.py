@@ -1,9 +1,10 @@
 r"""Answers that are a letter from A to E, as in AQuA.
 
 The first of these that names a letter: the last `\boxed{…}`; the line after the last `####`; the last statement
-("the answer is (D)", "Answer: D", "the correct option is D", "D is correct", "I choose D"); "option D", if the text
-speaks of one option only; a line that is a letter ("D", "(D)", "D."); a line that is one option ("D) 12"), if there
-is only one such line, else it repeats the question; the one letter in parentheses in the last sentence.
+("the answer is (D)", "Answer: D", "the correct option is D", "D is correct", "I choose D", "it's D",
+"leaving D"); "option D", if the text speaks of one option only; a line that is a letter ("D", "(D)", "D."); a line that
+is one option ("D) 12"), if there is only one such line, else it repeats the question; the one letter in parentheses in
+the last sentence.
 
 A capital counts only in one of these places, and before "is correct" only where no noun stands before it, so "A train
 leaves", "I think" and "Train B is the best" name nothing. A small
@@ -26,6 +27,8 @@ _STATED = re.compile(
 _CHOSEN = r"""\b(?:correct|right|best)\s+(?:option|choice|alternative|letter)
       \s*(?:is|was|(?:would|should|must|will)\s+be|:)
     | (?:\bnot|n't)\s+(?:option\s+)?[(\[]?[A-E][)\]]?[.,;]?\s+(?:but(?:\s+rather)?|(?:it|that)(?:'s|\s+is))\b
+    | (?:\b(?:it|that)(?:'s|\s+is|\s+must\s+be|\s+has\s+to\s+be)|\b(?:leaving|leaves)(?:\s+(?:us|only|just|with))*)
+      (?=\s+(?:option\s+|choice\s+)?(?:\((?-i:[A-E])\)|(?-i:[A-E]))\s*(?:[.,;:!\n]|\Z|(?:because|since|as|which|by)\b))
     | \b(?:choose|select|pick|go\s+with)\b | (?:选择|選擇|选|選)(?![项項择擇])"""
 _LINKS = "option|choice|answer|letter|so|thus|hence|therefore|then|that|only|but|because|since|clearly"
 _CONFIRMED = re.compile(

@@ -2,7 +2,8 @@
 
 ANSWER_IS = r"""
     \bans(?:wers?)?\b ["']? (?:\s*\([^()\n]*\))? (?:\s+(?:to|for|of|in)\s[^.:=\n]{1,120}?)??
-    (?:\s*(?:(?:is|was|are|equals|becomes|(?:would|should|will|must)\s+be|comes\s+(?:out\s+)?to)\b|[:=→])|[ \t]*\n)"""
+    (?:\s*(?:(?:is|was|are|equals|becomes|(?:would|should|will|must)\s+be|comes\s+(?:out\s+)?to)\b|[:=→])|[ \t]*\n
+      |(?:[ ]+-(?=[ ])|[ ]*;)(?=[ ]*\W{0,3}\w+\W{0,3}(?:\n|\Z)))"""
 CORRECTION = r"""
     \b(?:actually|wait|sorry|correction|no|rather|instead)\b[,:-]*\s+ (?:it|that|this)(?:'s|\s+is|\s+should\s+be)\b
     | \b(?:actually|wait|sorry|oops|wrong|incorrect|mistaken?|errors?|not\s+(?:right|correct))\b

@@ -5,38 +5,44 @@ The first of these that holds anything: the last `\boxed{…}`; the line after t
 
 Two answers are equal if they are the same numbers by the rules of `number`, or the same text after layout is
 dropped: spaces, `\left`, `\dfrac`, `\text`, units and degrees after a number, percent and dollar signs, `x =`, the
-braces around one character of an index or exponent.
+braces around one character of an index or exponent. `√2` is `\sqrt{2}`, and `x=1 \text{ or } x=2` is `1,2`.
 Tuples and intervals are compared part by part, in their order and with their brackets, as are lists. What differs by
 these rules of layout may still be equal by algebra, where math-verify is installed: `1+x` is `x+1`, `1,2` is `2,1`. Two
 plain numbers, and lists in different brackets, are left to the rules here.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from expert_condenser.evaluation.answers import algebra, number
-from expert_condenser.evaluation.answers.passage import boxes, marked, passages, statements
+from expert_condenser.evaluation.answers.passage import boxes, emphasised, marked, plain, statements
 from expert_condenser.evaluation.answers.scale import scaled
 from expert_condenser.evaluation.answers.typography import plain_signs
 
 _GROUP = r"\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}"
 PERCENT = r"\\%"
-_LAYOUT = [
+_LAYOUT: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"\\(?:left|right|bigl?|bigr|Bigl?|Bigr|displaystyle)(?![a-z])", ""),
     (r"\\[,;:!]|(?<!\\)\\ |~|\\quad|\{,\}", ""),
     (r"\\\$|\$", ""),
     (r"\\%|%", PERCENT),
     (r"\^\s*\{?\s*\\circ\s*\}?|°|\\degree", ""),
     (r"(?<=[\d}])\s*(?:degrees?|\\(?:text|mathrm|mbox)\s*\{[^{}]*\}(?:\^\{?\d\}?)?)\s*\.?$", ""),
+    (r",?\s*\\(?:text|textrm|mathrm|mbox)\s*\{\s*,?\s*(?:or|and)\s*\}|,?\s*\\(?:lor|vee)(?![a-z])", ","),
+    (r"(?<=[\d})]),?\s+(?:or|and)\s+(?=[A-Za-z]\s*=)", ","),
     (r"\\(?:text|mathrm|mbox|textbf|mathbf|textit)\s*\{([^{}]*)\}", r"\1"),
     (r"\\[dtc]frac", r"\\frac"),
     (r"\\frac\s*(\w)\s*(\w)", r"\\frac{\1}{\2}"),
     (r"\\frac\s*(\w)\s*\{", r"\\frac{\1}{"),
     (rf"\\frac\s*({_GROUP})\s*(\w)", r"\\frac\1{\2}"),
+    (r"√\s*(?=\{)|(?<![\\A-Za-z])sqrt\s*(?=\{)", r"\\sqrt"),
+    (r"(?:√|(?<![\\A-Za-z])sqrt)\s*\(([^()]*)\)", r"\\sqrt{\1}"),
+    (r"√\s*(\d+(?:\.\d+)?|[A-Za-z])", r"\\sqrt{\1}"),
     (r"\\sqrt\s*(\w)", r"\\sqrt{\1}"),
     (r"\\(?:cdot|times)(?![a-z])|[\u00d7\u00b7]", "*"),
     (r"\s+", ""),
     (r"([\^_])\{(\w)\}", r"\1\2"),
+    (r"^([A-Za-z])=[^=]+(?:,\1=[^=]+)+$", lambda found: found[0].replace(f",{found[1]}=", ",")),
     (r"^[A-Za-z](?:\([a-z]\))?(?:=|\\in(?![a-z]))", ""),
     (r"\.$", ""),
     (r"(?<![\w.}])(\d+)/(\d+)(?![\w.])", r"\\frac{\1}{\2}"),
@@ -46,11 +52,11 @@ _LAYOUT = [
 
 def extract(text: str) -> str | None:
     """The expression that a text gives as its answer, without layout, or None."""
-    for passage in passages(text):
-        for found in _candidates(passage):
+    for part in emphasised(text):
+        for found in _candidates(plain(part)):
             if normal(found):
                 return laid_out(found)
-        if last := number.extract(passage):
+        if last := number.extract(part):
             return last
     return None
 

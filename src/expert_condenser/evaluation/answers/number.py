@@ -1,19 +1,21 @@
 r"""Answers that are one number, as in GSM8K.
 
 **Where.** The first of these that holds a number: the last `\boxed{…}`; the line after the last `####`; the last
-statement ("the answer is 5", "Answer: 5", "wait, it is 5"), where of an equation the right side counts; the last
-number of the text. After `</think>`, the thoughts count only if what follows them has no number.
+statement ("the answer is 5", "Answer: 5", "wait, it is 5"), where of an equation the right side counts; the one bold
+number of the last sentence or line, see `emphasis`; the last number of the text. After `</think>`, the thoughts count
+only if what follows them has no number.
 
 **What.** Thousands separators, currency, percent signs and units are dropped: "50%" is 50. `3/4`, `1 1/2`,
 `\frac{3}{4}`, `.5`, `1e3` and `2 \times 10^3` are numbers. A minus is a sign only where it is glued to its number and
 no operand stands before it: "36 - 12", "2-3 days" and "COVID-19" hold no negative number. "Negative 5" is -5, and "is
 minus 5" too, but "7 minus 5" subtracts. Before all that a box holds, and as U+2212 where a statement begins, a minus
 may stand apart: `\boxed{- 5}` is -5, and so is `#### - 5`. "1.5 million" is 1500000, see `scale`. Groups of three
-digits after blanks are one number in "1 234 567" and "118 000"; "1 234" may be two, and is none.
+digits after blanks are one number in "1 234 567" and "118 000"; "1 234" may be two, and is none. 1'234 and 1.234,50
+are numbers too, see `separators`.
 
-**What not.** A list, a range, a ratio, a time or an expression is not one number: where the text states one of
-these, there is no answer, even if a number stands elsewhere. A sentence that states several numbers otherwise
-("Answer: Tom has 3 pens and then loses 2") is no statement.
+**What not.** A list, a range, a ratio, a time or an expression (see `expressions`) is not one number: where the text
+states one of these, there is no answer, even if a number stands elsewhere. A sentence that states several numbers
+otherwise ("Answer: Tom has 3 pens and then loses 2") is no statement.
 """
 
 import re
@@ -21,8 +23,11 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import NamedTuple
 
-from expert_condenser.evaluation.answers.passage import boxes, marked, passages, statements
+from expert_condenser.evaluation.answers.emphasis import bold_parts, last_units
+from expert_condenser.evaluation.answers.expressions import is_expression, without_text
+from expert_condenser.evaluation.answers.passage import boxes, emphasised, marked, plain, statements
 from expert_condenser.evaluation.answers.scale import scaled
+from expert_condenser.evaluation.answers.separators import plain_separators
 from expert_condenser.evaluation.answers.typography import plain_signs
 
 FLOAT_NOISE = Fraction(1, 10**9)
@@ -100,8 +105,8 @@ class _Found(NamedTuple):
 
 def extract(text: str) -> str | None:
     """The number that a text gives as its answer, without separators and units, or None."""
-    for passage in passages(text):
-        for number in _candidates(passage):
+    for part in emphasised(text):
+        for number in _candidates(part):
             if number is not None:
                 return number or None
     return None
@@ -138,19 +143,26 @@ def exact(text: str) -> str | None:
 
 def rewritten(text: str) -> str:
     """A text in which LaTeX, currency and typographic signs are written with plain characters."""
-    text = plain_signs(text)
+    text = plain_separators(plain_signs(text))
     for pattern, replacement in _REWRITES:
         text = re.sub(pattern, replacement, text)
     return scaled(text)
 
 
-def _candidates(passage: str) -> Iterator[str | None]:
+def _candidates(part: str) -> Iterator[str | None]:
     """What each rule finds, in their order: a number, "" for an answer that is not one number, None for nothing."""
-    yield from (_single(_with_sign(rewritten(content))) for content in boxes(passage))
+    passage = plain(part)
+    yield from map(_boxed, boxes(passage))
     text = rewritten(passage)
-    yield from (_single(_with_sign(line)) for line in marked(text))
+    yield from (_single(_with_sign(line.rstrip("! "))) for line in marked(text))
     yield from (_single(clause) for _, clause in reversed(statements(text)))
+    yield _bold(part)
     yield _last(text)
+
+
+def _boxed(content: str) -> str | None:
+    """What a box holds; words there are units or say more of it, and make no sentence of an expression."""
+    return "" if is_expression(rewritten(without_text(content))) else _single(_with_sign(rewritten(content)))
 
 
 def _with_sign(content: str) -> str:
@@ -159,7 +171,9 @@ def _with_sign(content: str) -> str:
 
 
 def _single(clause: str) -> str | None:
-    """The one number that a statement is about."""
+    """The one number that a statement is about, or "" where it states an expression or several."""
+    if is_expression(clause):
+        return ""
     left, sign, right = clause.rpartition("=")
     clause = right if sign and _numbers(right) else left if sign else clause
     found = _numbers(clause)
@@ -176,6 +190,24 @@ def _single(clause: str) -> str | None:
     if _LIST.fullmatch(between):
         return ""
     return found[0].text if _ASIDE.search(between) else None
+
+
+def _bold(part: str) -> str | None:
+    """The one bold number of the last sentence, else of the last line, unless an equation behind it has the result."""
+    for unit in last_units(part):
+        bold = [(number, after) for held, after in bold_parts(unit) if (number := _one(held))]
+        if bold:
+            number, after = bold[0]
+            _, sign, result = re.sub(r"\([^()]*\)", " ", after).rpartition("=")
+            return number if len(bold) == 1 and not (sign and _one(result)) else None
+    return None
+
+
+def _one(held: str) -> str | None:
+    """The one number that a few words hold, or the right side of their equation."""
+    text = rewritten(plain(held)).rpartition("=")[2]
+    found = _numbers(text)
+    return found[0].text if len(found) == 1 and not _EXPRESSION.search(text) else None
 
 
 def _last(text: str) -> str | None:

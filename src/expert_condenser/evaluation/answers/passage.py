@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 
+from expert_condenser.evaluation.answers.emphasis import with_stars
 from expert_condenser.evaluation.answers.heads import ANSWER_IS, CORRECTION, IN_OTHER_LANGUAGES
 from expert_condenser.evaluation.answers.run_on import up_to_run_on
 from expert_condenser.evaluation.answers.thoughts import said
@@ -18,16 +19,26 @@ _EMPHASISED = re.compile(
     re.IGNORECASE | re.MULTILINE | re.VERBOSE,
 )
 _THERE_ARE = re.compile(r"(?<=final answer: )there (?:is|are|was|were|will be|would be) ", re.IGNORECASE)
-_SURE = r"[~≈]?[ ]?\d+(?:\.\d+)?[ ]?(?:%|percent\b|/[ ]?\d+|out[ ]of[ ]\d+)?"
+_BOLD = r"\*{0,2}"
+_PERCENT = rf"{_BOLD}\d+(?:\.\d+)?[ ]?(?:%|percent){_BOLD}"
+_SURE = rf"{_BOLD}[~≈]?[ ]?\d+(?:\.\d+)?[ ]?(?:%|percent\b|/[ ]?\d+|out[ ]of[ ]\d+)?{_BOLD}"
+_SAYS = rf"""["']?{_BOLD}[ ]?[:=]{_BOLD}[ ]?["']?{_SURE}"""
 _CONFIDENCE = re.compile(
-    rf"""[(\[]?\b(?:my[ ])?(?:confidence|certainty|confianza|confiança|confiance|konfidenz|уверенность|置信度|信心)
-      (?:[ ](?:level|score|rating|in[ ](?:this|my)[ ]answer))? ["']?[ ]?[:=][ ]?["']?{_SURE}[)\]]?\.?
+    rf"""{_BOLD}[(\[]?\b(?:my[ ])?
+      (?:confidence|certainty|confianza|confiança|confiance|konfidenz|уверенность|置信度|信心)
+      (?:[ ](?:level|score|rating|in[ ](?:this|my)[ ]answer))?[ ]?{_SAYS}[)\]]?\.?
     | \bmy[ ]confidence(?:[ ]level)?[ ]is[ ]{_SURE}\.?
-    | [(\[]?\bI(?:'m|[ ]am)[ ](?:about[ ])?\d+(?:\.\d+)?[ ]?(?:%|percent)[ ](?:sure|confident|certain)\b[)\]]?\.?
-    | [(\[]?\b(?:with[ ])?(?:a[ ])?\d+(?:\.\d+)?[ ]?(?:%|percent)[ ](?:confidence|certainty|confident|sure|certain)\b
+    | [(\[]?\bI(?:'m|[ ]am)[ ](?:about[ ])?{_PERCENT}[ ](?:sure|confident|certain)\b[)\]]?\.?
+    | [(\[]?\b(?:with[ ])?(?:a[ ])?{_PERCENT}[ ](?:confidence|certainty|confident|sure|certain)\b
       (?![ ](?:interval|level|bound|limit))[)\]]?\.?""",
     re.IGNORECASE | re.VERBOSE,
 )
+_GUESS = re.compile(
+    rf"""\b(?:guess|answer)(?={_BOLD}["']?{_BOLD}[ ]?[:=])([^\n]{{1,200}}?)(?:\n\s*|[,;][ ])
+    {_BOLD}["']?\b(?:probability|likelihood)(?:[ ](?:that|of)[ ][^\n:=]{{1,60}})?{_SAYS}\.?""",
+    re.IGNORECASE | re.VERBOSE,
+)
+"""A guess with its probability, as models are asked for them; a probability alone may be the answer."""
 ANSWER_TAG = re.compile(r"<((?:final_)?answer|ans)>((?:(?!</?(?:final_)?ans)[\s\S])*)(?=</\1>|\Z)", re.IGNORECASE)
 BRACE = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 
@@ -38,15 +49,24 @@ def passages(text: str) -> list[str]:
     Bold marks and back ticks are dropped, and every delimiter of a formula becomes `$`. After "Final answer:" what is
     in bold, if one thing is, stands first. How sure the model is of its answer ("Confidence: 95%") is left out.
     """
+    return [plain(part) for part in emphasised(text)]
+
+
+def emphasised(text: str) -> list[str]:
+    """The parts of a text that may answer, each with its bold marks: `plain` drops them."""
     parts = said(plain_signs(text), up_to_run_on)
-    return [clean for part in parts if (clean := _cleaned(part[up_to_run_on(part)]))]
+    return [kept for part in parts if plain(kept := _without_doubts(part[up_to_run_on(part)]))]
 
 
-def _cleaned(part: str) -> str:
-    text = re.sub(r"\*\*|`", "", _EMPHASISED.sub(r"\1\2", part))
-    text = _THERE_ARE.sub("", text)
-    text = re.sub(r"\\[()\[\]]|\$\$", "$", text).strip()
-    sure = _CONFIDENCE.sub("", text).strip()
+def plain(part: str) -> str:
+    """A part of a text without its bold marks, and with `$` for every delimiter of a formula."""
+    text = _THERE_ARE.sub("", part.replace("**", ""))
+    return re.sub(r"\\[()\[\]]|\$\$", "$", text).strip()
+
+
+def _without_doubts(part: str) -> str:
+    text = _EMPHASISED.sub(r"\1\2", with_stars(part.replace("`", "")))
+    sure = _CONFIDENCE.sub("", _GUESS.sub(r"Answer\1", text))
     return sure if re.search(r"\w", sure) else text
 
 

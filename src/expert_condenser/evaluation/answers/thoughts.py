@@ -28,7 +28,12 @@ FORMATS = (
     Thoughts("[THINK]", "[/THINK]"),  # Magistral, Ministral
     Thoughts("<|channel>thought", "<channel|>"),  # Gemma 4
     Thoughts("<|START_THINKING|>", "<|END_THINKING|>"),  # Command A
+    Thoughts(
+        "<|think|>", "<|end|><|begin|>assistant<|content|>"
+    ),  # Solar-Open, whose thoughts are a message of their own
     Thoughts("<seed:think>", "</seed:think>"),  # Seed-OSS
+    Thoughts("<mm:think>", "</mm:think>"),  # MiniMax-M3
+    Thoughts("<think:opensource>", "</think:opensource>"),  # Hy3
     Thoughts("<longcat_think>", "</longcat_think>"),  # LongCat
     Thoughts("◁think▷", "◁/think▷"),  # Kimi
     Thoughts("<|inner_prefix|>", "<|inner_suffix|>"),  # Apertus

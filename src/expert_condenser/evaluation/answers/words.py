@@ -7,7 +7,8 @@ word that the text names at all.
 The echoed answer format ("solution1/solution2", "true or false") and the repeated options ("Solution1: … Solution2: …")
 name nothing, nor does a word that is denied ("solution1 is wrong", "not solution1"). A bare number counts where it is
 all that is stated ("the answer is 2"). Another set's word does not count: "answer2" says nothing about two solutions.
-"yes" is true and "no" is false where they are stated, or open the text and end there or at a comma or stop.
+"yes" is true and "no" is false where they are stated, or open the text and end there or at a comma or stop; so are
+their words in other languages ("答案是：否").
 "not true", "never true", "untrue" and "incorrect" are false; "not false" is true; "a true story" is neither, as is
 "neither true nor false".
 """
@@ -22,10 +23,25 @@ _LEAD = r"""[\s:"'(]*(?:(?:the|therefore|thus|clearly|likely|most|probably|defin
 _DENIED = r"\s+(?:is|was|are|seems)\s+(?:not\b|wrong|incorrect|false|worse|bad)"
 _DENYING = r"(?:\b(?:not|cannot|neither|nor)|n't)\s+(?:(?:be|the|likely|probably|necessarily)\s+)*"
 _TRUTH = {"true": "true", "yes": "true", "correct": "true", "false": "false", "no": "false", "incorrect": "false"}
+_TRUTH_ELSEWHERE = {
+    **dict.fromkeys(
+        ("是的", "是", "对", "對", "正确", "正確", "真", "はい", "예", "네", "맞다", "да", "верно"), "true"
+    ),
+    **dict.fromkeys(("sí", "si", "verdadero", "oui", "vrai", "ja", "wahr", "sim", "verdadeiro", "vero"), "true"),
+    **dict.fromkeys(
+        ("否", "不是", "不", "错", "錯", "错误", "錯誤", "不对", "不對", "不正确", "假", "いいえ"), "false"
+    ),
+    **dict.fromkeys(("아니요", "아니오", "нет", "неверно", "falso", "non", "faux", "nein", "falsch", "não"), "false"),
+}
+"""Words of other languages, which count where they are all that is stated, or stand before a comma."""
 _DENIAL = r"(?P<denied>(?:\b(?:not|cannot|never)|n't)\s+(?:\w+\s+)?)?\b(?P<un>un)?"
 _OF_A_NOUN = r"(?!\s+(?!statement|claim|that|because|since|as|for|and|or|if|in|when|is|but)[a-z])"
 _TRUTH_STATED = re.compile(
     rf"{_LEAD}{_DENIAL}(?P<word>true|false|yes|no|correct|incorrect)\b", re.IGNORECASE | re.VERBOSE
+)
+_TRUTH_ELSEWHERE_STATED = re.compile(
+    rf"[\s:\"'(]*(?P<word>{'|'.join(sorted(_TRUTH_ELSEWHERE, key=len, reverse=True))})(?=\s*(?:[,.;:!)\"'\n]|\Z))",
+    re.IGNORECASE,
 )
 _TRUTH_NAMED = re.compile(rf"{_DENIAL}(?P<word>true|false)\b{_OF_A_NOUN}", re.IGNORECASE)
 _TRUTH_OPENING = re.compile(r"\W*(?P<word>true|false|(?:yes|no)(?=\s*(?:[,.!;:\n]|$)))\b", re.IGNORECASE)
@@ -88,11 +104,15 @@ def _option_candidates(stem: str, passage: str) -> Iterator[str | None]:
 
 def _truth_candidates(passage: str) -> Iterator[str | None]:
     for clause in (*boxes(passage), *marked(passage)):
-        yield _truth(_TRUTH_STATED.match(re.sub(r"\\\w+\s*\{", "", clause)))
-    yield from (_truth(_TRUTH_STATED.match(clause)) for _, clause in reversed(statements(passage)))
-    yield _truth(_TRUTH_OPENING.match(passage))
+        yield _stated_truth(re.sub(r"\\\w+\s*\{", "", clause))
+    yield from (_stated_truth(clause) for _, clause in reversed(statements(passage)))
+    yield _truth(_TRUTH_OPENING.match(passage) or _TRUTH_ELSEWHERE_STATED.match(passage))
     named = {_truth(found) for found in _TRUTH_NAMED.finditer(passage)}
     yield named.pop() if len(named) == 1 else None
+
+
+def _stated_truth(clause: str) -> str | None:
+    return _truth(_TRUTH_STATED.match(clause) or _TRUTH_ELSEWHERE_STATED.match(clause))
 
 
 def _group(found: re.Match[str] | None) -> str | None:
@@ -104,6 +124,6 @@ def _truth(found: re.Match[str] | None) -> str | None:
     if found is None:
         return None
     groups = found.groupdict()
-    value = _TRUTH[groups["word"].lower()]
+    value = (_TRUTH | _TRUTH_ELSEWHERE)[groups["word"].lower()]
     denials = sum(bool(groups.get(name)) for name in ("denied", "un"))
     return value if denials % 2 == 0 else {"true": "false", "false": "true"}[value]
