@@ -13,6 +13,7 @@ from expert_condenser import METHODS, MethodCallback, MethodConfig, moe_layers, 
 from expert_condenser.methods.esft import Esft
 from expert_condenser.testbed.tokenizer import train_tokenizer
 from expert_condenser.testing import tiny_batch, tiny_model
+from expert_condenser.training.restore import is_split
 
 STEPS, BATCH = 3, 8
 PLAIN = {
@@ -46,6 +47,8 @@ class Outcome:
     """Counts `(L, E)` of every optimizer step."""
     bias: torch.Tensor | None
     log: list[dict[str, Any]] = field(default_factory=list)
+    kind: str = "NO"
+    """How accelerate shares the work."""
 
     def largest_difference(self, other):
         return max((self.weights[name] - other.weights[name]).abs().max().item() for name in self.weights)
@@ -70,12 +73,14 @@ def make_method(name, model, **options):
     return made
 
 
-def finetune(folder, method="bias_only", *, model=None, condensers=None, bias_step=1e-2, data=None, **options):
+def finetune(
+    folder, method="bias_only", *, family="olmoe", model=None, condensers=None, bias_step=1e-2, data=None, **options
+):
     """Train `STEPS` optimizer steps with plain SGD, so that rounding stays rounding; returns the `Outcome`.
 
     `aux_loss_coef` among the options goes to the method.
     """
-    model = model or tiny_model()
+    model = model or tiny_model(family)
     made = make_method(method, model, bias_step=bias_step, aux_loss_coef=options.pop("aux_loss_coef", None), top_p=1.0)
     if condensers is not None:
         set_condensers(model, condensers)
@@ -100,5 +105,19 @@ def finetune(folder, method="bias_only", *, model=None, condensers=None, bias_st
     trainer.train()
     layers = moe_layers(model)
     biases = None if layers[0].router.policy is None else torch.stack([x.router.selection_bias for x in layers])
-    weights = {name: value.detach().clone() for name, value in model.named_parameters()}
-    return Outcome(weights, recorder.usage, biases, trainer.state.log_history)
+    return Outcome(
+        whole_weights(trainer),
+        recorder.usage,
+        biases,
+        trainer.state.log_history,
+        trainer.accelerator.distributed_type.value,
+    )
+
+
+def whole_weights(trainer):
+    """Every parameter, put together again where an engine has split them."""
+    if is_split(trainer.model):
+        names = {name for name, _ in trainer.model.named_parameters()}
+        state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+        return {name: value.detach().clone() for name, value in state.items() if name in names}
+    return {name: value.detach().clone() for name, value in trainer.model.named_parameters()}

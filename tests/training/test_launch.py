@@ -6,12 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from accelerate.commands.launch import launch_command_parser
 from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import launch_command_parser
 
 from expert_condenser.errors import TrainingError
 from expert_condenser.training import launch as launch_module
-from expert_condenser.training.engines import DEEPSPEED, ENGINES, config_file
+from expert_condenser.training.engines import DEEPSPEED, ENGINES, check_engine, config_file
 from expert_condenser.training.launch import Launch, launch_of, start
 from expert_condenser.training.parse import parse_recipe, written_options
 from tests.runs import make_base
@@ -75,6 +75,18 @@ def test_deepspeed_is_asked_for_before_anything_starts(monkeypatch):
     with pytest.raises(TrainingError, match="zero3 needs DeepSpeed"):
         config_file("zero3")
     assert config_file("fsdp2") == ENGINES["fsdp2"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "kind"), [("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DEEPSPEED")]
+)
+def test_another_engine_than_the_one_that_was_asked_for_is_an_error(monkeypatch, variable, kind):
+    check_engine("MULTI_CPU", 2)
+    monkeypatch.setenv(variable, "true")
+    check_engine(kind, 2)
+    check_engine("NO", 1)
+    with pytest.raises(TrainingError, match=f"{kind} was asked for, and accelerate runs MULTI_CPU"):
+        check_engine("MULTI_CPU", 2)
 
 
 @pytest.mark.parametrize("name", ENGINES)

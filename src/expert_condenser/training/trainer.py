@@ -12,6 +12,7 @@ from trl import SFTTrainer
 from expert_condenser.errors import FailedRunError, TrainingError
 from expert_condenser.moe.layers import moe_layers
 from expert_condenser.moe.parameters import parameter_groups
+from expert_condenser.training.engines import check_engine
 from expert_condenser.training.refusals import refusals_named
 
 
@@ -62,6 +63,7 @@ class StrictSFTTrainer(SFTTrainer):
         self.router_learning_rate_factor = router_learning_rate_factor
         with refusals_named():
             super().__init__(*args, **kwargs)
+        check_engine(self.accelerator.distributed_type.value, self.accelerator.num_processes)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """As in transformers."""
