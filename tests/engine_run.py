@@ -8,6 +8,7 @@ import accelerate.state
 import torch
 from accelerate.utils import DistributedType
 
+from expert_condenser.testing import tiny_model
 from tests.finetune import BATCH, finetune
 
 ENGINE, FOLDER = sys.argv[1], Path(sys.argv[2])
@@ -50,7 +51,7 @@ def main(cases):
         outcome = finetune(
             FOLDER / f"{family}-{method}",
             method,
-            family=family,
+            model=tiny_model(family),
             per_device_train_batch_size=BATCH // world,
             ddp_backend="gloo",
             max_steps=STEPS,

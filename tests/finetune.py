@@ -73,14 +73,12 @@ def make_method(name, model, **options):
     return made
 
 
-def finetune(
-    folder, method="bias_only", *, family="olmoe", model=None, condensers=None, bias_step=1e-2, data=None, **options
-):
+def finetune(folder, method="bias_only", *, model=None, condensers=None, bias_step=1e-2, data=None, **options):
     """Train `STEPS` optimizer steps with plain SGD, so that rounding stays rounding; returns the `Outcome`.
 
     `aux_loss_coef` among the options goes to the method.
     """
-    model = model or tiny_model(family)
+    model = model or tiny_model()
     made = make_method(method, model, bias_step=bias_step, aux_loss_coef=options.pop("aux_loss_coef", None), top_p=1.0)
     if condensers is not None:
         set_condensers(model, condensers)

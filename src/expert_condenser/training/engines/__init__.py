@@ -24,8 +24,8 @@ def check_engine(kind: str, processes: int) -> None:
     for variable, wanted in _ASKED.items():
         if os.environ.get(variable, "false").lower() == "true" and kind != wanted and processes > 1:
             raise TrainingError(
-                f"{wanted} was asked for, and accelerate runs {kind} on this machine (it splits weights on accelerators "
-                "alone); take accelerate_config: ddp, or machines with accelerators"
+                f"{wanted} was asked for, and accelerate runs {kind} on this machine (it splits weights on "
+                "accelerators alone); take accelerate_config: ddp, or machines with accelerators"
             )
 
 
