@@ -14,6 +14,7 @@ from expert_condenser.methods.esft import Esft
 from expert_condenser.moe.probe import Batch
 from expert_condenser.testbed.tokenizer import train_tokenizer
 from expert_condenser.testing import tiny_batch, tiny_model
+from expert_condenser.training.restore import is_split
 
 STEPS, BATCH = 3, 8
 PLAIN = {
@@ -47,6 +48,8 @@ class Outcome:
     """Counts `(L, E)` of every optimizer step."""
     bias: torch.Tensor | None
     log: list[dict[str, Any]] = field(default_factory=list)
+    kind: str = "NO"
+    """How accelerate shares the work."""
 
     def largest_difference(self, other):
         return max((self.weights[name] - other.weights[name]).abs().max().item() for name in self.weights)
@@ -104,5 +107,19 @@ def finetune(folder, method="bias_only", *, model=None, condensers=None, bias_st
     trainer.train()
     layers = moe_layers(model)
     biases = None if layers[0].router.policy is None else torch.stack([x.router.selection_bias for x in layers])
-    weights = {name: value.detach().clone() for name, value in model.named_parameters()}
-    return Outcome(weights, recorder.usage, biases, trainer.state.log_history)
+    return Outcome(
+        whole_weights(trainer),
+        recorder.usage,
+        biases,
+        trainer.state.log_history,
+        trainer.accelerator.distributed_type.value,
+    )
+
+
+def whole_weights(trainer):
+    """Every parameter, put together again where an engine has split them."""
+    if is_split(trainer.model):
+        names = {name for name, _ in trainer.model.named_parameters()}
+        state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+        return {name: value.detach().clone() for name, value in state.items() if name in names}
+    return {name: value.detach().clone() for name, value in trainer.model.named_parameters()}

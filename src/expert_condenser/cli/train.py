@@ -18,9 +18,14 @@ def run(words: list[str]) -> None:
         return
     from expert_condenser.cli.progress import TrainingProgress
     from expert_condenser.kernels.buffers import keep_freed_memory
-    from expert_condenser.training.parse import parse_recipe
+    from expert_condenser.training.launch import launch_of, start
+    from expert_condenser.training.parse import parse_recipe, written_options
     from expert_condenser.training.run import train
 
+    launch = launch_of(words, written_options(words))
+    if launch is not None:
+        start(launch, "train")
+        return
     quiet_libraries()
     recipe = parse_recipe(words)
     if recipe.trainer.process_index == 0:

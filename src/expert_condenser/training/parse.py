@@ -1,6 +1,7 @@
 """`--config recipe.yaml --name value ...` as a `Recipe`: flags go over the file, and a wrong name is named first."""
 
 import os
+from contextlib import suppress
 from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +15,7 @@ from expert_condenser.errors import TrainingError
 from expert_condenser.files import local_path
 from expert_condenser.functional.allocation import Allocation
 from expert_condenser.names import HINTS, canonical
+from expert_condenser.training.launch import ENGINE, PROCESSES
 from expert_condenser.training.recipe import Recipe, RunConfig, option_kinds, unknown_option
 
 _NEGATED = "no_"
@@ -48,6 +50,15 @@ def parse_recipe(words: list[str]) -> Recipe:
     return recipe
 
 
+def written_options(words: list[str]) -> dict[str, Any]:
+    """All that the file of `--config` says, as it is written; nothing where there is none, or it cannot be read."""
+    with suppress(TrainingError, OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError):
+        path, _ = _without_config(words)
+        content = {} if path is None else yaml.safe_load(path.read_text(encoding="utf-8"))
+        return content if isinstance(content, dict) else {}
+    return {}
+
+
 def _without_config(words: list[str]) -> tuple[Path | None, list[str]]:
     """The recipe's file, and the other words."""
     for position, word in enumerate(words):
@@ -74,6 +85,8 @@ def _read(path: Path) -> dict[str, Any]:
         raise TrainingError(f"{path}: env is a mapping of environment variables; got {environment!r}")
     os.environ.update({str(name): str(value) for name, value in environment.items()})
     found: dict[str, Any] = {}
+    for name in (ENGINE, PROCESSES):  # of the process that starts the others: see `launch`
+        content.pop(name, None)
     for key, value in content.items():
         name = canonical(str(key))
         if name in found:

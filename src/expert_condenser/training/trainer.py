@@ -15,6 +15,7 @@ from trl import SFTTrainer
 from expert_condenser.errors import FailedRunError, TrainingError
 from expert_condenser.moe.layers import moe_layers
 from expert_condenser.moe.parameters import parameter_groups
+from expert_condenser.training.engines import check_engine
 from expert_condenser.training.refusals import refusals_named
 from expert_condenser.training.schedule import WHOLE, Stretch, continued
 
@@ -90,6 +91,7 @@ class StrictSFTTrainer(SFTTrainer):
         self.stretch = stretch
         with refusals_named():
             super().__init__(*args, **kwargs)
+        check_engine(self.accelerator.distributed_type.value, self.accelerator.num_processes)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """As in transformers."""

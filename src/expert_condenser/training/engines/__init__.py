@@ -1,0 +1,41 @@
+"""Engines: how several processes share a training, each a file for `accelerate launch`."""
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+from expert_condenser.errors import TrainingError
+from expert_condenser.files import local_path
+
+ENGINES = {path.stem: path for path in sorted(Path(__file__).parent.glob("*.yaml"))}
+"""Name -> file."""
+DEEPSPEED = ("zero2", "zero3", "zero3_offload")
+
+
+_ASKED = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DEEPSPEED"}
+"""What a launcher sets for an engine, and accelerate's name of the engine."""
+
+
+def check_engine(kind: str, processes: int) -> None:
+    """Raise `TrainingError` where accelerate shares the work by another engine than the one that was asked for.
+
+    It runs DDP without a word where it is asked to split weights on CPUs. `kind` is its `distributed_type`.
+    """
+    for variable, wanted in _ASKED.items():
+        if os.environ.get(variable, "false").lower() == "true" and kind != wanted and processes > 1:
+            raise TrainingError(
+                f"{wanted} was asked for, and accelerate runs {kind} on this machine (it splits weights on "
+                "accelerators alone); take accelerate_config: ddp, or machines with accelerators"
+            )
+
+
+def config_file(engine: str) -> Path:
+    """The launch file of an engine, or of a path; raises `TrainingError` where there is none, or no DeepSpeed."""
+    path = ENGINES.get(engine) or local_path(engine)
+    if not path.is_file():
+        raise TrainingError(
+            f"accelerate_config is one of {', '.join(ENGINES)}, or a file that accelerate wrote; got {engine!r}"
+        )
+    if engine in DEEPSPEED and find_spec("deepspeed") is None:
+        raise TrainingError(f"{engine} needs DeepSpeed, which is not installed: pip install deepspeed, or take fsdp2")
+    return path

@@ -1,0 +1,83 @@
+"""`condenser train --accelerate_config fsdp2 [--num_processes 8]`: one command that starts all processes of a run.
+
+It is `accelerate launch` with a packaged file, or with the user's own. Within processes that another launcher has
+started (`accelerate launch`, `torchrun`, `srun`) there is nothing to start.
+"""
+
+import os
+from typing import NamedTuple
+
+import torch
+
+from expert_condenser.errors import TrainingError
+from expert_condenser.names import canonical
+from expert_condenser.training.engines import config_file
+
+ENGINE, PROCESSES = "accelerate_config", "num_processes"
+"""The two options; a recipe's file may have them too, where only the process that launches reads them."""
+LAUNCHED = "LOCAL_RANK"
+"""What every launcher sets in the environment of its processes."""
+
+
+class Launch(NamedTuple):
+    """What is to be started."""
+
+    engine: str
+    processes: int
+    words: list[str]
+    """The words of the command without the two options."""
+
+
+def launch_of(words: list[str], written: dict[str, object]) -> Launch | None:
+    """What the words, over the options that a recipe's file has, ask to start; None for one process, this one.
+
+    Raises `TrainingError` where an option is wrong, the other is missing, or a launcher has started this process.
+    """
+    flags, rest = _taken(words)
+    asked = {**{name: written[name] for name in (ENGINE, PROCESSES) if name in written}, **flags}
+    if os.environ.get(LAUNCHED) is not None:
+        if flags:
+            raise TrainingError(
+                f"--{next(iter(flags))} starts processes, and this one was started by a launcher; leave it out there"
+            )
+        return None
+    if not asked:
+        return None
+    if ENGINE not in asked:
+        raise TrainingError(
+            f"{PROCESSES} is of {ENGINE}, which says how they share the work; set it too: ddp, fsdp2, …"
+        )
+    engine = str(asked[ENGINE])
+    config_file(engine)
+    return Launch(engine, _processes(asked.get(PROCESSES)), rest)
+
+
+def start(launch: Launch, command: str) -> None:
+    """Run `condenser COMMAND` in all processes, and wait for them; raises `SystemExit` with their status."""
+    from accelerate.commands.launch import launch_command, launch_command_parser
+
+    options = ["--config_file", str(config_file(launch.engine)), "--num_processes", str(launch.processes)]
+    program = ["--module", "expert_condenser.cli", command, *launch.words]
+    launch_command(launch_command_parser().parse_args([*options, *program]))
+
+
+def _taken(words: list[str]) -> tuple[dict[str, object], list[str]]:
+    """The two options among the words, and the others."""
+    found: dict[str, object] = {}
+    rest, left = [], iter(words)
+    for word in left:
+        flag, equals, value = word.partition("=")
+        name = canonical(flag) if flag.startswith("--") else ""
+        if name in (ENGINE, PROCESSES):
+            found[name] = value if equals else next(left, "")
+        else:
+            rest.append(word)
+    return found, rest
+
+
+def _processes(asked: object) -> int:
+    number = torch.accelerator.device_count() if asked is None else asked
+    if not str(number).isdigit() or int(str(number)) < 1:
+        got = "this machine has no accelerator to count" if asked is None else f"got {asked!r}"
+        raise TrainingError(f"{PROCESSES} is a number of processes, by default one for each accelerator; {got}; set it")
+    return int(str(number))

@@ -1,0 +1,130 @@
+"""One command that starts all processes of a run."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import launch_command_parser
+
+from expert_condenser.errors import TrainingError
+from expert_condenser.training import launch as launch_module
+from expert_condenser.training.engines import DEEPSPEED, ENGINES, check_engine, config_file
+from expert_condenser.training.launch import Launch, launch_of, start
+from expert_condenser.training.parse import parse_recipe, written_options
+from tests.runs import make_base
+from tests.training.test_run_folder import ENVIRONMENT
+
+KINDS = {"ddp": "MULTI_GPU", "fsdp2": "FSDP", "fsdp2_offload": "FSDP"} | dict.fromkeys(DEEPSPEED, "DEEPSPEED")
+
+
+@pytest.fixture(autouse=True)
+def not_launched(monkeypatch):
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setattr(launch_module.torch.accelerator, "device_count", lambda: 0)
+
+
+def test_what_is_asked_is_taken_out_of_the_words():
+    words = ["--accelerate-config", "ddp", "--seed", "3", "--num_processes=2"]
+    assert launch_of(words, {}) == Launch("ddp", 2, ["--seed", "3"])
+    assert launch_of(["--seed", "3"], {}) is None
+
+
+def test_a_recipe_may_ask_and_flags_go_over_it(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("data: x.jsonl\noutput_dir: out\nmethod: sft\naccelerate_config: fsdp2\nnum_processes: 8\n")
+    words = ["--config", str(recipe)]
+    written = written_options(words)
+    assert launch_of(words, written) == Launch("fsdp2", 8, words)
+    assert launch_of([*words, "--num_processes", "2"], written) == Launch("fsdp2", 2, words)
+    assert parse_recipe([*words, "--use_cpu", "true"]).data.data == "x.jsonl", "the processes themselves read past it"
+
+
+def test_the_processes_are_as_many_as_accelerators(monkeypatch):
+    monkeypatch.setattr(launch_module.torch.accelerator, "device_count", lambda: 4)
+    assert launch_of(["--accelerate_config", "ddp"], {}).processes == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--accelerate_config", "fsdp3"], "accelerate_config is one of ddp, fsdp2, .* got 'fsdp3'"),
+        (["--accelerate_config"], "got ''"),
+        (["--accelerate_config", "ddp"], "this machine has no accelerator to count; set it"),
+        (["--accelerate_config", "ddp", "--num_processes", "0"], "got '0'"),
+        (["--accelerate_config", "ddp", "--num_processes", "two"], "got 'two'"),
+        (["--num_processes", "2"], "num_processes is of accelerate_config"),
+    ],
+)
+def test_what_cannot_be_started(words, message):
+    with pytest.raises(TrainingError, match=message):
+        launch_of(words, {})
+
+
+def test_a_process_of_another_launcher_starts_none(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert launch_of(["--seed", "3"], {"accelerate_config": "ddp"}) is None
+    with pytest.raises(TrainingError, match="this one was started by a launcher"):
+        launch_of(["--accelerate_config", "ddp"], {})
+
+
+def test_deepspeed_is_asked_for_before_anything_starts(monkeypatch):
+    monkeypatch.setattr("expert_condenser.training.engines.find_spec", lambda name: None)
+    with pytest.raises(TrainingError, match="zero3 needs DeepSpeed"):
+        config_file("zero3")
+    assert config_file("fsdp2") == ENGINES["fsdp2"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "kind"), [("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DEEPSPEED")]
+)
+def test_another_engine_than_the_one_that_was_asked_for_is_an_error(monkeypatch, variable, kind):
+    check_engine("MULTI_CPU", 2)
+    monkeypatch.setenv(variable, "true")
+    check_engine(kind, 2)
+    check_engine("NO", 1)
+    with pytest.raises(TrainingError, match=f"{kind} was asked for, and accelerate runs MULTI_CPU"):
+        check_engine("MULTI_CPU", 2)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_accelerate_reads_every_engine(name):
+    config = load_config_from_file(str(ENGINES[name]))
+    assert config.distributed_type.value == KINDS[name]
+    text = ENGINES[name].read_text()
+    assert ("offload" in name) == ("_device: cpu" in text or "offload_params: true" in text)
+    if config.fsdp_config:
+        assert config.fsdp_config["fsdp_cpu_ram_efficient_loading"] is False, "it fails on persistent buffers"
+        assert config.fsdp_config["fsdp_activation_checkpointing"] is False, "it repeats no choice of experts"
+
+
+def test_what_is_started(monkeypatch):
+    calls = []
+    monkeypatch.setattr("accelerate.commands.launch.launch_command", calls.append)
+    start(Launch("ddp", 2, ["--seed", "3"]), "train")
+    (found,) = calls
+    assert (found.config_file, found.num_processes, found.module) == (str(ENGINES["ddp"]), 2, True)
+    assert (found.training_script, found.training_script_args) == ("expert_condenser.cli", ["train", "--seed", "3"])
+    assert vars(found).keys() == vars(launch_command_parser().parse_args(["x.py"])).keys()
+
+
+@pytest.mark.slow
+def test_two_processes_train_by_one_command(tmp_path):
+    base = make_base(tmp_path)
+    words = ["--model", base / "model", "--data", base / "rows.jsonl", "--output_dir", tmp_path / "run", "--use_cpu"]
+    words += ["true", "--bf16", "false", "--method", "bias_only", "--max_steps", "2", "--ddp_backend", "gloo"]
+    words += ["--accelerate_config", "ddp", "--num_processes", "2", "--per_device_train_batch_size", "2"]
+    done = subprocess.run(
+        [sys.executable, "-m", "expert_condenser.cli", "train", *map(str, words)],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("result: ") == 1, "one process speaks"
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["finished"]
+    assert Path(tmp_path / "run" / "model" / "model.safetensors").exists()
