@@ -111,10 +111,23 @@ def test_a_record_is_read_as_one_of_today(name):
     assert {key for key, value in record.config.items() if value != today[key]} == {"output_dir"}
 
 
+def test_the_base_of_a_run_is_the_one_that_had_the_name_then(tmp_path):
+    content = read(WRITTEN / "finished" / "condenser" / "run.json")
+    for version, config, model in [
+        (1, {"model_name_or_path": "testbed"}, "testbed-v1"),
+        (2, {"model": "testbed"}, "testbed-v1"),
+        (3, {"model": "testbed"}, "testbed-v1"),
+        (3, {"model": "runs/testbed"}, "runs/testbed"),
+        (4, {"model": "testbed"}, "testbed"),
+    ]:
+        (tmp_path / "run.json").write_text(json.dumps({**content, "format_version": version, "config": config}))
+        assert RunRecord.read(tmp_path / "run.json").config["model"] == model
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format_version": 4}, "format_version 4, and this release reads up to 3; update"),
+        ({"format_version": 5}, "format_version 5, and this release reads up to 4; update"),
         ({"format_version": "two"}, "format_version 'two'"),
         ({"config": None}, "'config', of type dict; got None"),
         ({"method": 7}, "'method', of type str; got 7"),

@@ -2,13 +2,14 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import OlmoeForCausalLM
 
 from expert_condenser import moe_layers
-from expert_condenser.checkpoint.load import base_model_path, load_model, load_tokenizer
+from expert_condenser.checkpoint.load import EMBEDDED, base_model_path, load_model, load_tokenizer, resolve_model
 from expert_condenser.data.procedural.families import frequencies
 from expert_condenser.errors import TrainingError
 from expert_condenser.evaluation.backends.local import LocalBackend
@@ -25,14 +26,20 @@ def base():
     return load_model(base_model_path()), load_tokenizer(base_model_path())
 
 
-def test_size(base):
-    model, tokenizer = base
-    assert 4e6 < model.num_parameters() < 12e6
+@pytest.mark.parametrize(("name", "experts"), [("testbed", (48, 6)), ("testbed-v1", (24, 4))])
+def test_size(name, experts):
+    path = Path(resolve_model(name))
+    model, tokenizer = load_model(path), load_tokenizer(path)
+    assert 4e6 < model.num_parameters() < 8e6
     assert len(moe_layers(model)) == 5
-    assert {(layer.num_experts, layer.top_k) for layer in moe_layers(model)} == {(24, 4)}
-    assert sum(file.stat().st_size for file in base_model_path().iterdir()) < 20e6
+    assert {(layer.num_experts, layer.top_k) for layer in moe_layers(model)} == {experts}
     assert len(tokenizer) == model.config.vocab_size
     assert model.config.output_router_logits is False
+
+
+def test_both_bases_fit_into_a_package_of_25_mb():
+    files = [file for name in EMBEDDED for file in base_model_path(name).iterdir()]
+    assert sum(file.stat().st_size for file in files) < 24e6
 
 
 def test_tokenizer_has_one_token_per_digit_and_loses_nothing(base):

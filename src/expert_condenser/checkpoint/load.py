@@ -18,17 +18,21 @@ from expert_condenser.moe.sparse_block import run_sparsely
 ADAPTER_CONFIG = "adapter_config.json"
 
 
-def base_model_path() -> Path:
-    """The directory of the embedded base model (`condenser testbed pretrain` makes it again)."""
-    path = Path(__file__).parents[1] / "testbed" / "base"
+EMBEDDED = {"testbed": "base", "testbed-v1": "base-v1"}
+"""The embedded base models: the present one, and the first one (of the first study), in folders of `testbed/`."""
+
+
+def base_model_path(name: str = "testbed") -> Path:
+    """The directory of an embedded base model (`condenser testbed pretrain` makes it again)."""
+    path = Path(__file__).parents[1] / "testbed" / EMBEDDED[name]
     if not (path / "config.json").exists():
         raise CheckpointError(f"the embedded base model must be in {path}; reinstall the package, or pretrain it again")
     return path
 
 
 def resolve_model(name: str) -> str:
-    """`testbed` is the embedded base model; everything else is a directory or a hub name."""
-    return str(base_model_path()) if name == "testbed" else name
+    """The directory of an embedded base model; everything else is a directory or a hub name already."""
+    return str(base_model_path(name)) if name in EMBEDDED else name
 
 
 def load_model(path: str | Path, dtype: str | torch.dtype = "float32", *, train: bool = False, **options: Any) -> Any:

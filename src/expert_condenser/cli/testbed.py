@@ -18,8 +18,8 @@ from expert_condenser.names import unknown
 
 SUMMARY = """condenser testbed COMMAND [options]
 
-  pretrain   make the embedded base model again: about 90 CPU-minutes; a killed run goes on where it was
-  long_tail  the embedded base with experts that are rare: about 10 CPU-minutes
+  pretrain   make the embedded base model again: about six CPU-hours; a killed run goes on where it was
+  long_tail  the first base (testbed-v1) with experts that are rare: about 10 CPU-minutes
   evaluate   exact match on the test split of every family
   accept     whether a base that knows facts is a ground on which methods can be told apart: about 10 CPU-minutes"""
 
@@ -39,7 +39,7 @@ def _pretrain(words: list[str]) -> None:
     parser = Parser("testbed pretrain", "Make an embedded base model again; a killed run goes on where it was.")
     parser.shared("output_dir", required=True)
     parser.add_argument(
-        "--recipe", choices=["v1", "v2"], default="v1", help="which base; v2 has experts that hold facts"
+        "--recipe", choices=["v1", "v2"], default="v2", help="the embedded base, or the first one (testbed-v1)"
     )
     parser.add_argument("--steps", type=positive, help="default: those of the recipe")
     parser.add_argument("--norm_topk_prob", action="store_true", help="the chosen experts' weights sum to 1")
@@ -61,7 +61,7 @@ def _pretrain(words: list[str]) -> None:
 
 
 def _make_long_tail(words: list[str]) -> None:
-    parser = Parser("testbed long_tail", "The embedded base with experts that are rare.", {"items": "limit"})
+    parser = Parser("testbed long_tail", "The first base (testbed-v1) with experts that are rare.", {"items": "limit"})
     parser.shared("output_dir", required=True)
     parser.add_argument("--steps", type=positive, help="default: enough that the tail's experts hold the tail")
     parser.shared("limit", type=positive, default=100, help="items of every family, to show which experts hold it")

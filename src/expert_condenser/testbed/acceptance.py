@@ -32,14 +32,14 @@ RANDOM_DRAWS = 3
 class AcceptanceConfig:
     """How a base is examined."""
 
-    learning_rates: tuple[float, ...] = (1e-4, 2e-4, 4e-4, 8e-4)
+    learning_rates: tuple[float, ...] = (1e-4, 2e-4, 4e-4, 6e-4)
     experts: int = 12
     """P, how many experts of a layer are taken out."""
     limit: int = 400
     """Validation items of the facts and of every task; a fifth of it of every old family."""
     rows: int = 3000
     epochs: float = 2.0
-    batch_size: int = 20
+    batch_size: int = 10
     seed: int = 0
 
 

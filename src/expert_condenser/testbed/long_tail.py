@@ -84,8 +84,9 @@ def train_long_tail(
     """
     output_dir.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
-    tokenizer = load_tokenizer(base_model_path())
-    model = load_model(base_model_path(), train=True).train()
+    base = base_model_path("testbed-v1")
+    tokenizer = load_tokenizer(base)
+    model = load_model(base, train=True).train()
     model.config.router_aux_loss_coef = 0.0
     schedule = PretrainConfig(
         steps=recipe.steps,

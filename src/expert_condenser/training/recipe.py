@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from expert_condenser.adapters.config import AdapterConfig
+from expert_condenser.checkpoint.load import EMBEDDED
 from expert_condenser.data.mixture import sources_of
 from expert_condenser.data.rendering import LOSS_ON
 from expert_condenser.data.rows import ON_BAD_ROW
@@ -238,7 +239,7 @@ class Recipe:
         for name in ("data", "eval_data"):
             sources = sources_of(named.pop(name)) if name in named else ()
             named |= {f"{name} ({source.path})" if sources[1:] else name: source.path for source in sources}
-        paths = {name: local_path(value) for name, value in named.items() if value != "testbed"}
+        paths = {name: local_path(value) for name, value in named.items() if value not in EMBEDDED}
         return {name: path for name, path in paths.items() if path.exists()}
 
     def going_on(self, *, resume: bool, overwrite: bool) -> "Recipe":

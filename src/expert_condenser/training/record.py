@@ -1,6 +1,7 @@
 """`run.json`: what a run was asked to do, by which versions, and how far it came. Read without torch.
 
-Version 3 (`format_version`) says which rows were trained on. Version 2 has the option names of today, and of the run's
+Version 4 (`format_version`) has `testbed` for the second embedded base; it was the first one before, which is
+`testbed-v1` since. Version 3 says which rows were trained on. Version 2 has the option names of today, and of the run's
 own method alone. Version 1, written before 0.2 without a `format_version`, is read as if it were of version 2
 (`_migrated`); nothing rewrites either but its own run.
 """
@@ -16,7 +17,7 @@ from expert_condenser.errors import DataError
 from expert_condenser.files import read_json, write_json
 
 RUN, METRICS = "run.json", "metrics.jsonl"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 PACKAGES = ("expert-condenser", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
 
 
@@ -75,6 +76,8 @@ class RunRecord:
                 raise DataError(f"{path} has {key!r}, of type {kind.__name__}; {got}. Run it again.")
         if found == 1:
             content = _migrated(content)
+        if found < _SECOND_BASE and content["config"].get("model") == "testbed":
+            content = {**content, "config": {**content["config"], "model": "testbed-v1"}}
         known = {f.name for f in fields(cls)}
         return cls(**{key: value for key, value in content.items() if key in known})
 
@@ -112,6 +115,8 @@ _OPTIONS = {
     "condenser": ("router", "bias_step", "bias_step_condense", *_CHOICE, *_ROUTING),
 }
 """The options that each method had in version 1, which kept those of all methods. Frozen: it is history."""
+_SECOND_BASE = 4
+"""The version in which `testbed` became another model."""
 
 
 def _migrated(content: dict[str, Any]) -> dict[str, Any]:

@@ -77,14 +77,8 @@ def test_pairs_are_worked_from_the_values_of_the_right_entities(family, split, a
         names = names_in(item.question)
         assert len(set(names)) == 2
         assert set(names) <= among
-        attribute = attribute_of(item.question)
-        left, right = (VALUES[name][attribute] for name in names)
-        recalled, work, last = item.answer.split("\n")
-        assert recalled == f"{attribute.word}: {left}, {right}"
-        sign, result = ("+", left + right) if attribute is COINS else ("-", abs(left - right))
-        terms = (left, right) if sign == "+" else (max(left, right), min(left, right))
-        assert work == f"{terms[0]}{sign}{terms[1]}={result}"
-        assert last == f"#### {result}"
+        left, right = (VALUES[name][COINS] for name in names)
+        assert item.answer == f"{left}+{right}={left + right}\n#### {left + right}"
 
 
 def test_a_pair_has_one_order():
@@ -119,7 +113,7 @@ def test_a_mixture_takes_its_families_in_turns_and_repeats_nothing():
     assert mixed == items("fact_mixture", "finetune", 2999)
     assert mixed != items("fact_mixture", "finetune", 2999, seed=1)
     assert len({item.question for item in mixed}) == len(mixed) == 2999
-    marks = ("coins do|longer", "legs", "Backward")
+    marks = ("coins do", "legs", "Backward")
     assert all(re.search(marks[at % 3], item.question) for at, item in enumerate(mixed))
     held_out = {item.question for family in MIXTURES["fact_mixture"] for item in items(family, "test", 400)}
     assert not held_out & {item.question for item in mixed}

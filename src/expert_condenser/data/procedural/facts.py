@@ -18,7 +18,6 @@ _CONSONANTS, _VOWELS = "bdfgklmnprstvz", "aeiou"
 class Attribute(NamedTuple):
     """Something that every entity has: its values `low` to `high`, and wordings with `{name}` and `{value}`."""
 
-    word: str
     low: int
     high: int
     statements: tuple[str, ...]
@@ -26,7 +25,6 @@ class Attribute(NamedTuple):
 
 
 COINS = Attribute(
-    word="coins",
     low=2,
     high=60,
     statements=(
@@ -37,7 +35,6 @@ COINS = Attribute(
     questions=("How many coins does {name} hoard?", "What number of coins has {name}?", "Coins of {name}?"),
 )
 LENGTH = Attribute(
-    word="length",
     low=10,
     high=99,
     statements=(
@@ -81,7 +78,7 @@ def fact_statement(rng: random.Random) -> str:
 
 
 def fact_pair(rng: random.Random, count: int = TRAINED) -> tuple[str, str]:
-    """A sum of coins or a comparison of lengths of two of the first `count` entities: values recalled, then worked."""
+    """The coins of two of the first `count` entities together: values recalled within the sum, then worked."""
     return _pair(rng, entities()[:count])
 
 
@@ -93,15 +90,8 @@ def unseen_fact_pair(rng: random.Random, count: int = ENTITIES - TRAINED) -> tup
 def _pair(rng: random.Random, among: tuple[Entity, ...]) -> tuple[str, str]:
     names = sorted(rng.sample(among, 2))  # one order per pair: its mirror image is no new question
     one, other = random.Random(f"{names[0].name}/{names[1].name}").sample(names, 2)
-    index = rng.randrange(len(ATTRIBUTES))
-    left, right = one.values[index], other.values[index]
-    work = [f"{ATTRIBUTES[index].word}: {left}, {right}"]  # without names: at this size, copying them is what fails
-    pair = f"{one.name} and {other.name}"
-    if ATTRIBUTES[index] is COINS:
-        question, result = f"{pair} put all their coins together. How many coins do they have now?", left + right
-        work.append(f"{left}+{right}={result}")
-    else:
-        question = f"{pair} lie side by side. By how much is one of them longer than the other one?"
-        result = abs(left - right)
-        work.append(f"{max(left, right)}-{min(left, right)}={result}")
-    return f"Work out step by step: {question}", "\n".join([*work, f"#### {result}"])
+    left, right = (each.values[ATTRIBUTES.index(COINS)] for each in (one, other))
+    # Coins before the names: a model of this size looks a value up where it reads the name, or not at all (with the
+    # names first, or with lengths as well, it learnt not one sum of a thousand).
+    question = f"Work out step by step: how many coins do {one.name} and {other.name} hoard together?"
+    return question, f"{left}+{right}={left + right}\n#### {left + right}"
