@@ -113,14 +113,14 @@ def test_a_record_is_read_as_one_of_today(name):
 
 def test_the_base_of_a_run_is_the_one_that_had_the_name_then(tmp_path):
     content = read(WRITTEN / "finished" / "condenser" / "run.json")
-    for version, config, model in [
+    for version, options, model in [
         (1, {"model_name_or_path": "testbed"}, "testbed-v1"),
         (2, {"model": "testbed"}, "testbed-v1"),
         (3, {"model": "testbed"}, "testbed-v1"),
         (3, {"model": "runs/testbed"}, "runs/testbed"),
         (4, {"model": "testbed"}, "testbed"),
     ]:
-        (tmp_path / "run.json").write_text(json.dumps({**content, "format_version": version, "config": config}))
+        (tmp_path / "run.json").write_text(json.dumps({**content, "format_version": version, "config": options}))
         assert RunRecord.read(tmp_path / "run.json").config["model"] == model
 
 

@@ -10,13 +10,13 @@ from transformers import OlmoeForCausalLM
 
 from expert_condenser import moe_layers
 from expert_condenser.checkpoint.load import EMBEDDED, base_model_path, load_model, load_tokenizer, resolve_model
-from expert_condenser.data.procedural.families import frequencies
+from expert_condenser.data.procedural.families import frequencies, shares
 from expert_condenser.errors import TrainingError
 from expert_condenser.evaluation.backends.local import LocalBackend
 from expert_condenser.evaluation.evaluate import evaluate
 from expert_condenser.evaluation.generation import Generation
 from expert_condenser.evaluation.tasks import load
-from expert_condenser.testbed.documents import packed_rows, shares
+from expert_condenser.testbed.documents import packed_rows
 from expert_condenser.testbed.pretrain import Shards, make_batch, pretrain
 from expert_condenser.testbed.recipes import RECIPES, PretrainConfig, base_config, learning_rate
 

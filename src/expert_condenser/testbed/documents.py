@@ -7,7 +7,7 @@ from typing import NamedTuple
 from transformers import PreTrainedTokenizerFast
 
 from expert_condenser.data.procedural.facts import fact_question, fact_statement
-from expert_condenser.data.procedural.families import FACTS, Item, draw, frequencies
+from expert_condenser.data.procedural.families import FACTS, Item, draw
 
 
 class Row(NamedTuple):
@@ -16,12 +16,6 @@ class Row(NamedTuple):
     ids: list[int]
     families: list[str]
     documents: list[int]
-
-
-def shares(facts: float = 0.0) -> dict[str, float]:
-    """Shares of the documents: `facts` of them facts, the old families in their proportions for the rest."""
-    old = {name: (1 - facts) * share for name, share in frequencies().items()}
-    return {FACTS.name: facts, **old} if facts else old
 
 
 def packed_rows(

@@ -19,11 +19,11 @@ from torch import Tensor
 from transformers import OlmoeForCausalLM, PreTrainedTokenizerFast
 
 from expert_condenser.checkpoint.load import base_model_path, load_tokenizer
-from expert_condenser.data.procedural.families import FAMILIES, items
+from expert_condenser.data.procedural.families import FAMILIES, items, shares
 from expert_condenser.errors import FailedRunError, TrainingError
 from expert_condenser.files import append_line, read_json, replacing, write_json, write_text
 from expert_condenser.moe.experts import NAME as SORTED
-from expert_condenser.testbed.documents import Row, packed_rows, shares
+from expert_condenser.testbed.documents import Row, packed_rows
 from expert_condenser.testbed.pools import Documents, PooledRouting, number_documents
 from expert_condenser.testbed.recipes import PretrainConfig, base_config, learning_rate
 from expert_condenser.testbed.replicas import add_gradients, replicas

@@ -16,7 +16,7 @@ from expert_condenser.data.procedural.facts import (
     fact_question,
     fact_statement,
 )
-from expert_condenser.data.procedural.families import MIXTURES, items
+from expert_condenser.data.procedural.families import MIXTURES, frequencies, items
 from expert_condenser.data.sources import read_parts
 from expert_condenser.errors import DataError
 
@@ -95,6 +95,29 @@ def test_the_entities_of_the_test_are_never_trained_on():
         list(read_parts("testbed:unseen_fact_pairs", "train"))
     trained = {name for item in items("fact_mixture", "finetune", 3000) for name in names_in(item.question)}
     assert trained == SEEN
+
+
+def test_replay_asks_what_the_base_was_pretrained_on_in_its_shares():
+    rows = items("pretraining", "finetune", 2000)
+    assert rows == items("pretraining", "finetune", 2000)
+    assert rows != items("pretraining", "finetune", 2000, seed=1)
+    facts = [item for item in rows if names_in(item.question)]
+    assert 900 < len(facts) < 1100, "half of them"
+    assert {names_in(item.question)[0] for item in facts} & UNSEEN, "of any entity"
+    assert all(item.answer == str(VALUES[names_in(item.question)[0]][attribute_of(item.question)]) for item in facts)
+    held_out = {item.question for name in frequencies() for item in items(name, "test", 400)}
+    assert not held_out & {item.question for item in rows}
+    with pytest.raises(ValueError, match="pretraining is to train on; ask the families themselves: facts, word_"):
+        items("pretraining", "test", 1)
+
+
+def test_pairs_have_a_thousand_test_items():
+    for family in ("fact_pairs", "unseen_fact_pairs"):
+        assert len({item.question for item in items(family, "test", 1000)}) == 1000
+        with pytest.raises(ValueError, match="test has 1000 items"):
+            items(family, "test", 1001)
+    with pytest.raises(ValueError, match="test has 400 items"):
+        items("worked_pairs", "test", 401)
 
 
 def test_what_was_told_is_what_is_asked():

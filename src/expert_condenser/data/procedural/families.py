@@ -21,7 +21,7 @@ ZIPF_EXPONENT = 1.0
 FINETUNE_ITEMS = 3000
 """Items of a fine-tuning set unless a number is given."""
 HELD_OUT_ITEMS = 400
-"""Items of `validation` and of `test` that no training split repeats."""
+"""Items of `validation` and of `test` that no training split repeats, where a family does not have more."""
 
 _SPLIT_SIZE = 1_000_000_000
 _FIRST_INDEX = {"pretrain": 0, "finetune": _SPLIT_SIZE, "held_out": 2 * _SPLIT_SIZE}
@@ -52,6 +52,8 @@ class Family:
     """Whether there are items to fine-tune on; otherwise it is a test only."""
     recalled: bool = False
     """Whether a held-out item is one that was trained on: knowledge can only be asked for where it was told."""
+    held_out: int = HELD_OUT_ITEMS
+    """Items of `validation`, and as many of `test`."""
 
     def item(self, index: int) -> Item:
         """The item at `index`: the same one for ever, with reasoning-gym pinned."""
@@ -111,13 +113,22 @@ TASKS: tuple[Family, ...] = (
 FACTS = Family("facts", generator=fact_question, size=ENTITIES, pretrained=False, recalled=True)
 """What the second embedded base knows beside `PRETRAINED`."""
 FACT_TASKS: tuple[Family, ...] = (
-    Family("fact_pairs", generator=fact_pair, size=TRAINED, pretrained=False),
-    Family("unseen_fact_pairs", generator=unseen_fact_pair, size=ENTITIES - TRAINED, pretrained=False, trainable=False),
+    Family("fact_pairs", generator=fact_pair, size=TRAINED, pretrained=False, held_out=1000),
+    Family(
+        "unseen_fact_pairs",
+        generator=unseen_fact_pair,
+        size=ENTITIES - TRAINED,
+        pretrained=False,
+        trainable=False,
+        held_out=1000,
+    ),
     Family("short_spelling", rewords="spell_backward", wording="Backward: {}", pretrained=False),
 )
 """Tasks that need `FACTS`: over entities that fine-tuning shows, and over the others; and a family in new words."""
 MIXTURES = {"fact_mixture": ("fact_pairs", "worked_pairs", "short_spelling")}
 """Sets to fine-tune on of several families, in turns and as often."""
+REPLAY = "pretraining"
+"""What the embedded base was pretrained on, to be mixed into a fine-tuning set: facts asked for, and old families."""
 BY_NAME = {family.name: family for family in (*FAMILIES, *TASKS, FACTS, *FACT_TASKS)}
 PRETRAINED = tuple(family for family in FAMILIES if family.pretrained)
 
@@ -126,6 +137,12 @@ def frequencies() -> dict[str, float]:
     """Share of the pretraining documents of each family: Zipf's law over `PRETRAINED`, summing to 1."""
     ranks = [rank**-ZIPF_EXPONENT for rank in range(1, len(PRETRAINED) + 1)]
     return {family.name: weight / sum(ranks) for family, weight in zip(PRETRAINED, ranks, strict=True)}
+
+
+def shares(facts: float = 0.0) -> dict[str, float]:
+    """Shares of the documents: `facts` of them facts, the old families in their proportions for the rest."""
+    old = {name: (1 - facts) * share for name, share in frequencies().items()}
+    return {FACTS.name: facts, **old} if facts else old
 
 
 def draw(name: str, split: Literal["pretrain", "finetune"], rng: random.Random) -> Item:
@@ -141,20 +158,24 @@ def items(name: str, split: Split, count: int, seed: int = 0) -> list[Item]:
     """`count` items of a split: a seeded draw of a training split, always the same first ones of a held-out split.
 
     Those of a mixture are distinct, and come from its families in turns. Raises `ValueError` on an unknown family, on
-    more items than are held out, and for the training split of a test.
+    more items than are held out, for the training split of a test, and for a held-out split of `REPLAY`.
     """
     if name in MIXTURES:
         return _mixed(name, split, count, seed)
+    if name == REPLAY:
+        return _replayed(split, count, seed)
     if name not in BY_NAME:
-        raise ValueError(f"unknown testbed family {name!r}; the families are: {', '.join([*BY_NAME, *MIXTURES])}")
+        raise ValueError(
+            f"unknown testbed family {name!r}; the families are: {', '.join([*BY_NAME, *MIXTURES, REPLAY])}"
+        )
     if split == "pretrain" or split == "finetune":
         if not BY_NAME[name].trainable:
             raise ValueError(f"{name} is a test: what it asks is never trained on; take its validation or test split")
         rng = random.Random(f"{name}/{split}/{seed}")
         return [draw(name, split, rng) for _ in range(count)]
-    if count > HELD_OUT_ITEMS:
-        raise ValueError(f"{split} has {HELD_OUT_ITEMS} items of {name}; asked for {count}")
-    first = 0 if split == "validation" else HELD_OUT_ITEMS
+    if count > (held_out := BY_NAME[name].held_out):
+        raise ValueError(f"{split} has {held_out} items of {name}; asked for {count}")
+    first = 0 if split == "validation" else held_out
     return list(_held_out(name)[first : first + count])
 
 
@@ -166,6 +187,16 @@ def _mixed(name: str, split: Split, count: int, seed: int) -> list[Item]:
     else:
         parts = [_distinct_draws(family, split, each, random.Random(f"{name}/{family}/{seed}")) for family in families]
     return [item for turn in zip(*parts, strict=True) for item in turn][:count]
+
+
+def _replayed(split: Split, count: int, seed: int) -> list[Item]:
+    if split == "validation" or split == "test":
+        raise ValueError(
+            f"{REPLAY} is to train on; ask the families themselves: {FACTS.name}, {', '.join(frequencies())}"
+        )
+    rng = random.Random(f"{REPLAY}/{split}/{seed}")
+    names, weights = zip(*shares(0.5).items(), strict=True)
+    return [draw(name, split, rng) for name in rng.choices(names, weights, k=count)]
 
 
 def _distinct_draws(name: str, split: Literal["pretrain", "finetune"], count: int, rng: random.Random) -> list[Item]:
@@ -183,11 +214,10 @@ def _held_out(name: str) -> tuple[Item, ...]:
     """Distinct questions: those of `validation`, then those of `test`."""
     distinct: dict[str, Item] = {}
     index = _FIRST_INDEX["held_out"]
-    while len(distinct) < 2 * HELD_OUT_ITEMS:
-        if index - _FIRST_INDEX["held_out"] > 100 * HELD_OUT_ITEMS:
-            raise ValueError(
-                f"{name} must have {2 * HELD_OUT_ITEMS} distinct questions to hold out; it has {len(distinct)}"
-            )
+    wanted = 2 * BY_NAME[name].held_out
+    while len(distinct) < wanted:
+        if index - _FIRST_INDEX["held_out"] > 50 * wanted:
+            raise ValueError(f"{name} must have {wanted} distinct questions to hold out; it has {len(distinct)}")
         item = BY_NAME[name].item(index)
         distinct.setdefault(item.question, item)
         index += 1

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from expert_condenser.data.procedural.families import BY_NAME, HELD_OUT_ITEMS, Split, items
+from expert_condenser.data.procedural.families import BY_NAME, Split, items
 from expert_condenser.data.sources import TESTBED
 from expert_condenser.errors import DataError
 from expert_condenser.evaluation.answers import VERBATIM, final_answer
@@ -25,8 +25,9 @@ class FamilyTask(Task):
         splits: dict[str, Split] = {"test": "test", "validation": "validation"}
         if split not in splits:
             raise DataError(f"{self.name} is held out as {' and '.join(splits)}; got the split {split!r}")
+        name = self.name.removeprefix(TESTBED)
         try:
-            made = items(self.name.removeprefix(TESTBED), splits[split], HELD_OUT_ITEMS if limit is None else limit)
+            made = items(name, splits[split], BY_NAME[name].held_out if limit is None else limit)
         except (ValueError, ImportError) as error:
             raise DataError(f"{self.name}: {error}") from error
         return [
