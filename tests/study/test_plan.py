@@ -7,8 +7,10 @@ import pytest
 import yaml
 
 from expert_condenser.errors import EvaluationError
-from expert_condenser.study.cells import recipe_of
+from expert_condenser.study.cells import is_done_as_asked, recipe_of
+from expert_condenser.study.done import is_done
 from expert_condenser.study.plan import best_options, read_study
+from expert_condenser.training.folder import annotate
 from expert_condenser.training.record import RunRecord
 
 STUDY = {
@@ -60,6 +62,24 @@ def test_the_grid_crosses_every_arm(tmp_path):
     assert {recipe_of(cell, tmp_path).trainer.learning_rate for cell in study.cells()} == {1e-4, 2e-4}
 
 
+def test_an_arm_between_the_base_and_a_result_is_trained_as_without(tmp_path):
+    study = read_study(write(tmp_path, arms={"sft": {"method": "sft"}, "half": {"method": "sft", "interpolate": 0.5}}))
+    sft, half = study.cells()[:2]
+    assert (sft.interpolated, half.interpolated) == (None, 0.5)
+    ours, theirs = (recipe_of(cell, tmp_path).flat() for cell in (sft, half))
+    assert {name for name in ours if ours[name] != theirs[name]} == {"output_dir"}
+    finish(tmp_path, half)
+    for check in (
+        lambda cell: is_done(tmp_path, cell),
+        lambda cell: is_done_as_asked(tmp_path, cell, {"testbed:gcd": "f"}),
+    ):
+        with pytest.raises(EvaluationError, match=r"0\.5"):
+            check(half)
+        annotate(tmp_path / half.folder, interpolated=0.5)
+        assert check(half)
+        annotate(tmp_path / half.folder, interpolated=None)
+
+
 def test_options_of_an_arm_win_over_those_of_all(tmp_path):
     arms = {"one": {"method": "sft", "limit": 7}, "other": {"method": "sft"}}
     cells = read_study(write(tmp_path, arms=arms, options={**STUDY["options"], "limit": 5})).cells()
@@ -87,6 +107,8 @@ def test_a_recipe_beside_the_file(tmp_path):
         ({"options": None}, "options is a mapping"),
         ({"arms": {"../x": {"method": "sft"}}}, "an arm's name is letters"),
         ({"arms": {"base": {"method": "sft"}}}, "not 'base'"),
+        ({"arms": {"x": {"method": "sft", "interpolate": 1.5}}}, r"interpolate of an arm is .* got \[1.5\]"),
+        ({"arms": {"x": {"method": "sft", "interpolate": True}}}, "interpolate of an arm is .* got .True"),
         ({"keep_models": "no"}, "keep_models is true or false"),
         ({"tuned_as": {"other": "sft"}}, "tuned_as is of arms of this study"),
         ({"baseline": "sfft"}, "baseline is one of sft, two; got 'sfft'"),

@@ -3,12 +3,16 @@
 import json
 
 import pytest
+import torch
 import yaml
 
+from expert_condenser.checkpoint.load import load_model
 from expert_condenser.cli.main import main
 from expert_condenser.errors import EvaluationError, FailedRunError
+from expert_condenser.evaluation.results import Results
 from expert_condenser.study.run import run_study
 from expert_condenser.study.tables import write_tables
+from expert_condenser.training.record import RunRecord
 from tests.runs import GAMMA1, GAMMA2, make_base
 
 TASKS = {"testbed:gcd": 3, "testbed:aiw": 2}
@@ -71,6 +75,22 @@ def test_what_a_run_leaves(done):
     assert (done / "base" / "results.json").exists()
     assert not list(done.rglob("items.jsonl"))
     assert not list(done.rglob("*.log"))
+
+
+@pytest.mark.slow
+def test_an_arm_between_the_base_and_its_result(base, tmp_path):
+    arms = {"sft": {"method": "sft"}, "half": {"method": "sft", "interpolate": 0.5}}
+    run_study(study_file(base, arms=arms, seeds=[1], keep_models=True), tmp_path / "out", workers=2)
+    runs = tmp_path / "out" / "runs"
+    start, end, half = (
+        load_model(folder).state_dict()
+        for folder in (base / "model", runs / "sft" / "seed1" / "model", runs / "half" / "seed1" / "interpolated")
+    )
+    assert all(torch.allclose(half[name], (start[name] + end[name]) / 2, atol=1e-6) for name in end)
+    assert any(not torch.allclose(half[name], end[name], atol=1e-6) for name in end)
+    nll = [Results.read(runs / arm / "seed1" / "results.json").tasks["testbed:gcd"]["nll"] for arm in arms]
+    assert nll[0] != nll[1]
+    assert RunRecord.read(runs / "half" / "seed1" / "run.json").interpolated == 0.5
 
 
 @pytest.mark.slow

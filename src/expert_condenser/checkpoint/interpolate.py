@@ -4,11 +4,16 @@ theta(alpha) = (1 - alpha) theta_base + alpha theta_tuned
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import Tensor
 
+from expert_condenser.checkpoint.describe import save_model
+from expert_condenser.checkpoint.generation import make_savable
+from expert_condenser.checkpoint.load import load_model, load_tokenizer, resolve_model
 from expert_condenser.errors import CheckpointError
 from expert_condenser.moe.recycled import GATES
 from expert_condenser.moe.state import BIAS, IDS
@@ -43,6 +48,20 @@ def _between(name: str, base: Tensor | None, tuned: Tensor, alpha: float) -> Ten
     exact = torch.promote_types(tuned.dtype, torch.float32)
     start = torch.zeros_like(tuned, dtype=exact) if base is None else base.to(tuned.device, exact)
     return torch.lerp(start, tuned.to(exact), alpha).to(tuned.dtype)
+
+
+def save_interpolated(base: str, tuned: str, alpha: float, output_dir: Path) -> None:
+    """Write the model at alpha from a base (a directory, a hub name, or an embedded one) to a tuned directory.
+
+    Raises `CheckpointError` where the tuned one is an adapter, whose weights are no whole ones.
+    """
+    model = load_model(tuned)
+    if isinstance(model, PeftModel):
+        raise CheckpointError(f"whole weights are interpolated; {tuned} is an adapter: take the run's model/")
+    move_towards(load_model(resolve_model(base)), model, alpha)
+    make_savable(model)
+    provenance = {"interpolated": {"base": base, "model": tuned, "alpha": alpha}}
+    save_model(model, load_tokenizer(tuned), output_dir, provenance)
 
 
 @torch.no_grad()

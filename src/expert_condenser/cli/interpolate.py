@@ -5,28 +5,16 @@ from pathlib import Path
 
 from expert_condenser.cli.console import quiet_libraries, say_result
 from expert_condenser.cli.parsing import Parser
-from expert_condenser.errors import CheckpointError, UsageError
+from expert_condenser.errors import UsageError
 
 
 def run(words: list[str]) -> None:
     """Write the model at alpha on the way from the base to the tuned one."""
     options = _read(words)
-    # Once the words are right: what computes takes seconds to import.
-    from peft import PeftModel
-
-    from expert_condenser.checkpoint.describe import save_model
-    from expert_condenser.checkpoint.generation import make_savable
-    from expert_condenser.checkpoint.interpolate import move_towards
-    from expert_condenser.checkpoint.load import load_model, load_tokenizer, resolve_model
+    from expert_condenser.checkpoint.interpolate import save_interpolated  # takes seconds to import
 
     quiet_libraries()
-    tuned = load_model(options.model)
-    if isinstance(tuned, PeftModel):
-        raise CheckpointError(f"whole weights are interpolated; {options.model} is an adapter: take the run's model/")
-    move_towards(load_model(resolve_model(options.base)), tuned, options.alpha)
-    provenance = {"interpolated": {"base": options.base, "model": options.model, "alpha": options.alpha}}
-    make_savable(tuned)
-    save_model(tuned, load_tokenizer(options.model), options.output_dir, provenance)
+    save_interpolated(options.base, options.model, options.alpha, options.output_dir)
     say_result(options.output_dir)
 
 

@@ -36,8 +36,14 @@ def is_done_as_asked(root: Path, cell: Cell, questions: Mapping[str, str]) -> bo
     check_evaluation(folder, cell.study.evaluate, questions)
     if cell.seed is None:
         return True
+    record = RunRecord.read(folder / RUN)
+    if record.interpolated != cell.interpolated:
+        raise EvaluationError(
+            f"{folder} holds the results at {record.interpolated or 1:g} of the way from the base, and the study asks "
+            f"for {cell.interpolated or 1:g}; name another --output_dir"
+        )
     try:
-        check_same_run(RunRecord.read(folder / RUN), recipe_of(cell, root))
+        check_same_run(record, recipe_of(cell, root))
     except TrainingError as error:
         raise EvaluationError(f"{folder} holds the results of another recipe: {error}") from error
     return True

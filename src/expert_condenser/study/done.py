@@ -62,9 +62,12 @@ def _modes(results: Results) -> dict[str, str]:
 
 
 def _check_options(folder: Path, cell: Cell) -> None:
-    there = RunRecord.read(folder / RUN).config
+    found = RunRecord.read(folder / RUN)
+    there = found.config
     asked = {name: value for name, value in _asked(cell).items() if value is not None and name in there}
     differing = {name: (there[name], value) for name, value in asked.items() if not _says(there[name], value)}
+    if found.interpolated != cell.interpolated:
+        differing["interpolate"] = (found.interpolated, cell.interpolated)
     if not _same_model(str(there.get("model")), cell.study.base):
         differing["model"] = (there.get("model"), cell.study.base)
     if differing:

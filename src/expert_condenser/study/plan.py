@@ -7,6 +7,7 @@
     arms:
       sft: {method: sft}
       condenser: {method: condenser, bias_step: 5.0e-3}
+      halfway: {method: sft, interpolate: 0.5}  # evaluated at this share of the way from the base to the run's result
     grid: {learning_rate: [1.0e-4, 2.0e-4]}     # optional: every arm with every combination
     tuned_by: ../sweep                  # optional: another study, whose best grid options every arm takes
     tuned_as: {condenser_r3: condenser} # optional: arms that take those of another arm of that study
@@ -44,6 +45,7 @@ from expert_condenser.study.evaluation import Evaluation, read_evaluation
 
 BEFORE, NOW = "learnt before", "learnt now"
 """The means over what the base knew, and over what the runs are to learn where that is several tasks."""
+INTERPOLATE = "interpolate"
 _OWN = {"model", "model_name_or_path", "output_dir", "seed", "overwrite", "resume"}
 
 
@@ -106,9 +108,9 @@ class Study:
         points = [dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values())]
         tuned = {} if self.tuned_by is None else best_options(self.tuned_by)
         return [
-            Cell(self, arm, seed, _of_seed({**self._tuned(arm, tuned), **options, **point}, seed), point)
+            Cell(self, arm, seed, _of_seed({**self._tuned(arm, tuned), **recipe, **point}, seed), point, alpha)
             for seed in self.seeds
-            for arm, options in self.arms.items()
+            for arm, (recipe, alpha) in {arm: _parted(options) for arm, options in self.arms.items()}.items()
             for point in points
         ]
 
@@ -131,6 +133,8 @@ class Cell:
     seed: int | None
     options: Mapping[str, Any]
     point: Mapping[str, Any]
+    interpolated: float | None = None
+    """What is evaluated lies at this share of the way from the base to what was trained; None: that itself."""
 
     @property
     def label(self) -> str:
@@ -202,6 +206,11 @@ def _score(folder: Path, cells: list[Cell]) -> tuple[float, float]:
     return accuracy, 0.0 if None in nlls else -sum(nlls) / len(nlls)
 
 
+def _parted(options: Mapping[str, Any]) -> tuple[dict[str, Any], float | None]:
+    """An arm's options of training, and `interpolate`."""
+    return {name: value for name, value in options.items() if name != INTERPOLATE}, options.get(INTERPOLATE)
+
+
 def _of_seed(options: Mapping[str, Any], seed: int) -> dict[str, Any]:
     return {
         name: value.replace("{seed}", str(seed)) if isinstance(value, str) else value for name, value in options.items()
@@ -256,6 +265,9 @@ def _check_values(content: dict[str, Any], evaluation: dict[str, Any], path: Pat
     grid = content.get("grid", {})
     if not isinstance(grid, dict) or any(not isinstance(values, list) or not values for values in grid.values()):
         raise EvaluationError(f"{path}: grid is a mapping from options to lists of values; got {grid!r}")
+    alphas = [options[INTERPOLATE] for options in arms.values() if INTERPOLATE in options]
+    if bad := [alpha for alpha in alphas if type(alpha) is not float or not 0 < alpha < 1]:
+        raise EvaluationError(f"{path}: {INTERPOLATE} of an arm is a number between 0 and 1; got {bad}")
     for name in [*content.get("options", {}), *grid, *(key for options in arms.values() for key in options)]:
         if name in _OWN:
             raise EvaluationError(f"{path}: a study sets {name} itself; leave it out of options, arms and grid")

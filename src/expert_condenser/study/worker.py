@@ -16,6 +16,7 @@ import torch
 import transformers
 
 from expert_condenser.checkpoint.guard import is_closed, newest_whole
+from expert_condenser.checkpoint.interpolate import save_interpolated
 from expert_condenser.checkpoint.load import load_tokenizer, resolve_model
 from expert_condenser.errors import TrainingError
 from expert_condenser.evaluation.backends.local import LocalBackend
@@ -37,6 +38,9 @@ from expert_condenser.training.recipe import Recipe
 from expert_condenser.training.record import RUN, RunRecord
 from expert_condenser.training.run import train
 from expert_condenser.workfolder import WorkFolder
+
+BETWEEN = "interpolated"
+"""The folder of a run's model on the way from the base."""
 
 
 def run_cell(cell: Cell, root: Path, device: str | None, threads: int) -> None:
@@ -78,7 +82,8 @@ def _run(cell: Cell, root: Path) -> None:
     if not (folder / "model").exists() or RunRecord.read(folder / RUN).cost is None:  # the cost is noted last
         _train(cell, config)
     with Lock(folder, STUDY_KIND.name):
-        _evaluate(cell, folder, folder / "model")
+        annotate(folder, interpolated=cell.interpolated)
+        _evaluate(cell, folder, _result_of(cell, folder))
         if not cell.study.keep_models:
             keep_results(folder, METHODS[config.run.method].phases)
 
@@ -95,6 +100,16 @@ def _evaluate(cell: Cell, folder: Path, path: Path) -> None:
     backend = LocalBackend(path, tokenizer, device=device)
     asking = Asking(modes=spec.modes, measures=measures)
     evaluate(backend, tokenizer, tasks, folder, generation, label=cell.label, asking=asking)
+
+
+def _result_of(cell: Cell, folder: Path) -> Path:
+    """The model that is evaluated: what was trained, or what lies between the base and that."""
+    trained, between = folder / "model", folder / BETWEEN
+    if cell.interpolated is None:
+        return trained
+    shutil.rmtree(between, ignore_errors=True)  # nothing says whether an old one is whole
+    save_interpolated(cell.study.base, str(trained), cell.interpolated, between)
+    return between
 
 
 def _train(cell: Cell, config: Recipe) -> None:
@@ -133,7 +148,7 @@ def _is_same_run(folder: Path, config: Recipe) -> bool:
 
 def keep_results(folder: Path, phases: Sequence[str]) -> None:
     """Delete weights and answers of a finished run: `run.json`, `results.json` and the training log stay."""
-    for name in (*phases, "model", "adapter"):
+    for name in (*phases, "model", "adapter", BETWEEN):
         shutil.rmtree(folder / name, ignore_errors=True)
     _delete_answers(folder)
 

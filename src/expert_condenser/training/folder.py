@@ -218,9 +218,9 @@ def _is_run(folder: Path) -> bool:
 RUN_KIND = Kind("train", is_older=_is_run)
 
 
-def annotate(folder: Path, *, arm: str, cost: dict[str, Any]) -> None:
-    """Note in a finished run's `run.json` which arm of a study it is, and what it cost."""
-    replace(RunRecord.read(folder / RUN), arm=arm, cost=cost).write(folder / RUN)
+def annotate(folder: Path, **notes: Any) -> None:
+    """Note in a finished run's `run.json` what only the study knows: `arm`, `cost`, `interpolated`."""
+    replace(RunRecord.read(folder / RUN), **notes).write(folder / RUN)
 
 
 def as_it_began(record: RunRecord, recipe: Recipe) -> Recipe:

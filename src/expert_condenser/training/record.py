@@ -50,6 +50,8 @@ class RunRecord:
     """Of a study's run: its arm."""
     cost: dict[str, Any] | None = None
     """Of a study's run: `seconds`, `cpu_seconds`, `flops`, `peak_mb`, `resumed`."""
+    interpolated: float | None = None
+    """Of a study's run: what was evaluated lies at this share of the way from the base; None: the result itself."""
     format_version: int = FORMAT_VERSION
 
     @classmethod
@@ -97,7 +99,15 @@ class RunRecord:
 
 
 _NEEDED = {"method": str, "config": dict}
-_OPTIONAL = {"finished": bool, "arm": str, "steps": int, "tokens": int, "cost": dict, "data": dict}
+_OPTIONAL = {
+    "finished": bool,
+    "arm": str,
+    "steps": int,
+    "tokens": int,
+    "cost": dict,
+    "data": dict,
+    "interpolated": float,
+}
 _RENAMED = {"model_name_or_path": "model", "dataset": "data", "dataset_split": "split", "eval_dataset": "eval_data"}
 """Option names of version 1, and what they are called since."""
 _ROUTING = ("routing_preset", "budget", "bias_space", "bias_in_weights", "usage", "bias_center", "bias_clip")
