@@ -10,7 +10,9 @@ from expert_condenser.cli.testbed import run
 from expert_condenser.data.procedural.families import PRETRAINED, items
 from expert_condenser.errors import UsageError
 from expert_condenser.files import read_json
+from expert_condenser.methods import METHODS
 from expert_condenser.moe.layers import moe_layers
+from expert_condenser.moe.own_types import condensers_of
 from expert_condenser.moe.usage import measure_usage
 from expert_condenser.testbed.acceptance import Acceptance, conditions
 from expert_condenser.testbed.specialization import answers_to, expert_shares, holders, taken_out
@@ -108,12 +110,20 @@ def test_shares_are_of_the_selections_on_items_or_on_their_prompts():
 
 @pytest.mark.slow
 def test_the_first_base_is_refused_since_it_knows_no_facts(tmp_path, capsys):
-    words = ["accept", "--model", "testbed", "--output_dir", str(tmp_path), "--limit", "5"]
+    words = ["accept", "--model", "testbed-v1", "--output_dir", str(tmp_path), "--limit", "5"]
     run([*words, "--experts", "6", "--rows", "24", "--learning_rates", "1e-4"])
     assert "facts are known" in capsys.readouterr().out.split("missed:")[1]
     written = read_json(tmp_path / "accept.json")
     assert list(written["tuned"]) == ["base", "0.0001"]
     assert len(written["taken_out"]["none"]) == 1 + len(PRETRAINED)
+    facts = read_json(tmp_path / "condensers.json")["layers"]
+    config = METHODS["condenser"].Config(
+        condenser_rule="explicit", condensers_file=str(tmp_path / "condensers.json"), one_phase=True
+    )
+    model = load_model(base_model_path("testbed-v1"))
+    METHODS["condenser"](config, "condense").prepare(model)
+    assert condensers_of(model) == {entry["layer"]: entry["condensers"] for entry in facts}
+    assert [len(entry["condensers"]) for entry in facts] == [2] * 5
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [], "tuned models are not kept"
 
 

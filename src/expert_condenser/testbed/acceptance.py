@@ -19,6 +19,7 @@ from expert_condenser.data.sources import TESTBED
 from expert_condenser.evaluation.teacher_forced import TeacherForced
 from expert_condenser.files import read_json, write_json
 from expert_condenser.functional.concentration import gini
+from expert_condenser.methods.condenser import CONDENSERS, FORMAT_VERSION
 from expert_condenser.testbed.specialization import answers_to, expert_shares, holders, taken_out
 from expert_condenser.training.recipe import Recipe
 from expert_condenser.training.run import train
@@ -76,12 +77,15 @@ def accept(
 ) -> Acceptance:
     """Examine the model in `path`; writes `accept.json` to `output_dir` and returns what is in it.
 
-    `advance` is called with 1 after every part. What a killed examination has measured of fine-tuning is kept.
+    The two experts of every layer that hold most of the facts go to `condensers.json`, for
+    `condenser_rule: explicit`: with them always active, what a task must recall is always at hand. `advance` is
+    called with 1 after every part. What a killed examination has measured of fine-tuning is kept.
     """
     output_dir.mkdir(parents=True, exist_ok=True)
     model, tokenizer = load_model(path), load_tokenizer(path)
     questions = _questions(config)
     routing, experts = _routing(model, tokenizer, questions, config)
+    write_json(output_dir / CONDENSERS, _condensers(experts), indent=1)
     advance(1)
     without = _without(model, tokenizer, experts, questions, config)
     advance(1)
@@ -180,6 +184,11 @@ def _routing(
         "on prompts": on_prompts.gather(1, experts).sum(1).tolist(),
     }
     return figures, experts
+
+
+def _condensers(experts: torch.Tensor) -> dict[str, Any]:
+    entries = [{"layer": layer, "condensers": ids[:2]} for layer, ids in enumerate(experts.tolist())]
+    return {"format_version": FORMAT_VERSION, "rule": "the largest excess share on facts", "layers": entries}
 
 
 def _without(
