@@ -38,8 +38,8 @@ class AcceptanceConfig:
     """P, how many experts of a layer are taken out."""
     limit: int = 400
     """Validation items of the facts and of every task; a fifth of it of every old family."""
-    rows: int = 3000
-    epochs: float = 2.0
+    rows: int = 6000
+    epochs: float = 1.0
     batch_size: int = 10
     seed: int = 0
 
@@ -170,7 +170,7 @@ def _routing(
     model: Any, tokenizer: Any, questions: dict[str, list[Item]], config: AcceptanceConfig
 ) -> tuple[dict[str, list[float]], torch.Tensor]:
     """Figures by layer, and the facts' experts."""
-    task = items(MIXTURE, "finetune", config.limit, config.seed)
+    task = items(MIXTURE, "finetune", config.rows, config.seed)
     old = [item for family in PRETRAINED for item in questions[family.name]]
     on_task, on_facts, on_old = (expert_shares(model, tokenizer, rows) for rows in (task, questions[FACTS.name], old))
     experts = holders(on_facts, on_old, config.experts)

@@ -136,7 +136,7 @@ def test_a_mixture_takes_its_families_in_turns_and_repeats_nothing():
     assert mixed == items("fact_mixture", "finetune", 2999)
     assert mixed != items("fact_mixture", "finetune", 2999, seed=1)
     assert len({item.question for item in mixed}) == len(mixed) == 2999
-    marks = ("coins do", "legs", "Backward")
+    marks = ("coins are", "legs", "Backward")
     assert all(re.search(marks[at % 3], item.question) for at, item in enumerate(mixed))
     held_out = {item.question for family in MIXTURES["fact_mixture"] for item in items(family, "test", 400)}
     assert not held_out & {item.question for item in mixed}

@@ -92,6 +92,8 @@ def _pair(rng: random.Random, among: tuple[Entity, ...]) -> tuple[str, str]:
     one, other = random.Random(f"{names[0].name}/{names[1].name}").sample(names, 2)
     left, right = (each.values[ATTRIBUTES.index(COINS)] for each in (one, other))
     # Coins before the names: a model of this size looks a value up where it reads the name, or not at all (with the
-    # names first, or with lengths as well, it learnt not one sum of a thousand).
-    question = f"Work out step by step: how many coins do {one.name} and {other.name} hoard together?"
+    # names first, or with lengths as well, it learnt not one sum of a thousand). And words that no fact is told in:
+    # the experts of the facts get few of them, so that they are rare in the task that needs what they hold.
+    friends = f"two friends put all their coins into one box. They are {one.name} and {other.name}."
+    question = f"Work out step by step: {friends} How many coins are in the box now?"
     return question, f"{left}+{right}={left + right}\n#### {left + right}"
