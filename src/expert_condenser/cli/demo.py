@@ -35,6 +35,8 @@ ARMS: dict[str, list[str]] = {
 """Name -> options. The gammas move the bias by up to 0.4 logits in phase 1, as in the paper's Qwen run."""
 ITEMS_BEFORE = 20
 """Test items of each family that the base knew."""
+NEW = "unseen_fact_pairs"
+"""The task over entities of which fine-tuning shows nothing: right only where what the base holds is still reached."""
 
 
 def run(words: list[str]) -> None:
@@ -125,7 +127,7 @@ def _measure(model_path: Path, place: Path, count: int) -> dict[str, Any]:
     model, tokenizer = load_model(model_path), load_tokenizer(model_path)
     known = [load(f"{TESTBED}{family.name}", limit=min(count, ITEMS_BEFORE)) for family in PRETRAINED]
     backend = LocalBackend(model_path, tokenizer, model=model)
-    tasks = [load(f"{TESTBED}{_task()}", limit=count), *known]
+    tasks = [*(load(f"{TESTBED}{name}", limit=count) for name in (_task(), NEW)), *known]
     results = evaluate(backend, tokenizer, tasks, place, Generation(), label=place.name)
     texts = [f"{item.question}\n{item.answer}" for item in items(_task(), "validation", 200)]
     rows = [tokenizer(text)["input_ids"] for text in texts]
@@ -150,27 +152,29 @@ def _table(outcomes: Mapping[str, list[dict[str, Any]]], count: int) -> Table:
 
     task = _task()
     table = Table(
-        title=f"{count} test items of {task}, {min(count, ITEMS_BEFORE)} of each of {len(PRETRAINED)} tasks before",
+        title=f"{count} test items of {task} and of {NEW}, {min(count, ITEMS_BEFORE)} of each of {len(PRETRAINED)} tasks before",
         caption=f"Of {count} items alone, an accuracy has a standard error of up to {50 / count**0.5:.0f} points;"
         " seeds differ by more (--seeds)",
     )
-    for name in ("model", "task, %", "nll", "before, %", "nll", "Gini", "seconds"):
+    for name in ("model", "task, %", "nll", "new, %", "nll", "before, %", "nll", "Gini", "seconds"):
         table.add_column(name, justify="left" if name == "model" else "right")
     for name, runs in outcomes.items():
         table.add_row(
             name,
             _number([100 * run["accuracy"][task] for run in runs], 1),
             _number([run["nll"][task] for run in runs], 3),
-            _number([100 * _others(run["accuracy"], task) for run in runs], 1),
-            _number([_others(run["nll"], task) for run in runs], 2),
+            _number([100 * run["accuracy"][NEW] for run in runs], 1),
+            _number([run["nll"][NEW] for run in runs], 3),
+            _number([100 * _before(run["accuracy"]) for run in runs], 1),
+            _number([_before(run["nll"]) for run in runs], 2),
             _number([gini(run["usage"]).mean().item() for run in runs], 2),
             "" if name == BASE else f"{mean(run['seconds'] for run in runs):.0f}",
         )
     return table
 
 
-def _others(values: Mapping[str, float], task: str) -> float:
-    return mean(value for name, value in values.items() if name != task)
+def _before(values: Mapping[str, float]) -> float:
+    return mean(values[family.name] for family in PRETRAINED)
 
 
 def _number(values: Sequence[float], digits: int) -> str:
