@@ -152,7 +152,7 @@ def _table(outcomes: Mapping[str, list[dict[str, Any]]], count: int) -> Table:
 
     task = _task()
     table = Table(
-        title=f"{count} test items of {task}, of {NEW} (new), and {min(count, ITEMS_BEFORE)} of {len(PRETRAINED)} old tasks",
+        title=f"{count} test items of {task}, of {NEW}, {min(count, ITEMS_BEFORE)} of {len(PRETRAINED)} old tasks",
         caption=f"Of {count} items alone, an accuracy has a standard error of up to {50 / count**0.5:.0f} points;"
         " seeds differ by more (--seeds)",
     )
