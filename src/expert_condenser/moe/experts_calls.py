@@ -1,4 +1,4 @@
-"""What goes into the experts of a layer and what comes out, in any forward; and what its experts make of other tokens."""
+"""What goes into the experts of a layer and what comes out, in any forward; what its experts make of other tokens."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from expert_condenser.errors import UnsupportedModelError
-from expert_condenser.moe.handover import SCORES, TUPLE
+from expert_condenser.moe.handover import SCORES, TUPLE, Choice
 from expert_condenser.moe.layers import MoELayer
 
 
@@ -60,11 +60,11 @@ def on_experts(layer: MoELayer, listener: Callable[[ExpertsCall], None]) -> Call
     return stop
 
 
-def mixture_on(layer: MoELayer, call: ExpertsCall) -> Float[Tensor, "T D"]:
-    """What this layer's own router and experts make of the inputs of another layer's call."""
+def mixture_on(layer: MoELayer, call: ExpertsCall) -> tuple[Float[Tensor, "T D"], Choice]:
+    """What this layer's own router and experts make of the inputs of another layer's call, and whom it chose."""
     choice = layer.rule.handover.read(layer.router, layer.router(*call.routed), call.routed[0])
     output: Tensor = layer.experts(call.hidden, choice.indices, choice.weights)
-    return output.reshape(call.hidden.shape)
+    return output.reshape(call.hidden.shape), choice
 
 
 def expert_outputs(

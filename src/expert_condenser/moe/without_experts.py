@@ -33,12 +33,18 @@ def without_experts(model: Any, removed: Mapping[int, Sequence[int]], *, rescale
     """
     layers = moe_layers(model)
     check_removable(layers, removed)
+    with under_policy(model), _removed(moe_layers(model), removed, rescale):
+        yield
+
+
+@contextmanager
+def under_policy(model: Any) -> Iterator[None]:
+    """A stock model routes by a policy that changes nothing, for a while; an attached one is left alone."""
     stock = find_attachment(model) is None
     if stock:
         attach(model, RoutingConfig(preset="paper"))
     try:
-        with _removed(moe_layers(model), removed, rescale):
-            yield
+        yield
     finally:
         if stock:
             detach(model)

@@ -38,8 +38,8 @@ class MethodCallback(TrainerCallback):
         trainer = Trainer(model, ..., callbacks=[MethodCallback(method)])
 
     Every checkpoint also gets the method's state and the usage history, which `output_dir` has as well while it grows
-    (see `history`). The metrics are added to the log entry of the step: `nll` (the loss without auxiliary term; `eval_nll`
-    in evaluations), `expert_diversity`,
+    (see `history`). The metrics are added to the log entry of the step: `nll` (the loss without auxiliary term;
+    `eval_nll` in evaluations), `expert_diversity`,
     `usage_gini`, `dead_experts`, and for methods with a bias `bias_range`, `route_churn` (share of the
     tokens whose experts the bias changed) and `condenser_gate_share`.
 
