@@ -6,7 +6,6 @@
     bias             its learnt selection bias
     reap             mean over the tokens that chose it of g_i(x) ‖E_i(x)‖₂                    (arXiv 2510.13999)
     reconstruction   sum over tokens of ‖y(x) - y(x without i)‖₂², routed anew         (*ours*, after 2402.14800)
-    random           draws from a seed
 
 arXiv 2402.14800 looks at every subset of a layer's experts for the one that loses least; that is out of reach for 64.
 Here experts are ranked by what is lost without each of them alone.
@@ -28,7 +27,7 @@ from expert_condenser.moe.experts_calls import ExpertsCall, check_calls, expert_
 from expert_condenser.moe.layers import MoELayer, expert_norms, moe_layers
 from expert_condenser.moe.without_experts import under_policy, without_experts
 
-CRITERIA = ("activation", "gate_mass", "weight_norm", "bias", "reap", "reconstruction", "random")
+CRITERIA = ("activation", "gate_mass", "weight_norm", "bias", "reap", "reconstruction")
 
 
 @torch.no_grad()
@@ -40,7 +39,7 @@ def score_experts(
     tokens: int = 2048,
     advance: Callable[[int], None] = lambda layers: None,
 ) -> dict[str, Float64[Tensor, "L E"]]:
-    """The scores by every criterion but `random`, on the first `tokens` tokens of the rows.
+    """The scores by each criterion, on the first `tokens` tokens of the rows.
 
     Raises `AnalysisError` on an unknown criterion, and on `bias` where the model has none or all are equal. `advance`
     is called for each layer.
@@ -48,14 +47,13 @@ def score_experts(
     check_criteria(criteria)
     layers = moe_layers(model)
     check_calls(layers)
-    wanted = [name for name in criteria if name != "random"]
-    if "reconstruction" in wanted:
+    if "reconstruction" in criteria:
         check_calls(layers, replayed=True)
-    calls = calls_on(model, rows, tokens) if set(wanted) - {"weight_norm", "bias"} else [None] * len(layers)
-    found: dict[str, list[Tensor]] = {name: [] for name in wanted}
-    with under_policy(model) if "reconstruction" in wanted else nullcontext():  # once, not for every expert
+    calls = calls_on(model, rows, tokens) if set(criteria) - {"weight_norm", "bias"} else [None] * len(layers)
+    found: dict[str, list[Tensor]] = {name: [] for name in criteria}
+    with under_policy(model) if "reconstruction" in criteria else nullcontext():  # once, not for every expert
         for index, (layer, call) in enumerate(zip(moe_layers(model), calls, strict=True)):
-            for name in wanted:
+            for name in criteria:
                 found[name].append(_SCORE[name](layer, call, model, index).double().cpu())
             advance(1)
     return {name: torch.stack(rows_) for name, rows_ in found.items()}

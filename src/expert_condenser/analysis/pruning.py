@@ -153,3 +153,37 @@ def parameters_per_expert(model: Any) -> int:
     """Parameters of one routed expert, its row of the router left out."""
     layer = moe_layers(model)[0]
     return sum(p.numel() for p in layer.experts.parameters()) // layer.num_weighted
+
+
+@dataclass(frozen=True)
+class AgainstControl:
+    """One pruned model beside the draws that lose as many parameters in the same way."""
+
+    prune: Prune
+    nll: float
+    control_mean: float
+    control_low: float
+    control_high: float
+    """The range of the draws."""
+    worse_draws: int
+    """How many draws have a higher nll."""
+    draws: int
+
+
+def against_control(prunes: Sequence[Prune]) -> list[AgainstControl]:
+    """Every pruned model whose criterion is no draw, beside its draws; those without any are left out."""
+    found = []
+    for prune in prunes:
+        if prune.draw is not None:
+            continue
+        drawn = [p.quality.nll_per_token for p in prunes if _is_control(p, prune)]
+        if drawn:
+            nll = prune.quality.nll_per_token
+            worse = sum(value > nll for value in drawn)
+            found.append(AgainstControl(prune, nll, sum(drawn) / len(drawn), min(drawn), max(drawn), worse, len(drawn)))
+    return found
+
+
+def _is_control(draw: Prune, prune: Prune) -> bool:
+    same = (draw.scope, draw.rescale, draw.kept) == (prune.scope, prune.rescale, prune.kept)
+    return draw.draw is not None and same and draw.control_of in (None, prune.criterion)
