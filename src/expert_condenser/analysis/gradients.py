@@ -63,7 +63,7 @@ class GradientFlow:
         tables = {"usage": self.usage, "frequency": self.frequency, "gradient": self.gradient}
         tables |= {f"moved_{name}": table for name, table in self.moved.items()}
         return [
-            {"decile": at, **{name: table[decile == at].mean().item() for name, table in tables.items()}}
+            {"decile": float(at), **{name: table[decile == at].mean().item() for name, table in tables.items()}}
             for at in range(DECILES)
             if (decile == at).any()
         ]

@@ -40,15 +40,15 @@ def _of_record(path: Path, content: dict[str, Any], name: str) -> ExpertUsage:
         tuple(content["layers"]),
         content["top_k"],
         _table(path, "selection_counts", content["selection_counts"], shape),
-        None if mass is None else _table(path, "top_k_gate_mass", mass, shape).double(),
+        None if mass is None else _table(path, "top_k_gate_mass", mass, shape, torch.float64),
         {int(layer): ids for layer, ids in content.get("condensers", {}).items()},
         content.get("task"),
     )
 
 
-def _table(path: Path, key: str, rows: Any, shape: tuple[int, int]) -> Tensor:
+def _table(path: Path, key: str, rows: Any, shape: tuple[int, int], dtype: torch.dtype | None = None) -> Tensor:
     try:
-        table = torch.tensor(rows)
+        table = torch.tensor(rows, dtype=dtype)
     except (TypeError, ValueError) as error:
         raise AnalysisError(f"{path}: {key} is a row of numbers for each layer; {error}") from error
     if tuple(table.shape) != shape:

@@ -92,7 +92,7 @@ def _text(value: Any) -> Any:
 def _table(title: str, rows: Sequence[Row]) -> Table:
     table = Table(title=title)
     for name in rows[0] if rows else ():
-        table.add_column(name, justify="left" if isinstance(rows[0][name], str) else "right")
+        table.add_column(name, justify="left" if isinstance(rows[0][name], str) else "right", overflow="fold")
     for row in rows:
         table.add_row(*(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row.values()))
     return table

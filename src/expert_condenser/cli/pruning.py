@@ -76,11 +76,11 @@ def _beside(found: AgainstControl) -> dict[str, Any]:
     return {
         "criterion": pruned.criterion,
         "scope": pruned.scope,
-        "weights": "rescaled" if pruned.rescale else "as they were",
+        "weights": "rescaled" if pruned.rescale else "as is",
         "kept": pruned.kept,
         "nll": found.nll,
         "control": found.control_mean,
-        "control low": found.control_low,
-        "control high": found.control_high,
-        "worse draws": f"{found.worse_draws} of {found.draws}",
+        "lowest draw": found.control_low,
+        "highest": found.control_high,
+        "worse": f"{found.worse_draws} of {found.draws}",
     }
