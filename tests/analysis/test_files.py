@@ -8,8 +8,8 @@ import torch
 from expert_condenser.analysis.dynamics import check_one_base, dynamics_of
 from expert_condenser.analysis.expert_lists import read_list, write_list
 from expert_condenser.analysis.expert_scores import random_scores
+from expert_condenser.analysis.output import read_analysis, write_analysis
 from expert_condenser.analysis.overlap import overlaps
-from expert_condenser.analysis.record import read_analysis, write_analysis
 from expert_condenser.analysis.subjects import Shape, Subject
 from expert_condenser.analysis.usage import ExpertUsage
 from expert_condenser.analysis.usage_files import read_usage

@@ -17,7 +17,7 @@ from expert_condenser.analysis.super_experts import super_experts
 from expert_condenser.analysis.usage import ExpertUsage, usage_of
 from expert_condenser.analysis.usage_files import check_same_shape, read_usage
 from expert_condenser.cli.analysis_session import Session
-from expert_condenser.cli.pruning import prune
+from expert_condenser.cli.prune_analysis import prune
 from expert_condenser.errors import AnalysisError
 from expert_condenser.files import write_json
 from expert_condenser.report import analysis_figures as figures

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from expert_condenser.analysis.record import write_analysis
+from expert_condenser.analysis.output import write_analysis
 from expert_condenser.analysis.rows import read_rows
 from expert_condenser.analysis.subjects import Subject, check_together, find_subject, load
 from expert_condenser.checkpoint.load import load_tokenizer

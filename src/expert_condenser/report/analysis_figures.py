@@ -76,7 +76,7 @@ def draw_correlation(found: Sequence[Correlation], condensers: Mapping[int, Sequ
                 mean.plot(each.layers, each.mean_of(condensers), "D--", color=color, markersize=3, label=label)
         mean.set(xlabel="layer")
         for axis, each in zip(maps, found, strict=False):
-            axis.imshow(each.matrix[middle], vmin=-1, vmax=1, cmap="RdBu_r")
+            axis.imshow(each.matrix[middle].numpy(), vmin=-1, vmax=1, cmap="RdBu_r")
             axis.grid(visible=False)
             axis.set(xlabel="expert", ylabel="expert")
 

@@ -15,11 +15,11 @@ from expert_condenser.files import read_json, write_json
 from expert_condenser.methods import Method
 from expert_condenser.training.auxiliary import lend_fields, restore_fields
 from expert_condenser.training.callback import METHOD_STATE, MethodCallback
+from expert_condenser.training.fixed_rows import ROWS, record_routing
 from expert_condenser.training.folder import RunFolder
 from expert_condenser.training.model import Prepared, trainable_counts
 from expert_condenser.training.recipe import Recipe
 from expert_condenser.training.recorder import RunRecorder
-from expert_condenser.training.routing import ROWS, record_routing
 from expert_condenser.training.rows import TrainingRows
 from expert_condenser.training.schedule import WHOLE, Stretch
 from expert_condenser.training.sft_options import TrainerConfig

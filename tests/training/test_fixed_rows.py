@@ -9,7 +9,7 @@ from expert_condenser import attach, moe_layers, set_condensers
 from expert_condenser.checkpoint.load import load_model, load_tokenizer
 from expert_condenser.functional.routing import RoutingConfig
 from expert_condenser.testing import tiny_batch, tiny_model
-from expert_condenser.training.routing import LENGTH, ROUTING, choices_on, record_routing
+from expert_condenser.training.fixed_rows import LENGTH, ROUTING, choices_on, record_routing
 from tests.runs import PHASES, config, make_base, train
 
 ROWS = [[3, 4, 5, 6, 7], [8, 9, 10]]
