@@ -39,6 +39,16 @@ def test_usage_is_what_the_routers_chose(recorded_routing):
     assert not torch.equal(usage.counts, usage_of("other", model, tokenizer(), rows(seed=1)).counts), "control"
 
 
+def test_counting_takes_one_forward_of_the_decoder_and_none_of_the_head():
+    model, calls = tiny_model(), []
+    for name in ("model", "lm_head"):
+        model.get_submodule(name).register_forward_hook(lambda *_, name=name: calls.append(name))
+    advanced = []
+    usage_of("tiny", model, tokenizer(), rows(), batch_size=4, advance=advanced.append)
+    assert calls == ["model", "model"]
+    assert advanced == [4, 2]
+
+
 def test_a_layer_that_was_left_alone_diverges_by_0_and_one_of_doubled_outputs_by_1():
     base, tuned = tiny_model(), tiny_model()
     with torch.no_grad():
