@@ -48,7 +48,7 @@ def draw(runs: list[str], out: Path, limit: int, usage: Path | None) -> None:
     models = ["--model", "base=testbed", "--tuned", *runs]
     last = runs[-1]  # the condenser run
     analyze("usage", *models)
-    analyze("overlap", *models)
+    analyze("overlap", "--model", "base=testbed", "--data", TASK, OLD, "--limit", str(limit), data=None)
     analyze("divergence", *models)
     analyze("correlation", *models)
     analyze("ablation", "--model", last)

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from expert_condenser.analysis.pruning import parameters_per_expert
 from expert_condenser.checkpoint.load import load_model
-from expert_condenser.cli import analysis_session
+from expert_condenser.cli.analyses import session as analysis_session
 from expert_condenser.cli.main import main
 from tests.runs import config, make_base, read, train
 
@@ -54,6 +54,14 @@ def test_usage_and_overlap(analyze, finished, tmp_path, capsys):
     pairs = analyze("overlap", "--usage", *files, data=False)["pairs"]
     assert [(pair["first"], pair["second"]) for pair in pairs] == [("base", "condenser")]
     assert 0 < min(pairs[0]["common"]) < 1
+
+
+def test_one_model_on_two_tasks(analyze, finished, tmp_path):
+    (tmp_path / "more.jsonl").write_text("".join((finished / "rows.jsonl").read_text().splitlines(keepends=True)[:3]))
+    words = ["--data", finished / "rows.jsonl", tmp_path / "more.jsonl", "--split", "train"]
+    found = analyze("overlap", "--model", f"base={finished / 'model'}", *words, data=False)
+    assert [pair["second"] for pair in found["pairs"]] == [f"base, {tmp_path / 'more.jsonl'}"]
+    assert found["loads"] == 1
 
 
 def test_divergence_and_correlation(analyze, finished):

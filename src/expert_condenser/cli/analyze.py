@@ -13,7 +13,7 @@ from expert_condenser.names import unknown
 SUMMARY = """condenser analyze WHAT --output_dir DIR [options]
 
   usage        activation rates and gate mass: --model BASE [--tuned RUN ...] --data D, or --usage FILE ...
-  overlap      do two tasks or two models use the same experts: as usage
+  overlap      do two tasks or two models use the same experts: as usage, with --data D ...
   divergence   how far every layer's output is from the base's: --model BASE --tuned RUN ... --data D
   correlation  how alike experts are, condensers above all: --model BASE [--tuned RUN ...] --data D
   ablation     condensers on, demoted, removed, restored: --model RUN [--tuned RUN ...] --data D
@@ -22,7 +22,8 @@ SUMMARY = """condenser analyze WHAT --output_dir DIR [options]
   super        super experts and super weights, followed through tuning: --model BASE [--tuned RUN ...] --data D
   prune        what is lost without experts, against random controls: --model M --data D
 
-A model is a run's folder, a directory, a hub name or testbed, and NAME=PATH names it. docs/analysis.md defines all."""
+A model is a run's folder, a directory, a hub name or testbed, and NAME=PATH names it. docs/analysis.md defines all.
+condenser analyze WHAT --help has the options; all take --verbosity {error,warning,info,debug}."""
 NAMES = ("usage", "overlap", "divergence", "correlation", "ablation", "gradients", "dynamics", "super", "prune")
 _WITHOUT_DATA = ("dynamics",)
 
@@ -36,8 +37,8 @@ def run(words: list[str]) -> None:
     if name not in NAMES:
         raise UsageError(unknown("analysis", words[0] if words else "", NAMES))
     options = read(name, words[1:])
-    from expert_condenser.cli.analyses import ANALYSES  # once the words are right: torch
-    from expert_condenser.cli.analysis_session import Session
+    from expert_condenser.cli.analyses.outcomes import ANALYSES  # once the words are right: torch
+    from expert_condenser.cli.analyses.session import Session
 
     session = Session(name, options, " ".join(["condenser analyze", *words]))
     session.leave(*ANALYSES[name](session))
@@ -54,7 +55,7 @@ def read(name: str, words: list[str]) -> argparse.Namespace:
     parser.shared("model", required=not counted)
     parser.add_argument("--tuned", nargs="+", default=[], metavar="RUN", help="its tuned versions, as many as you like")
     parser.add_argument("--any_base", action="store_true", help="allow runs whose base had another name")
-    parser.shared("data", required=not counted)
+    parser.shared("data", required=not counted, **({"nargs": "+"} if counted else {}))
     parser.shared("split", default="test")
     parser.shared("limit", type=positive, default=256, help="rows to look at")
     parser.add_argument("--max_length", type=positive, default=1024, help="cut rows at this many tokens")

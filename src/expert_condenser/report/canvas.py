@@ -3,11 +3,14 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
 
+LABEL_WIDTH = 32
+"""Letters in a line of the legend."""
 _STYLE = {"svg.hashsalt": "analysis", "svg.fonttype": "none", "font.size": 9, "axes.spines.top": False}
 
 
@@ -38,4 +41,5 @@ def _legend(figure: Any, axes: Sequence[Any]) -> None:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
     if found:
-        figure.legend(found.values(), found.keys(), loc="outside right upper", fontsize=8)
+        labels = [fill(label, LABEL_WIDTH) for label in found]  # wide ones would leave no room for the panels
+        figure.legend(found.values(), labels, loc="outside right upper", fontsize=8)

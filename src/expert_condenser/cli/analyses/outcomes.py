@@ -16,8 +16,8 @@ from expert_condenser.analysis.subjects import condensers_of
 from expert_condenser.analysis.super_experts import super_experts
 from expert_condenser.analysis.usage import ExpertUsage, usage_of
 from expert_condenser.analysis.usage_files import check_same_shape, read_usage
-from expert_condenser.cli.analysis_session import Session
-from expert_condenser.cli.prune_analysis import prune
+from expert_condenser.cli.analyses.pruning import prune
+from expert_condenser.cli.analyses.session import Session
 from expert_condenser.errors import AnalysisError
 from expert_condenser.files import write_json
 from expert_condenser.report import analysis_figures as figures
@@ -26,23 +26,25 @@ Outcome = tuple[dict[str, Any], dict[str, Any], Callable[[Path], None], list[dic
 
 
 def _counted(session: Session) -> list[ExpertUsage]:
-    """Usage of files, then of models."""
+    """Usage of files, then of every model on every data set."""
     options = session.options
     usages = [read_usage(path) for path in options.usage]
     if options.model:
-        task = options.data
-        for subject, model, advance in session.models("rows", len(session.rows)):
-            usages.append(
-                usage_of(
-                    subject.name,
-                    model,
-                    session.tokenizer,
-                    session.rows,
-                    task=task,
-                    batch_size=options.batch_size,
-                    advance=advance,
+        data = {source: session.rows_of(source, options.split) for source in options.data}
+        for subject, model, advance in session.models("rows", sum(map(len, data.values()))):
+            for source, rows in data.items():
+                name = subject.name if len(data) == 1 else f"{subject.name}, {source}"
+                usages.append(
+                    usage_of(
+                        name,
+                        model,
+                        session.tokenizer,
+                        rows,
+                        task=source,
+                        batch_size=options.batch_size,
+                        advance=advance,
+                    )
                 )
-            )
     check_same_shape(usages)
     return usages
 
@@ -83,10 +85,11 @@ def _divergence(session: Session) -> Outcome:
     base, *tuned = session.subjects
     if not tuned:
         raise AnalysisError("a divergence is that of tuned models from their base; name them with --tuned")
+    rows = session.rows  # before a weight is loaded
     first = session.load(base)
     found = []
     for subject, model, advance in session.models("models", 1, tuned):
-        found.append(divergence_of(subject.name, first, model, session.rows, batch_size=session.options.batch_size))
+        found.append(divergence_of(subject.name, first, model, rows, batch_size=session.options.batch_size))
         advance(1)
     table = [{"model": x.name, "mean divergence": float(x.relative.mean())} for x in found]
     return {"models": [asdict(x) for x in found]}, {}, partial(figures.draw_divergence, found), table
@@ -94,11 +97,12 @@ def _divergence(session: Session) -> Outcome:
 
 def _correlation(session: Session) -> Outcome:
     found: list[Any] = []
+    rows = session.rows
     condensers: dict[int, list[int]] = {}
     for subject, model, advance in session.models("models", 1):
         own = condensers_of(model)
         condensers = condensers or own
-        found.append(correlation_of(subject.name, model, session.rows, tokens=session.options.tokens, condensers=own))
+        found.append(correlation_of(subject.name, model, rows, tokens=session.options.tokens, condensers=own))
         advance(1)
     models = [
         {"name": x.name, "layers": x.layers, "mean": x.mean(), "condensers": x.mean_of(condensers)} for x in found
@@ -113,13 +117,11 @@ def _correlation(session: Session) -> Outcome:
 
 
 def _ablation(session: Session) -> Outcome:
-    found = {}
+    found, rows = {}, session.rows
     for subject, model, advance in session.models("variants", len(VARIANTS)):
         with variant_of(subject.name, model, "on"):
             pass  # refused before anything is asked
-        found[subject.name] = ablate(
-            subject.name, model, session.rows, batch_size=session.options.batch_size, advance=advance
-        )
+        found[subject.name] = ablate(subject.name, model, rows, batch_size=session.options.batch_size, advance=advance)
     content: dict[str, Any] = {}
     for name, variants in found.items():
         content[name] = {variant: quality.content() for variant, quality in variants.items()}
@@ -167,9 +169,10 @@ def _dynamics(session: Session) -> Outcome:
 
 def _super(session: Session) -> Outcome:
     found: list[Any] = []
+    rows = session.rows
     for subject, model, advance in session.models("models", 1):
         follow = found[0].found if found else ()
-        found.append(super_experts(subject.name, model, session.rows, tokens=session.options.tokens, follow=follow))
+        found.append(super_experts(subject.name, model, rows, tokens=session.options.tokens, follow=follow))
         advance(1)
     models = [
         {

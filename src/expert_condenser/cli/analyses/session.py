@@ -45,19 +45,16 @@ class Session:
     @cached_property
     def rows(self) -> list[Tokens]:
         """The rows that models are looked at with."""
-        return self.rows_of(self.options.split)
+        return self.rows_of(self.options.data, self.options.split)
 
-    def rows_of(self, split: str) -> list[Tokens]:
-        """Those of a split."""
+    def rows_of(self, data: str, split: str) -> list[Tokens]:
+        """Those of one data set."""
         options, path = self.options, self.subjects[0].path
-        return read_rows(
-            options.data, path, self.tokenizer, split=split, limit=options.limit, max_length=options.max_length
-        )
+        return read_rows(data, path, self.tokenizer, split=split, limit=options.limit, max_length=options.max_length)
 
     def models(self, label: str, each: int, subjects: Sequence[Subject] | None = None) -> Iterator[tuple[Any, ...]]:
-        """Every model once: `(subject, model, advance)`, with a bar of `each` steps per model."""
+        """Every model once: `(subject, model, advance)`, with a bar of `each` steps per model; read the rows before."""
         asked = self.subjects if subjects is None else subjects
-        _ = self.rows  # before a weight is loaded
         with progress(label, each * len(asked)) as advance:
             for subject in asked:
                 yield subject, self.load(subject), advance

@@ -9,7 +9,7 @@ from expert_condenser.analysis.expert_lists import read_list, write_list
 from expert_condenser.analysis.expert_scores import check_criteria, random_scores, score_experts
 from expert_condenser.analysis.pruning import AgainstControl, Plan, against_control, prune_curves
 from expert_condenser.analysis.skipping import Skipped, skip_curves
-from expert_condenser.cli.analysis_session import Session
+from expert_condenser.cli.analyses.session import Session
 from expert_condenser.cli.console import progress
 from expert_condenser.errors import AnalysisError
 from expert_condenser.moe.layers import moe_layers
@@ -30,7 +30,7 @@ def prune(session: Session) -> tuple[dict[str, Any], dict[str, Any], Callable[[P
     plan = _plan(options, subject.shape.num_experts, subject.shape.top_k)
     listed = None if options.experts is None else read_list(options.experts, subject)
     check_criteria(options.criteria)
-    rows, scoring = session.rows, [] if listed else session.rows_of(options.score_split)
+    rows, scoring = session.rows, [] if listed else session.rows_of(options.data, options.score_split)
     model = session.load(subject)
     least = [least_left(layer) for layer in moe_layers(model)]
     list(
