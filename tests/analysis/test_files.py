@@ -48,6 +48,7 @@ def test_a_training_s_history_is_a_usage_file(tmp_path):
     ("change", "message"),
     [
         ({"selection_counts": None}, "lacks selection_counts: it is another file"),
+        ({"format_version": 2}, "format_version 2, and this release reads 1"),
         ({"selection_counts": [[1, 2, 3, 4]]}, r"of \(layers, experts\) = \(2, 4\); got \(1, 4\)"),
         ({"selection_counts": [[1, 2], [3]]}, "a row of numbers for each layer"),
         ({"selection_counts": [[0, 0, 0, 0], [1, 1, 5, 5]]}, "a layer without any"),

@@ -7,7 +7,7 @@ import torch
 
 from expert_condenser import RoutingConfig, attach, moe_layers, set_condensers
 from expert_condenser.errors import RoutingError
-from expert_condenser.moe.without_experts import without_experts
+from expert_condenser.moe.without_experts import least_left, without_experts
 from expert_condenser.testing import tiny_batch, tiny_model
 
 REMOVED = {0: [1, 6], 1: [0, 3], 2: [7, 2]}
@@ -54,6 +54,19 @@ def test_without_rescaling_the_others_keep_their_weights(recorded_routing):
                     torch.testing.assert_close(weights, torch.softmax(logits, -1).gather(-1, indices))
         assert torch.allclose(found[False], found[True], atol=2e-6) == same
         assert plain.shape == (8,)
+
+
+def test_in_groups_every_token_still_finds_its_experts(recorded_routing):
+    """Four groups of two, three kept, K = 3: of eight experts five have to be left, wherever the others lie."""
+    model = tiny_model("deepseek_v2_grouped")
+    layers = moe_layers(model)
+    assert [least_left(layer) for layer in layers] == [5, 5]
+    assert least_left(moe_layers(tiny_model())[0]) == 3
+    for gone in ([0, 2, 4], [0, 1, 2], [5, 6, 7]):
+        for rescale in (False, True):
+            with without_experts(model, {0: gone, 1: gone}, rescale=rescale), recorded_routing(model) as calls:
+                logits_of(model)
+            assert not any(torch.isin(indices, torch.tensor(gone)).any() for *_, indices in calls)
 
 
 def test_afterwards_everything_is_as_it_was():

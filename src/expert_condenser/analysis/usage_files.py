@@ -29,6 +29,8 @@ def read_usage(path: Path, name: str | None = None) -> ExpertUsage:
     if not isinstance(content, dict) or (missing := [key for key in _NEEDED if key not in content]):
         lacking = ", ".join(missing) if isinstance(content, dict) else "every key"
         raise AnalysisError(f"a usage file has {', '.join(_NEEDED)}; {path} lacks {lacking}: it is another file")
+    if (version := content.get("format_version", 1)) != 1:
+        raise AnalysisError(f"{path} has format_version {version!r}, and this release reads 1; update expert-condenser")
     return _of_record(path, content, name or path.stem)
 
 

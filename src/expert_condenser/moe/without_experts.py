@@ -103,6 +103,6 @@ def check_removable(layers: Sequence[MoELayer], removed: Mapping[int, Sequence[i
 
 
 def least_left(layer: MoELayer) -> int:
-    """The smallest number of experts that a layer can do with: K; under a limit to groups, all but one group's rest."""
-    groups = layer.scoring.num_groups
-    return layer.top_k if groups == 1 else layer.num_experts - layer.num_experts // groups + layer.top_k
+    """The smallest number of experts that a layer can do with: K, also if all that are gone lie in the groups kept."""
+    eligible = layer.num_experts // layer.scoring.num_groups * layer.scoring.groups_kept
+    return layer.num_experts - eligible + layer.top_k
