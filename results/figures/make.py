@@ -52,14 +52,15 @@ def draw(runs: list[str], out: Path, limit: int, usage: Path | None) -> None:
     analyze("divergence", *models)
     analyze("correlation", *models)
     analyze("ablation", "--model", last)
-    analyze("gradients", "--model", "base=testbed")
+    analyze("gradients", "--model", "base=testbed", "--batch_size", "4")
     analyze("dynamics", "--runs", *runs, data=None)
     analyze("super", *models)
     prune = ["--criteria", "activation,gate_mass,weight_norm,reap,reconstruction", "--skip"]
     analyze("prune", "--model", "base=testbed", *prune, data=OLD, to="prune_base")
-    analyze("prune", "--model", last, "--criteria", "activation,weight_norm,reap,bias", to="prune_tuned")
+    one = ["--model", last, "--scopes", "layer"]
+    analyze("prune", *one, "--criteria", "activation,weight_norm,reap,bias", to="prune_tuned")
     listed = str(out / "prune_base" / "experts.jsonl")
-    analyze("prune", "--model", last, "--experts", listed, to="prune_tuned_by_base")
+    analyze("prune", *one, "--experts", listed, to="prune_tuned_by_base")
     if usage is not None:
         files = [str(path) for path in sorted(usage.glob("*.json"))]
         analyze("usage", "--usage", *files, data=None, to="deepseek_v2_lite")

@@ -10,7 +10,7 @@ from expert_condenser.data.mixture import sources_of
 from expert_condenser.data.stops import stops_of_model
 from expert_condenser.data.tokens import IGNORED, Tokens
 from expert_condenser.errors import AnalysisError
-from expert_condenser.moe.probe import Batch
+from expert_condenser.moe.probe import Batch, padded
 
 
 def read_rows(
@@ -43,15 +43,5 @@ def _tokens(ids: list[int], labels: list[int]) -> Tokens:
 
 def batches_of(rows: Sequence[Tokens], batch_size: int, device: torch.device) -> list[Batch]:
     """Rows as they come, padded on the right."""
-    starts = range(0, len(rows), batch_size)
-    return [_batch(rows[start : start + batch_size], device) for start in starts]
-
-
-def _batch(rows: Sequence[Tokens], device: torch.device) -> Batch:
-    width = max(len(row.ids) for row in rows)
-
-    def padded(lists: Sequence[Sequence[int]], value: int) -> torch.Tensor:
-        return torch.tensor([[*each, *[value] * (width - len(each))] for each in lists], device=device)
-
-    ids, masks = [row.ids for row in rows], [[1] * len(row.ids) for row in rows]
-    return Batch(padded(ids, 0), padded(masks, 0), padded([row.labels for row in rows], IGNORED))
+    parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+    return [padded([row.ids for row in part], [row.labels for row in part], device) for part in parts]

@@ -160,6 +160,7 @@ def draw_pruning(content: Mapping[str, Any], stem: Path) -> None:
             _control(axis, [row for row in rows if row["draw"] is not None])
             axis.axhline(content["whole"]["nll"], color="0.4", linestyle=":", linewidth=1)
             axis.set(xlabel="experts kept per layer", ylabel="nll, nats per token")
+            axis.xaxis.get_major_locator().set_params(integer=True)
 
 
 def _control(axis: Any, rows: Sequence[Mapping[str, Any]]) -> None:
