@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/ready
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup demo test test-slow test-all fuzz-runs check catalog tree mutation recipes clean
+.PHONY: setup demo test test-slow test-all fuzz-runs check catalog figures tree mutation recipes clean
 
 setup: $(READY)
 
@@ -49,6 +49,10 @@ tree: $(READY)
 # What `condenser methods` and `condenser families` print.
 catalog: $(READY)
 	$(BIN)/python -m expert_condenser.cli.catalog
+
+# Every figure of `condenser analyze`; USAGE is a folder of usage records of another model, if there is one.
+figures: $(READY)
+	$(BIN)/python results/figures/make.py $(if $(USAGE),--usage $(USAGE))
 
 recipes: $(READY)
 	$(BIN)/python recipes/make.py

@@ -19,7 +19,7 @@ ROOMS = (
     "methods",
     "data",
     *("training", "evaluation"),
-    *("comparison", "study", "bench", "testbed", "planning", "report"),
+    *("comparison", "analysis", "study", "bench", "testbed", "planning", "report"),
     "cli",
     *("architectures", "registration", "__init__", "__main__"),
 )

@@ -51,3 +51,7 @@ class EvaluationError(ExpertCondenserError):
 
 class PlanError(ExpertCondenserError):
     """A training cannot be planned as asked."""
+
+
+class AnalysisError(ExpertCondenserError):
+    """An analysis that cannot be made as asked: of models that do not belong together, or of a file that is another."""

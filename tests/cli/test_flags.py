@@ -82,7 +82,7 @@ def test_numbers_that_mean_nothing(words, message, capsys):
 def test_every_help_names_the_verbosity(name, capsys):
     assert main([name, "--help"]) == 0
     assert "--verbosity {error,warning,info,debug}" in capsys.readouterr().out
-    words = ["layer"] if name == "bench" else []
+    words = {"bench": ["layer"], "analyze": ["usage"]}.get(name, [])
     assert main([name, *words, "--verbosty", "debug"]) == 2
     assert "did you mean 'verbosity'?" in capsys.readouterr().err
 

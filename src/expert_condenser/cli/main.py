@@ -25,6 +25,7 @@ COMMANDS = {
     "eval": "answer and score tasks with a model: --model M --tasks a,b [--data DIR] --output_dir DIR",
     "score-answers": "score a file of answers without a model: --task T --data FILE [--json [FILE]]",
     "compare": "which method won, with paired statistics over seeds and items: RUN RUN ... [--baseline sft]",
+    "analyze": "what experts do: usage | prune | ... --model BASE --tuned RUN ... --data D --output_dir DIR",
     "bench": "time and memory side by side: layer | train | generate [--shape S] [--arms A,B] [--json FILE]",
     "study": "a grid of methods, seeds and options on one base: FILE.yaml --output_dir DIR; tables DIR; best DIR",
     "demo": "fine-tune the embedded model by three methods, and compare: [--seeds N] [--output_dir DIR]",

@@ -14,6 +14,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerBase
 
+from expert_condenser.data.tokens import Tokens
 from expert_condenser.evaluation.likelihood import AnswerLogits, answer_logits, tokens_of
 from expert_condenser.evaluation.prompts import Prompt, in_batches
 
@@ -39,7 +40,6 @@ class TeacherForced:
         return sum(self.nll) / sum(self.tokens)
 
 
-@torch.no_grad()
 def teacher_forced(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
@@ -49,7 +49,12 @@ def teacher_forced(
     batch_size: int = 64,
 ) -> TeacherForced:
     """Ask through the chat template, in eval mode; the model is left in the mode that it was in."""
-    rows = tokens_of(prompts, references, tokenizer)
+    return judged(model, tokens_of(prompts, references, tokenizer), batch_size=batch_size)
+
+
+@torch.no_grad()
+def judged(model: Any, rows: Sequence[Tokens], *, batch_size: int = 64) -> TeacherForced:
+    """The same of rows that are tokens already: every answer of a row counts."""
     found: dict[int, tuple[bool, float, int]] = {}
     training = model.training
     model.eval()

@@ -1,6 +1,7 @@
 """Where a model keeps its MoE layers: every router with the experts beside it."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -143,8 +144,13 @@ def expert_norms(layer: MoELayer) -> Tensor:
 
     That of an expert that is the identity is 0, whatever rows of a fused weight are left for it.
     """
+    return norms_per_expert(layer, [parameter.detach() for parameter in layer.experts.parameters()])
+
+
+def norms_per_expert(layer: MoELayer, tensors: Iterable[Tensor]) -> Tensor:
+    """The same of other tensors than the weights, in their shapes and order: gradients, say, or differences."""
     sizes = (layer.num_experts, layer.num_weighted)
-    weights = [parameter.detach() for parameter in layer.experts.parameters() if parameter.dim() > 1]
+    weights = [tensor for tensor in tensors if tensor.dim() > 1]
     if layer.rule.stacked_experts:
         weights = [weight.view(layer.num_experts, -1) for weight in weights]
     squares = [

@@ -1,6 +1,6 @@
 """A look at a model before it trains: the loss on a few rows of the task, with its graph."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -18,6 +18,16 @@ class Batch(NamedTuple):
     input_ids: Int[Tensor, "B N"]
     attention_mask: Int[Tensor, "B N"]
     labels: Int[Tensor, "B N"]
+
+
+def padded(ids: Sequence[Sequence[int]], labels: Sequence[Sequence[int]], device: torch.device) -> Batch:
+    """Rows of unequal length as one batch."""
+    width = max(map(len, ids))
+
+    def filled(rows: Iterable[Sequence[int]], value: int) -> Tensor:
+        return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows], device=device)
+
+    return Batch(filled(ids, 0), filled(([1] * len(row) for row in ids), 0), filled(labels, IGNORED))
 
 
 def num_targets(batch: Batch) -> int:

@@ -1,6 +1,6 @@
 """How often every expert is chosen on a fixed set of texts, and with which gate weight (paper, Fig. 3; ESFT)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,8 +22,18 @@ class Usage(NamedTuple):
 
 
 @torch.no_grad()
-def measure_usage(model: Any, tokenizer: Any, rows: Sequence[list[int]], *, batch_size: int = 16) -> Usage:
-    """Run the decoder on token ids in eval mode; counts are int64, gate weights are summed in float64."""
+def measure_usage(
+    model: Any,
+    tokenizer: Any,
+    rows: Sequence[list[int]],
+    *,
+    batch_size: int = 16,
+    advance: Callable[[int], None] = lambda rows: None,
+) -> Usage:
+    """Run the decoder on token ids in eval mode; counts are int64, gate weights are summed in float64.
+
+    `advance` is called with the number of rows of every batch.
+    """
     layers = moe_layers(model)
     decoder = decoder_of(model, layers)
     shape = len(layers), layers[0].num_experts
@@ -35,6 +45,7 @@ def measure_usage(model: Any, tokenizer: Any, rows: Sequence[list[int]], *, batc
             batch = tokenizer.pad({"input_ids": list(rows[start : start + batch_size])}, return_tensors="pt")
             inputs = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask")}
             _add_batch(decoder, layers, inputs, usage)
+            advance(len(inputs["input_ids"]))
     finally:
         model.train(training)
     return usage

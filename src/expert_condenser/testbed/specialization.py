@@ -11,13 +11,8 @@ from transformers import PreTrainedTokenizerBase
 from expert_condenser.data.procedural.families import Item
 from expert_condenser.evaluation.prompts import rendered
 from expert_condenser.evaluation.teacher_forced import TeacherForced, teacher_forced
-from expert_condenser.functional.routing import RoutingConfig
-from expert_condenser.moe.attach import attach, detach
-from expert_condenser.moe.layers import moe_layers
 from expert_condenser.moe.usage import measure_usage
-
-OUT = -1e4
-"""A selection bias below every logit."""
+from expert_condenser.moe.without_experts import without_experts
 
 
 def expert_shares(
@@ -38,13 +33,8 @@ def holders(on_facts: Float[Tensor, "L E"], on_others: Float[Tensor, "L E"], cou
 @contextmanager
 def taken_out(model: Any, experts: Int[Tensor, "L P"]) -> Iterator[None]:
     """Within it no token chooses these experts of each layer; the others keep their weights."""
-    attach(model, RoutingConfig(preset="paper"))
-    try:
-        for layer, ids in zip(moe_layers(model), experts, strict=True):
-            layer.router.selection_bias[ids] = OUT
+    with without_experts(model, dict(enumerate(experts.tolist())), rescale=False):
         yield
-    finally:
-        detach(model)
 
 
 def answers_to(

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
 from expert_condenser.errors import FailedRunError, TrainingError
@@ -19,11 +17,11 @@ from expert_condenser.moe.layers import moe_layers
 from expert_condenser.moe.saving import check_adapters
 from expert_condenser.moe.state import check_layers
 from expert_condenser.training.auxiliary import check_auxiliary_coefficient, check_auxiliary_gradient
+from expert_condenser.training.history import USAGE_HISTORY, UsageHistory
 from expert_condenser.training.restore import is_split, restore_weights
 from expert_condenser.training.usage import StepUsage, check_counted, collect
 
 METHOD_STATE = "method_state.json"
-USAGE_HISTORY = "usage.safetensors"
 PREFIX = "moe/"
 """In front of what the method and the experts add, for trackers, which group by it."""
 _NOT_FOR_TRACKERS = ("entropy", "mean_token_accuracy")
@@ -39,9 +37,9 @@ class MethodCallback(TrainerCallback):
         method.prepare(model)
         trainer = Trainer(model, ..., callbacks=[MethodCallback(method)])
 
-    Every checkpoint also gets the method's state and the usage of each logged interval. The metrics are
-    added to the log entry of the step: `nll` (the loss without auxiliary term; `eval_nll`
-    in evaluations), `expert_diversity`,
+    Every checkpoint also gets the method's state and the usage history, which `output_dir` has as well while it grows
+    (see `history`). The metrics are added to the log entry of the step: `nll` (the loss without auxiliary term;
+    `eval_nll` in evaluations), `expert_diversity`,
     `usage_gini`, `dead_experts`, and for methods with a bias `bias_range`, `route_churn` (share of the
     tokens whose experts the bias changed) and `condenser_gate_share`.
 
@@ -54,7 +52,7 @@ class MethodCallback(TrainerCallback):
         self.loaded_from = loaded_from
         self.last: StepUsage | None = None
         self._interval: torch.Tensor | None = None
-        self._history: dict[int, torch.Tensor] = {}
+        self._history = UsageHistory()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Find the routers; on a resume, read what the checkpoint holds."""
@@ -70,6 +68,8 @@ class MethodCallback(TrainerCallback):
         if state.global_step:
             checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             self._restore(checkpoint)
+            if state.is_world_process_zero:  # what the file in `output_dir` has of steps that were lost goes
+                self.write_history(Path(args.output_dir))
             check_same_training(checkpoint, state)
             if self.loaded_from is None or self.loaded_from.resolve() != checkpoint.resolve():
                 restore_weights(model, checkpoint)
@@ -109,9 +109,9 @@ class MethodCallback(TrainerCallback):
         if not logs or "loss" not in logs or self.last is None:
             return
         of_experts = {**self.last.metrics(self.attachment), **self.method.metrics()}
-        if self._interval is not None:
-            self._history[state.global_step] = self._interval
-            self._interval = None
+        self._close_interval(state.global_step)
+        if state.is_world_process_zero:
+            self._history.follow(Path(args.output_dir))
         plain = {"nll": self._nll(logs), "num_tokens": self.tokens()}
         state.log_history[-1].update({**plain, **of_experts})
         logs.update({**plain, **{f"{PREFIX}{name}": value for name, value in of_experts.items()}})
@@ -123,9 +123,9 @@ class MethodCallback(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Close the last interval of the usage history, which may end between two logs; complete the best model."""
-        if self._interval is not None:
-            self._history[state.global_step] = self._interval
-            self._interval = None
+        self._close_interval(state.global_step)
+        if state.is_world_process_zero:
+            self.write_history(Path(args.output_dir))
         if getattr(args, "load_best_model_at_end", False) and state.best_model_checkpoint is not None:
             restore_weights(model, Path(state.best_model_checkpoint))
 
@@ -146,17 +146,24 @@ class MethodCallback(TrainerCallback):
             self.write_history(folder)
 
     def write_history(self, folder: Path) -> None:
-        """`usage.safetensors`: `counts` (N, L, E) int64 of each logged interval, `step` (N,) at its end."""
-        if self._history:
-            steps = torch.tensor(list(self._history), dtype=torch.int64)
-            save_file({"step": steps, "counts": torch.stack(list(self._history.values()))}, folder / USAGE_HISTORY)
+        """`usage.safetensors`, see `history`."""
+        self._history.write(folder)
+
+    def _close_interval(self, step: int) -> None:
+        """Add the open interval to the history, if there is one."""
+        if self._interval is None:
+            return
+        with_bias = self.attachment.policy is not None
+        biases = [router.selection_bias.detach().cpu() for router in self.attachment.routers if with_bias]
+        self._history.add(step, self._interval, torch.stack(biases) if biases else None)
+        self._interval = None
 
     def tokens(self) -> int:
         """Real tokens of this training so far, also those before a resume."""
         policy = self.attachment.policy
         additive = policy is not None and policy.budget == "additive"
         extra = len(self.attachment.routers[0].condenser_ids) if additive else 0
-        selections = sum(int(counts[0].sum()) for counts in self._history.values())
+        selections = sum(int(counts[0].sum()) for counts in self._history.counts)
         pending = 0 if self._interval is None else int(self._interval[0].sum())
         return (selections + pending) // (self.layers[0].top_k + extra)
 
@@ -206,9 +213,8 @@ class MethodCallback(TrainerCallback):
             interval = content.pop("interval")
             self._interval = None if interval is None else torch.tensor(interval, dtype=torch.int64)
             path = folder / USAGE_HISTORY
-            saved = load_file(path) if path.exists() else {"step": torch.empty(0), "counts": torch.empty(0)}
-            self._history = dict(zip(saved["step"].tolist(), saved["counts"], strict=True))
-        except (KeyError, TypeError, ValueError, SafetensorError) as error:
+            self._history = UsageHistory.read(path) if path.exists() else UsageHistory()
+        except (TypeError, ValueError) as error:  # a `DataError` is one too
             raise TrainingError(
                 f"{path} counts what experts did; this one is damaged ({error}): take another"
             ) from error

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from accelerate.logging import get_logger
 from transformers import AutoConfig, PrinterCallback, ProgressCallback, TrainerCallback, TrainerState
@@ -15,6 +15,7 @@ from expert_condenser.files import read_json, write_json
 from expert_condenser.methods import Method
 from expert_condenser.training.auxiliary import lend_fields, restore_fields
 from expert_condenser.training.callback import METHOD_STATE, MethodCallback
+from expert_condenser.training.fixed_rows import ROWS, record_routing
 from expert_condenser.training.folder import RunFolder
 from expert_condenser.training.model import Prepared, trainable_counts
 from expert_condenser.training.recipe import Recipe
@@ -40,6 +41,7 @@ def train_phase(
     phases = folder.recipe.phases
     logger.info(f"{method.name}: {method.phase} ({phases.index(method.phase) + 1} of {len(phases)})")
     if checkpoint is None:
+        _record_routing(folder, trainer, rows, method, "start")
         trainer.train()
     elif is_last(checkpoint):  # a crash came after the last step; the Trainer would take one more
         state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
@@ -48,7 +50,18 @@ def train_phase(
     else:
         logger.info(f"going on from {checkpoint}; its experts are loaded whole, whatever the Trainer says of keys")
         trainer.train(resume_from_checkpoint=str(checkpoint))
+    _record_routing(folder, trainer, rows, method, "end")
     _close(folder, trainer, method, callback, recorder)
+
+
+def _record_routing(
+    folder: RunFolder, trainer: SFTTrainer, rows: TrainingRows, method: Method, moment: Literal["start", "end"]
+) -> None:
+    """The main process notes who takes the tokens of the first rows."""
+    if folder.main:
+        source = rows.train if rows.evaluation is None else rows.evaluation
+        first = source.select(range(min(ROWS, len(source))))["input_ids"]
+        record_routing(trainer.model, list(first), folder.phase(method.phase), moment)
 
 
 def _begin(folder: RunFolder, method: Method, model: Any) -> None:

@@ -3,7 +3,7 @@
 import torch
 from datasets import Dataset
 
-from expert_condenser.moe.probe import IGNORED, Batch
+from expert_condenser.moe.probe import Batch, padded
 
 _ROWS = 8
 """Rows per batch."""
@@ -14,13 +14,4 @@ def batches_of_rows(dataset: Dataset, rows: int, max_length: int | None, device:
     first = dataset.select(range(min(rows, len(dataset))))
     ids, labels = ([row[:max_length] for row in first[name]] for name in ("input_ids", "labels"))
     starts = range(0, len(ids), _ROWS)
-    return [_batch(ids[start : start + _ROWS], labels[start : start + _ROWS], device) for start in starts]
-
-
-def _batch(ids: list[list[int]], labels: list[list[int]], device: torch.device) -> Batch:
-    longest = max(map(len, ids))
-
-    def padded(rows: list[list[int]], value: int) -> torch.Tensor:
-        return torch.tensor([row + [value] * (longest - len(row)) for row in rows], device=device)
-
-    return Batch(padded(ids, 0), padded([[1] * len(row) for row in ids], 0), padded(labels, IGNORED))
+    return [padded(ids[start : start + _ROWS], labels[start : start + _ROWS], device) for start in starts]

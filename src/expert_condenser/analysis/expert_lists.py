@@ -1,0 +1,89 @@
+"""A ranked list of experts as JSONL, for other tools and for `analyze prune --experts`: a line per expert.
+
+    {"family": "olmoe", "num_experts": 24, "num_layers": 5, "criterion": "reap", "layer": 0, "depth": 0, "expert": 7,
+     "rank": 0, "score": 3.1, "format_version": 1}
+
+`rank` 0 is the expert that is kept longest in its layer; `depth` is that of the layer in the decoder.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from expert_condenser.analysis.subjects import Subject
+from expert_condenser.errors import AnalysisError
+from expert_condenser.files import write_text
+
+FORMAT_VERSION = 1
+_KEYS = ("family", "num_experts", "num_layers", "criterion", "layer", "expert", "score")
+
+
+def write_list(path: Path, subject: Subject, scores: Mapping[str, Float64[Tensor, "L E"]]) -> None:
+    """Write one list of all criteria, each layer's experts in the order of their rank."""
+    text = "".join(json.dumps(line) + "\n" for name, table in scores.items() for line in _lines(subject, name, table))
+    write_text(path, text)
+
+
+def _lines(subject: Subject, criterion: str, table: Tensor) -> list[dict[str, Any]]:
+    shape = subject.shape
+    head = {"family": shape.family, "num_experts": shape.num_experts, "num_layers": len(shape.layers)}
+    return [
+        {
+            **head,
+            "criterion": criterion,
+            "layer": layer,
+            "depth": shape.layers[layer],
+            "expert": int(expert),
+            "rank": rank,
+            "score": float(row[expert]),
+            "format_version": FORMAT_VERSION,
+        }
+        for layer, row in enumerate(table)
+        for rank, expert in enumerate(row.argsort(descending=True, stable=True))
+    ]
+
+
+def read_list(path: Path, subject: Subject) -> dict[str, Float64[Tensor, "L E"]]:
+    """The scores of a list by criterion; raises `AnalysisError` where it is none, or of another model's experts."""
+    entries = [_entry(path, number, line) for number, line in enumerate(path.read_text().splitlines(), start=1)]
+    if not entries:
+        raise AnalysisError(f"{path} is a list of experts, a JSON line for each; it is empty")
+    shape = subject.shape
+    wanted = (shape.family, shape.num_experts, len(shape.layers))
+    for entry in entries:
+        if (found := (entry["family"], entry["num_experts"], entry["num_layers"])) != wanted:
+            raise AnalysisError(
+                f"{path} lists experts of another model: {found[0]}, {found[2]} layers of {found[1]} experts; "
+                f"{subject.name} is {shape}"
+            )
+    tables: dict[str, Tensor] = {}
+    for entry in entries:
+        table = tables.setdefault(
+            entry["criterion"], torch.full((len(shape.layers), shape.num_experts), torch.nan, dtype=torch.float64)
+        )
+        if not (0 <= entry["layer"] < table.shape[0] and 0 <= entry["expert"] < table.shape[1]):
+            raise AnalysisError(
+                f"{path}: the model has layers 0 to {table.shape[0] - 1} of experts 0 to {table.shape[1] - 1}; got "
+                f"layer {entry['layer']}, expert {entry['expert']}"
+            )
+        table[entry["layer"], entry["expert"]] = entry["score"]
+    if missing := [name for name, table in tables.items() if table.isnan().any()]:
+        raise AnalysisError(f"{path} has a score for every expert of every layer; {', '.join(missing)} lacks some")
+    return tables
+
+
+def _entry(path: Path, number: int, line: str) -> dict[str, Any]:
+    try:
+        entry: dict[str, Any] = json.loads(line)
+        for key in _KEYS:
+            entry[key]
+    except (ValueError, KeyError, TypeError) as error:
+        raise AnalysisError(
+            f"{path}: line {number} is no expert of a list ({error!r}); `analyze prune` writes one"
+        ) from error
+    return entry

@@ -1,0 +1,95 @@
+"""One `condenser analyze`: its models, checked before any is loaded, its rows, and what it leaves."""
+
+import argparse
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from expert_condenser.analysis.output import write_analysis
+from expert_condenser.analysis.rows import read_rows
+from expert_condenser.analysis.subjects import Subject, check_together, find_subject, load
+from expert_condenser.checkpoint.load import load_tokenizer
+from expert_condenser.cli.console import progress, quiet_libraries, say_result
+from expert_condenser.data.tokens import Tokens
+from expert_condenser.errors import AnalysisError
+
+Row = Mapping[str, str | float | int]
+
+
+class Session:
+    """What every analysis needs."""
+
+    def __init__(self, name: str, options: argparse.Namespace, command: str) -> None:
+        quiet_libraries()
+        self.name, self.options, self.command = name, options, command
+        if options.output_dir.exists() and not options.output_dir.is_dir():
+            raise AnalysisError(f"--output_dir is a folder; {options.output_dir} is a file; name another")
+
+    @cached_property
+    def subjects(self) -> list[Subject]:
+        """The base, then its tuned versions; raises `AnalysisError` where they do not belong together."""
+        base, *tuned = (find_subject(text) for text in (self.options.model, *self.options.tuned))
+        check_together(base, tuned, any_base=self.options.any_base)
+        return [base, *tuned]
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """That of the base, which renders the rows for all."""
+        return load_tokenizer(self.subjects[0].path)
+
+    @cached_property
+    def rows(self) -> list[Tokens]:
+        """The rows that models are looked at with."""
+        return self.rows_of(self.options.data, self.options.split)
+
+    def rows_of(self, data: str, split: str) -> list[Tokens]:
+        """Those of one data set."""
+        options, path = self.options, self.subjects[0].path
+        return read_rows(data, path, self.tokenizer, split=split, limit=options.limit, max_length=options.max_length)
+
+    def models(self, label: str, each: int, subjects: Sequence[Subject] | None = None) -> Iterator[tuple[Any, ...]]:
+        """Every model once: `(subject, model, advance)`, with a bar of `each` steps per model; read the rows before."""
+        asked = self.subjects if subjects is None else subjects
+        with progress(label, each * len(asked)) as advance:
+            for subject in asked:
+                yield subject, self.load(subject), advance
+
+    def load(self, subject: Subject) -> Any:
+        """One model."""
+        return load(subject, self.options.dtype, self.options.device)
+
+    def leave(
+        self,
+        content: Mapping[str, Any],
+        tensors: Mapping[str, Tensor],
+        draw: Callable[[Path], None],
+        table: Sequence[Row],
+    ) -> None:
+        """Write the files and figures, and print the table."""
+        folder: Path = self.options.output_dir
+        asked = {key: value for key, value in vars(self.options).items() if key not in ("output_dir", "verbosity")}
+        head = {"options": {key: _text(value) for key, value in asked.items()}}
+        path = write_analysis(folder, self.name, {**head, **content}, tensors, self.command)
+        draw(folder / self.name)
+        Console().print(_table(self.name, table))
+        say_result(path)
+
+
+def _text(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_text(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _table(title: str, rows: Sequence[Row]) -> Table:
+    table = Table(title=title)
+    for name in rows[0] if rows else ():
+        table.add_column(name, justify="left" if isinstance(rows[0][name], str) else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row.values()))
+    return table
