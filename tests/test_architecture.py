@@ -19,7 +19,7 @@ ROOMS = (
     "methods",
     "data",
     *("training", "evaluation"),
-    *("comparison", "study", "bench", "testbed", "planning", "report"),
+    *("comparison", "study", "bench", "testbed", "planning", "report", "export"),
     "cli",
     *("architectures", "registration", "__init__", "__main__"),
 )
