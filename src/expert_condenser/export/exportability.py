@@ -5,13 +5,14 @@ does not weigh, the selection bias beta goes into it (b' = b + beta), and a cond
 every score. All else is refused, with the reason and the way out.
 """
 
+from types import SimpleNamespace
 from typing import Any, Literal, NamedTuple
 
 import torch
 
 from expert_condenser.functional.routing import RoutingConfig
-from expert_condenser.functional.scoring import Scoring
-from expert_condenser.moe.corrections import keeps_correction_in_float32
+from expert_condenser.functional.scoring import SOFTMAX, Scoring
+from expert_condenser.moe.corrections import ROUNDED
 from expert_condenser.moe.families import FAMILIES
 
 Target = Literal["own", "native"]
@@ -59,6 +60,16 @@ def exportability(
     return next(iter(reasons), Exact("b' = b + beta in the family's correction bias"))
 
 
+def family_exports(family: str) -> dict[str, str]:
+    """What a family's models with a bias and one condenser a layer export to, all groups kept: `exact`, or why not."""
+    config, layers = SimpleNamespace(model_type=family), Layers(SOFTMAX, (1,))
+    found = {}
+    for name, dtype in {"native": torch.float32, "native in bfloat16": torch.bfloat16}.items():
+        outcome = exportability(config, RoutingConfig(), "native", dtype, layers)
+        found[name] = "exact" if isinstance(outcome, Exact) else outcome.reason
+    return found
+
+
 def _of_family(family: str, dtype: torch.dtype) -> list[Refused]:
     if FAMILIES[family].rule.correction is None:
         return [
@@ -68,7 +79,7 @@ def _of_family(family: str, dtype: torch.dtype) -> list[Refused]:
                 "Serve our own type, or tune with a method that leaves the routing as it is (sft, esft_gate, …)",
             )
         ]
-    if dtype != torch.float32 and not keeps_correction_in_float32(family):
+    if dtype != torch.float32 and family in ROUNDED:
         name = str(dtype).removeprefix("torch.")
         return [
             Refused(

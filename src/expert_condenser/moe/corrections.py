@@ -1,15 +1,19 @@
 """Where a family keeps the bias of its own that corrects the choice, so that it can be written."""
 
-from typing import Any
-
 from torch import Tensor, nn
 
 from expert_condenser.errors import UnsupportedModelError
 from expert_condenser.moe.layers import MoELayer
-from expert_condenser.moe.own_types import stock_class
 
 NAMES = ("e_score_correction_bias", "expert_bias")
 """What families call it."""
+ROUNDED = frozenset(
+    {
+        *("afmoe", "kimi_linear", "laguna", "longcat_flash", "minimax_m2"),
+        *("minimax_m3_vl", "minimax_m3_vl_text", "step3p7"),
+    }
+)
+"""Families whose stock class loads it in the dtype of the weights; all others keep it in float32."""
 
 
 def correction_of(model: nn.Module, layer: MoELayer) -> Tensor:
@@ -23,10 +27,3 @@ def correction_of(model: nn.Module, layer: MoELayer) -> Tensor:
     if layer.rule.correction is None or not found:
         raise UnsupportedModelError(f"{layer.name} has no correction bias of its own")
     return found[0]
-
-
-def keeps_correction_in_float32(family: str) -> bool:
-    """Whether the family's class loads its correction bias in float32 whatever the dtype of the weights."""
-    stock: Any = stock_class(family)
-    kept = {*(stock._keep_in_fp32_modules or ()), *(stock._keep_in_fp32_modules_strict or ())}
-    return any(part in kept for part in (*NAMES, "moe_statics"))
