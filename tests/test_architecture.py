@@ -19,7 +19,11 @@ ROOMS = (
     "methods",
     "data",
     *("training", "evaluation"),
+<<<<<<< HEAD
     *("comparison", "analysis", "study", "bench", "testbed", "planning", "report"),
+=======
+    *("comparison", "study", "bench", "testbed", "planning", "report", "export"),
+>>>>>>> wt-16
     "cli",
     *("architectures", "registration", "__init__", "__main__"),
 )

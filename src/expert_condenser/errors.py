@@ -49,6 +49,10 @@ class EvaluationError(ExpertCondenserError):
     """An evaluation, a comparison or a study that cannot be done as asked."""
 
 
+class ExportError(ExpertCondenserError):
+    """A model that cannot be exported exactly, or not as asked."""
+
+
 class PlanError(ExpertCondenserError):
     """A training cannot be planned as asked."""
 

@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from expert_condenser.checkpoint.cast import save_in
+from expert_condenser.checkpoint.generation import make_savable
 from expert_condenser.files import MANIFEST
 from expert_condenser.moe.layers import MODEL_TYPE_PREFIX
 from expert_condenser.moe.own_types import auto_class, own_config_class
@@ -60,6 +61,14 @@ def save_model(
     save_in(model, dtype, folder)
     tokenizer.save_pretrained(folder)
     describe_model(folder, provenance)
+
+
+def save_stock(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, provenance: dict[str, Any]) -> None:
+    """A model of a stock type with the dtypes that its tensors have, its tokenizer, and `provenance.json`."""
+    make_savable(model)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
 
 
 def copy_model(source: Path, target: Path) -> None:

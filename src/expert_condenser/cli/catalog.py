@@ -30,6 +30,7 @@ def build() -> dict[str, list[Any]]:
     """The same from the tables themselves."""
     from expert_condenser.bench.arms import ARMS, IMPLEMENTATIONS
     from expert_condenser.bench.shapes import SHAPES
+    from expert_condenser.export.exportability import family_exports
     from expert_condenser.methods import METHODS
     from expert_condenser.moe.families import FAMILIES, REFUSED
 
@@ -53,11 +54,12 @@ def build() -> dict[str, list[Any]]:
             "scoring": family.rule.description,
             "native_correction_bias": family.rule.correction is not None,
             "tested": TESTED,
+            "export": family_exports(name),
             "reason": None,
         }
         for name, family in sorted(FAMILIES.items())
     ]
-    nothing = dict.fromkeys(("router_class", "router_path", "scoring", "native_correction_bias", "tested"))
+    nothing = dict.fromkeys(("router_class", "router_path", "scoring", "native_correction_bias", "tested", "export"))
     refused = [
         {"model_type": name, "supported": False, **nothing, "reason": reason}
         for name, reason in sorted(REFUSED.items())

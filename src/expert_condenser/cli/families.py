@@ -12,10 +12,13 @@ def run(words: list[str]) -> None:
     parser = Parser("families", "MoE families and their routing.")
     parser.shared("json")
     parser.add_argument("--markdown", action="store_true", help="print the table of docs/families.md")
+    parser.add_argument("--export", action="store_true", help="print what each family's tuned models export to")
     options = parser.read(words)
     rows = catalog()["families"]
     if options.json is not None:
         put_json(options.json, {"families": rows}, indent=1)
+    elif options.export:
+        print(exports(rows))
     elif options.markdown:
         print(markdown(rows))
     else:
@@ -24,6 +27,20 @@ def run(words: list[str]) -> None:
             print(f"{row['model_type']:<24} {mark:<10} {row['scoring'] or row['reason']}")
         count = sum(row["supported"] for row in rows)
         print(f"{count} supported, {len(rows) - count} refused")
+
+
+def exports(rows: list[dict[str, Any]]) -> str:
+    """Which families have an exact checkpoint of their stock type, as the Markdown table of docs/serving.md."""
+    by_outcome: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if row["supported"]:
+            name, found = row["model_type"], row["export"].values()
+            native, half = (text.replace(name, "the family") for text in found)
+            by_outcome.setdefault((native, "" if half == native else half), []).append(f"`{name}`")
+    lines = [
+        f"| {', '.join(names)} | {native} | {half or native} |" for (native, half), names in sorted(by_outcome.items())
+    ]
+    return "\n".join(["| families | native, float32 | native, bfloat16 |", "|---|---|---|", *lines])
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:

@@ -118,6 +118,11 @@ def check_condensers(
         )
     chosen = top_k - num_condensers if config.budget == "shared" else top_k
     excluded = 0 if config.duplicates or config.budget == "recycle" else num_condensers
+    if config.condenser_groups == "native" and scoring.num_groups > 1 and num_condensers > scoring.groups_kept:
+        raise RoutingError(
+            f"condenser_groups='native' keeps the groups of all condensers, which may be {num_condensers}, and a token "
+            f"keeps {scoring.groups_kept}. Lower R, or use condenser_groups='exempt'."
+        )
     eligible = num_experts // scoring.num_groups * scoring.groups_kept - excluded
     if chosen > eligible:
         raise RoutingError(
@@ -139,7 +144,8 @@ def choose_experts(
 ) -> Int[Tensor, "T S"]:
     """The experts of every token, without gradient; under `recycle` as if there were no condensers.
 
-    Shared budget: a condenser is an expert whose bias is +infinity. Additive: the K largest among the
+    Shared budget: a condenser is an expert whose bias is +infinity, or, where the family has a correction bias, whose
+    correction is `outweighing`, so that a stock checkpoint can say the same. Additive: the K largest among the
     other experts (among all experts with `duplicates`), then the R condensers in their order.
     """
     condensers = condensers[:0] if config.budget == "recycle" else condensers
@@ -148,14 +154,35 @@ def choose_experts(
     others = ranks.index_fill(-1, condensers, -torch.inf) if len(condensers) else ranks
     if scoring.num_groups > 1:
         dtype = native_dtype(logits, scoring, correction)
-        mask = kept_groups(group_ranks(others, bias, scoring, config, correction), bias, scoring, dtype)
+        of_groups = group_ranks(others, bias, scoring, config, correction)
+        if config.condenser_groups == "native" and len(condensers):
+            of_groups = of_groups.index_fill(-1, condensers, torch.inf)
+        mask = kept_groups(of_groups, bias, scoring, dtype)
         ranks = ranks.masked_fill(~mask, -torch.inf)
         others = ranks.index_fill(-1, condensers, -torch.inf) if len(condensers) else ranks
     if config.budget == "shared":
-        ranks = ranks.index_fill(-1, condensers, torch.inf) if len(condensers) else ranks
+        if len(condensers):
+            first = torch.inf if correction is None else lifted_ranks(logits, others, scoring)
+            is_condenser = torch.zeros_like(bias, dtype=torch.bool).index_fill(0, condensers, True)
+            ranks = torch.where(is_condenser, first, ranks)
         return _largest(ranks, top_k, scoring)
     routed = _largest(ranks if config.duplicates else others, top_k, scoring)
     return torch.cat([routed, condensers.expand(len(routed), -1)], dim=-1)
+
+
+def outweighing(scoring: Scoring) -> float:
+    """The correction bias of a condenser: above every score or logit, and exact in half precision."""
+    return 16384.0 if scoring.chooses_by_logits else 1024.0
+
+
+def lifted_ranks(logits: Float[Tensor, "T E"], others: Float[Tensor, "T E"], scoring: Scoring) -> Float[Tensor, "T E"]:
+    """The ranks of experts whose correction is `outweighing`: slots of condensers are in the order of their scores.
+
+    Infinite where one of the `others` comes near it, which a bias without bounds may: condensers are always active.
+    """
+    above = outweighing(scoring)
+    lifted = native_ranks(logits, scoring, torch.full_like(logits[0], above, dtype=torch.float32))
+    return torch.where(others.amax() < above / 2, lifted, torch.inf)
 
 
 def _largest(ranks: Tensor, count: int, scoring: Scoring) -> Tensor:
@@ -173,11 +200,15 @@ def biased_ranks(
 ) -> Float[Tensor, "T E"]:
     """`rank_i = z_i + beta_i`, or `s_i + beta_i` in score space.
 
-    A family with a `correction` b of its own stays in its space: `s_i + b_i + beta_i` (docs/method.md). While
+    A family with a `correction` b of its own stays in its space: `s_i + (b_i + beta_i)` (docs/method.md), in this
+    order, since that is what the stock model computes whose correction is b + beta. While
     the bias is zero the ranks are the family's own, so that even ties fall as they do there.
     """
     native = native_ranks(logits, scoring, correction)
-    biased = (native if _in_native_space(config, correction) else logits.float()) + bias
+    if correction is not None:
+        biased = native_ranks(logits, scoring, correction + bias)
+    else:
+        biased = (native if config.bias_space == "score" else logits.float()) + bias
     return torch.where((bias == 0).all(), native, biased)
 
 

@@ -35,6 +35,9 @@ class RoutingConfig:
     """`mean` subtracts the mean of the bias after every update."""
     bias_clip: float | None = None
     """Keep the bias in [-clip, clip]; 0.5 emulates the saturation of the authors' bf16 bias."""
+    condenser_groups: Literal["exempt", "native"] | None = None
+    """Group-limited routing: condensers are always active without regard to groups (`exempt`), or their groups are
+    among those that a token keeps (`native`), as in a stock model whose own bias lifts them."""
     condenser_mass: Literal["keep"] | None = None
     """`keep` scales the weights in layers with condensers to the sum that the family's own choice has (`gate_mass`)."""
     condenser_gate_floor: float | None = None
@@ -103,6 +106,7 @@ PRESETS: dict[str, dict[str, str | bool]] = {
         "duplicates": False,
         "usage": "count",
         "bias_center": "none",
+        "condenser_groups": "exempt",
     },
     "reference": {
         "bias_space": "logit",
@@ -111,6 +115,7 @@ PRESETS: dict[str, dict[str, str | bool]] = {
         "duplicates": True,
         "usage": "mass",
         "bias_center": "none",
+        "condenser_groups": "exempt",
     },
 }
 _ALLOWED: dict[str, tuple[object, ...]] = {
@@ -120,5 +125,6 @@ _ALLOWED: dict[str, tuple[object, ...]] = {
     "duplicates": (True, False),
     "usage": ("count", "mass"),
     "bias_center": ("none", "mean"),
+    "condenser_groups": ("exempt", "native"),
 }
 PAPER = RoutingConfig()

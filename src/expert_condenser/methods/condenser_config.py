@@ -20,7 +20,7 @@ class CondenserConfig(SelectionBiasConfig):
     variants: ClassVar[tuple[str, ...]] = (
         *SelectionBiasConfig.variants,
         *("counterfactual_rows", "one_schedule", "condenser_rows_only", "rest_learning_rate_factor"),
-        *("condenser_mass", "condenser_gate_floor"),
+        *("condenser_mass", "condenser_gate_floor", "condenser_groups"),
     )
 
     bias_step_condense: float = field(
@@ -71,6 +71,13 @@ class CondenserConfig(SelectionBiasConfig):
         },
     )
 
+    condenser_groups: str | None = field(
+        default=None,
+        metadata={
+            "help": "Group-limited routing: 'exempt' condensers from groups, or 'native': their groups are kept.",
+        },
+    )
+
     def __post_init__(self) -> None:
         """Raise `TrainingError` or `RoutingError` on values and combinations that have no meaning."""
         super().__post_init__()
@@ -88,7 +95,11 @@ class CondenserConfig(SelectionBiasConfig):
 
     def condenser_switches(self) -> dict[str, Any]:
         """How condensers are weighed."""
-        return {"condenser_mass": self.condenser_mass, "condenser_gate_floor": self.condenser_gate_floor}
+        return {
+            "condenser_mass": self.condenser_mass,
+            "condenser_gate_floor": self.condenser_gate_floor,
+            "condenser_groups": self.condenser_groups,
+        }
 
     def _check_phases(self) -> None:
         if self.counterfactual_rows is not None:
