@@ -19,11 +19,7 @@ ROOMS = (
     "methods",
     "data",
     *("training", "evaluation"),
-<<<<<<< HEAD
-    *("comparison", "analysis", "study", "bench", "testbed", "planning", "report"),
-=======
-    *("comparison", "study", "bench", "testbed", "planning", "report", "export"),
->>>>>>> wt-16
+    *("comparison", "analysis", "study", "bench", "testbed", "planning", "report", "export"),
     "cli",
     *("architectures", "registration", "__init__", "__main__"),
 )

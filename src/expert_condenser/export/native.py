@@ -83,7 +83,8 @@ def _write_corrections(model: nn.Module, layers: list[MoELayer]) -> None:
 def check_export(folder: Path, dtype: str, ids: Tensor, expected: Tensor, condensers: Mapping[str, list[int]]) -> None:
     """Raise `ExportError` unless the saved model gives the logits, and no other rank comes near a condenser's."""
     stock = load_model(folder, dtype).eval()
-    layers, highest = moe_layers(stock), {}
+    layers = moe_layers(stock)
+    highest: dict[str, float] = {}
     hooks = [
         layer.router.register_forward_pre_hook(partial(_note_highest, layer, condensers[layer.name], highest))
         for layer in layers
