@@ -1,5 +1,6 @@
 """In whatever order the libraries are imported, ours are known where they are needed; and nothing is imported early."""
 
+import pickle
 import subprocess
 import sys
 from importlib import import_module, invalidate_caches
@@ -7,6 +8,7 @@ from importlib.util import find_spec
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModel
 
 from expert_condenser import RoutingConfig, attach, moe_layers, set_condensers
 from expert_condenser.adapters.config import AdapterConfig
@@ -39,6 +41,46 @@ def saved(tmp_path_factory):
     assert (logits["model"] - logits["base"]).abs().max() > 1e-3
     assert (logits["adapter"] - logits["base"]).abs().max() > 1e-3
     return folder
+
+
+TRUNK = """
+from transformers import AutoConfig, AutoModel
+config = AutoConfig.from_pretrained('model', trust_remote_code={trust})
+fresh = AutoModel.from_config(config, trust_remote_code={trust})
+assert all(hasattr(layer.mlp.gate, 'selection_bias') for layer in fresh.layers)
+trunk = AutoModel.from_pretrained('model', dtype='float32', trust_remote_code={trust})
+assert type(fresh) is type(trunk)
+import pickle
+assert pickle.loads(pickle.dumps(type(trunk))) is type(trunk)
+from torch.nn.functional import linear
+class Whole(torch.nn.Module):
+    def forward(self, input_ids):
+        from types import SimpleNamespace
+        head = load_file('model/model.safetensors')['lm_head.weight']
+        return SimpleNamespace(logits=linear(trunk(input_ids=input_ids).last_hidden_state, head))
+from safetensors.torch import load_file
+model = Whole()
+"""
+
+
+@pytest.mark.parametrize("first", ["import expert_condenser", ""])
+def test_programs_that_build_the_trunk_alone_find_its_class(saved, first):
+    run(saved, [first, *TRUNK.format(trust=first == "").splitlines()])
+
+
+@pytest.mark.parametrize("kind", [0, 1, 2])
+def test_pickle_finds_a_class_in_a_process_that_never_used_it(saved, kind):
+    """The workers of a server get the class itself from their parent."""
+    config = AutoConfig.from_pretrained(saved / "model")
+    made = (type(config), type(attach(tiny_model(), RoutingConfig())), type(AutoModel.from_config(config)))[kind]
+    assert getattr(sys.modules[made.__module__], made.__name__) is made
+    lines = [
+        "import pickle, torch",
+        f"made = pickle.loads({pickle.dumps(made)!r})",
+        f"assert made.__name__ == '{made.__name__}'",
+    ]
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def run(folder, code, expect="model"):

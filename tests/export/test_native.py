@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from safetensors.torch import save_file
 
 from expert_condenser import RoutingConfig, attach, moe_layers, set_condensers
 from expert_condenser.checkpoint.load import load_model
+from expert_condenser.cli.catalog import catalog
+from expert_condenser.cli.families import exports
 from expert_condenser.errors import ExportError
 from expert_condenser.export.native import export_native, lifted_correction
 from expert_condenser.moe.families import FAMILIES
@@ -144,3 +147,8 @@ def test_a_rank_that_comes_near_a_condenser_s_is_refused(tmp_path):
     with pytest.raises(ExportError, match=r"must be twice every other rank; .* has one of 600"):
         export_native(str(tmp_path / "tuned"), tmp_path / "native")
     assert not (tmp_path / "native").exists()
+
+
+def test_the_page_has_the_table_of_families():
+    page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
+    assert exports(catalog()["families"]) in page

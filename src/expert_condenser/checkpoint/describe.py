@@ -12,14 +12,14 @@ from expert_condenser.checkpoint.cast import save_in
 from expert_condenser.checkpoint.generation import make_savable
 from expert_condenser.files import MANIFEST
 from expert_condenser.moe.layers import MODEL_TYPE_PREFIX
-from expert_condenser.moe.own_types import auto_class, own_config_class
+from expert_condenser.moe.own_types import auto_class, own_config_class, own_trunk_class
 
 CODE_MODULE = "expert_condenser_model"
 _OF_TRAINING = ("method_state.json", "usage.safetensors", MANIFEST)
 
 _CODE = '''"""This model routes with a selection bias and condenser experts: pip install expert-condenser."""
 
-from expert_condenser.architectures import auto_class, own_config_class, own_model_class
+from expert_condenser.architectures import auto_class, own_config_class, own_model_class, own_trunk_class
 
 {config} = own_config_class("{model_type}")
 {model} = own_model_class("{model_type}")
@@ -102,6 +102,10 @@ def describe_model(folder: Path, provenance: dict[str, Any]) -> None:
         "AutoConfig": f"{CODE_MODULE}.{names['config']}",
         auto: f"{CODE_MODULE}.{names['model']}",
     }
+    code = _CODE.format(model_type=family, **names)
+    if (trunk := own_trunk_class(family)) is not None:
+        config["auto_map"]["AutoModel"] = f"{CODE_MODULE}.{trunk.__name__}"
+        code += f'{trunk.__name__} = own_trunk_class("{family}")\n'
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    (folder / f"{CODE_MODULE}.py").write_text(_CODE.format(model_type=family, **names))
+    (folder / f"{CODE_MODULE}.py").write_text(code)
     (folder / "README.md").write_text(_README.format(name=folder.name, model_type=model_type, auto=auto))

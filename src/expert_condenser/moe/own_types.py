@@ -22,6 +22,7 @@ from expert_condenser.moe.attachment import Attachment
 from expert_condenser.moe.backbone import lend_backbone
 from expert_condenser.moe.families import FAMILIES
 from expert_condenser.moe.layers import MODEL_TYPE_PREFIX, decoder_of, family_name, moe_layers
+from expert_condenser.moe.made_types import own_type
 from expert_condenser.moe.recycled import install_recycling, make_gates
 from expert_condenser.moe.router import set_policy
 from expert_condenser.moe.state import check_layers, check_saved_ids, make_section, read_section
@@ -35,6 +36,8 @@ class CondenserModel:  # in front of a PreTrainedModel
     """Mixed into a family's CausalLM class: builds its routers with the policy that the config names."""
 
     base_class: ClassVar[Any]
+    is_whole: ClassVar[bool] = True
+    """Whether it has all that is saved; a trunk leaves the head out."""
     config: Any
     # `from_pretrained` casts every other tensor to its dtype; what is listed here it reads as float32.
     _keep_in_fp32_modules_strict: ClassVar[set[str]] = {"selection_bias"}
@@ -51,7 +54,8 @@ class CondenserModel:  # in front of a PreTrainedModel
         with_info = kwargs.pop("output_loading_info", False)
         kwargs["ignore_mismatched_sizes"] = True  # so that they are listed; they are refused below
         model, info = super().from_pretrained(path, *args, output_loading_info=True, **kwargs)  # type: ignore[misc]
-        problems = {key: sorted(map(str, info[key])) for key in ("missing_keys", "unexpected_keys", "mismatched_keys")}
+        kinds = ("missing_keys", "mismatched_keys", *(("unexpected_keys",) if cls.is_whole else ()))
+        problems = {key: sorted(map(str, info[key])) for key in kinds}
         if any(problems.values()):
             found = "; ".join(
                 f"{key.replace('_', ' ')}: {', '.join(names[:4])}" for key, names in problems.items() if names
@@ -148,7 +152,8 @@ def own_config_class(model_type: str) -> Any:
 
     name = f"Condenser{base.__name__}"
     own = {"model_type": MODEL_TYPE_PREFIX + model_type, "base_class": base}
-    made: Any = type(name, (CondenserConfig, base), {**own, "__post_init__": post_init, "__module__": __name__})
+    body = {**own, "__post_init__": post_init}
+    made = own_type(name, (CondenserConfig, base), body, own_config_class, model_type)
     AutoConfig.register(made.model_type, made, exist_ok=True)
     return made
 
@@ -195,15 +200,32 @@ def own_model_class(model_type: str) -> Any:
     in_float32 = CondenserModel._keep_in_fp32_modules_strict | set(base._keep_in_fp32_modules_strict or ())
     body = {
         "config_class": config_class,
-        "__module__": __name__,
         "base_class": base,
         "_keep_in_fp32_modules_strict": in_float32,  # as above
     }
-    model_class = type(f"Condenser{base.__name__}", (CondenserModel, base), body)
+    name = f"Condenser{base.__name__}"
+    model_class: Any = own_type(name, (CondenserModel, base), body, own_model_class, model_type)
     auto_class(CONFIG_MAPPING[model_type]).register(config_class, model_class)
     _convert_like(model_type, config_class.model_type)
     _convert_like(base.__name__, model_class.__name__)
+    own_trunk_class(model_type)
     return model_class
+
+
+@cache
+def own_trunk_class(model_type: str) -> Any:
+    """The class without the head, registered with `AutoModel`: what the backends of vLLM and SGLang build.
+
+    None where the family has no such class (Nemotron 3 Omni).
+    """
+    trunks, config_class = transformers.MODEL_MAPPING, own_config_class(model_type)
+    if CONFIG_MAPPING[model_type] not in trunks:
+        return None
+    trunk = trunks[CONFIG_MAPPING[model_type]]
+    body = {"config_class": config_class, "base_class": trunk, "is_whole": False}
+    made = own_type(f"Condenser{trunk.__name__}", (CondenserModel, trunk), body, own_trunk_class, model_type)
+    transformers.AutoModel.register(config_class, made)
+    return made
 
 
 def causal_lm(model: nn.Module) -> Any:
