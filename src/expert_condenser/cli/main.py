@@ -36,6 +36,7 @@ _EXTRAS = {
     "matplotlib": "plots",
     "reasoning_gym": "testbed",
     "scipy": "statistics",
+    "submitit": "cluster",
     "tensorboard": "trackers",
 }
 """Package that is not in every installation -> the extra that brings it."""

@@ -39,15 +39,17 @@ from expert_condenser.training.run import train
 from expert_condenser.workfolder import WorkFolder
 
 
-def run_cell(cell: Cell, root: Path, device: str | None, threads: int) -> None:
+def run_cell(cell: Cell, root: Path, device: str | None, threads: int | None) -> None:
     """Run one cell to its `results.json`; what it prints goes to `seedN.log` beside its folder. An error exits with 1.
 
-    `device` is the one CUDA device that the process sees; None leaves this as it is.
+    `device` is the one CUDA device that the process sees, `threads` what torch computes with; None leaves either as it
+    is.
     """
     _end_with_parent()
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
-    torch.set_num_threads(threads)
+    if threads is not None:
+        torch.set_num_threads(threads)
     if not torch.accelerator.is_available():
         keep_freed_memory()  # of this process alone, which runs one cell and ends
     transformers.utils.logging.set_verbosity_error()
