@@ -94,12 +94,8 @@ def _evaluated(
             done |= {record.key: record for record in records if record.key not in done}
         advance(len(batch))
     found = {task.name: {**_summary(task, done, generation, backend), **settings["tasks"][task.name]} for task in tasks}
-    throughput = {
-        "seconds": round(seconds, 2),
-        "new_tokens": tokens,
-        "tokens_per_s": tokens / seconds if tokens else None,
-    }
-    whole = {**settings, "tasks": found, "throughput": throughput, "measures": dict(asking.measures)}
+    rate = {"seconds": round(seconds, 2), "new_tokens": tokens, "tokens_per_s": tokens / seconds if tokens else None}
+    whole = {**settings, "tasks": found, "throughput": rate, "measures": dict(asking.measures)}
     Results(**whole).write(out / RESULTS)
     content: dict[str, Any] = read_json(out / RESULTS)
     return content
