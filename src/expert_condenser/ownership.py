@@ -195,6 +195,14 @@ def _alone(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
+def wait_for_end(folder: Path, seconds: float) -> None:
+    """Wait for the process of this machine that works in a folder to end, if there is one, but no longer than this."""
+    end = time.monotonic() + seconds
+    with suppress(DataError):  # no lock, or none that can be read
+        while Owner.read(folder / LOCK).is_alive() and time.monotonic() < end:
+            time.sleep(0.1)
+
+
 def end_with(owner: Owner, every: float = 0.5) -> None:
     """End this process by SIGTERM once another of this machine is gone; looks every so many seconds."""
 

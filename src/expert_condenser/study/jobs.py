@@ -28,8 +28,8 @@ _LASTING = 7 * 24 * 60
 """Minutes that a job of this machine may take; submitit's own default is two."""
 _POLL = 0.5
 """Seconds between two looks at the jobs. Slurm itself is asked less often: submitit keeps its answers."""
-_PATIENCE = 10.0
-"""Seconds in which jobs that are cancelled can end."""
+_PATIENCE = 60.0
+"""Seconds in which jobs that are cancelled can finish their step and save."""
 _RUNNING = ("READY", "PENDING", "RUNNING", "REQUEUED", "COMPLETING", "PREEMPTED", "SUSPENDED", "CONFIGURING")
 
 

@@ -27,8 +27,8 @@ from expert_condenser.study.worker import run_cell
 from expert_condenser.workfolder import WorkFolder
 
 _PRELOADED = ["expert_condenser.study.worker"]
-_PATIENCE = 10.0
-"""Seconds in which a run that is asked to end can do so."""
+_PATIENCE = 60.0
+"""Seconds in which a run that is asked to end can finish its step and save."""
 
 
 def run_study(

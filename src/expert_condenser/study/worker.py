@@ -26,7 +26,7 @@ from expert_condenser.evaluation.settings import SETTINGS, Asking
 from expert_condenser.evaluation.tasks import load_tasks
 from expert_condenser.kernels.buffers import keep_freed_memory
 from expert_condenser.methods import METHODS
-from expert_condenser.ownership import Lock, ending_on_sigterm
+from expert_condenser.ownership import Lock, ending_on_sigterm, wait_for_end
 from expert_condenser.study.cells import recipe_of
 from expert_condenser.study.cost import FlopCounter, peak_memory
 from expert_condenser.study.folder import STUDY_KIND
@@ -37,6 +37,8 @@ from expert_condenser.training.recipe import Recipe
 from expert_condenser.training.record import RUN, RunRecord
 from expert_condenser.training.run import train
 from expert_condenser.workfolder import WorkFolder
+
+_PATIENCE = 60.0
 
 
 def run_cell(cell: Cell, root: Path, device: str | None, threads: int | None) -> None:
@@ -70,6 +72,7 @@ def run_cell(cell: Cell, root: Path, device: str | None, threads: int | None) ->
 
 def _run(cell: Cell, root: Path) -> None:
     folder = root / cell.folder
+    wait_for_end(folder, _PATIENCE)  # of the run of a study that was killed a moment ago: it is saving
     if cell.seed is None:
         with WorkFolder(folder, STUDY_KIND):
             _evaluate(cell, folder, Path(resolve_model(cell.study.base)))
