@@ -26,6 +26,7 @@ COMMANDS = {
     "score-answers": "score a file of answers without a model: --task T --data FILE [--json [FILE]]",
     "compare": "which method won, with paired statistics over seeds and items: RUN RUN ... [--baseline sft]",
     "bench": "time and memory side by side: layer | train | generate [--shape S] [--arms A,B] [--json FILE]",
+    "simulate": "routing of real usage on 8 to 512 ranks: imbalance, bytes, condensers: USAGE.json ... [--plot FILE]",
     "study": "a grid of methods, seeds and options on one base: FILE.yaml --output_dir DIR; tables DIR; best DIR",
     "demo": "fine-tune the embedded model by three methods, and compare: [--seeds N] [--output_dir DIR]",
     "testbed": "the embedded model: pretrain | long_tail --output_dir DIR, evaluate [--model DIR]",
