@@ -36,6 +36,10 @@ N ?= 200
 kill-test: $(READY)
 	KILLS=$(N) $(BIN)/python -m pytest -q tests/test_kills.py
 
+# What only a GPU can show, under 8 minutes on one H100; the report goes to gpu-check/.
+gpu-check: $(READY)
+	$(BIN)/python -m tests.gpu_check
+
 check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -91,6 +91,16 @@ def test_a_signal_behind_the_last_step_ends_the_run_when_the_phase_is_done():
     assert done
 
 
+def test_a_signal_that_is_ignored_stays_so():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with StopOnSignal(torch.device("cpu")):
+            os.kill(os.getpid(), signal.SIGINT)
+            assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_a_training_in_a_thread_leaves_signals_alone():
     before, inside = signal.getsignal(signal.SIGTERM), []
 
