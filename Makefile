@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/ready
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup demo test test-slow test-all fuzz-runs check catalog figures tree mutation recipes clean
+.PHONY: setup demo test test-slow test-all fuzz-runs kill-test gpu-check check catalog figures tree mutation recipes clean
 
 setup: $(READY)
 
@@ -30,6 +30,15 @@ test-all: test test-slow
 # A run's folder, started, killed, resumed, overwritten, damaged and moved in 200 random orders; 20 in `make test`.
 fuzz-runs: $(READY)
 	FUZZ_SEQUENCES=200 $(BIN)/python -m pytest tests/test_run_folder_machine.py
+
+# Short runs of one process, of two and of studies, killed N times at random and resumed; 10 in `make test-slow`.
+N ?= 200
+kill-test: $(READY)
+	KILLS=$(N) $(BIN)/python -m pytest -q tests/test_kills.py
+
+# What only a GPU can show, under 8 minutes on one H100; the report goes to gpu-check/.
+gpu-check: $(READY)
+	$(BIN)/python -m tests.gpu_check
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -14,7 +14,7 @@ import pytest
 
 from expert_condenser import ownership
 from expert_condenser.errors import FolderError
-from expert_condenser.ownership import LOCK, Lock, Owner, ending_on_sigterm, start_of
+from expert_condenser.ownership import LOCK, Lock, Owner, ending_on_sigterm, start_of, wait_for_end
 
 
 @pytest.fixture
@@ -114,3 +114,18 @@ def test_a_handler_that_somebody_set_stays():
             assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_the_end_of_another_is_waited_for_and_not_for_ever(tmp_path):
+    other = subprocess.Popen(["sleep", "60"])
+    owner = {**vars(Owner.here("train")), "pid": other.pid, "started": start_of(other.pid)}
+    (tmp_path / LOCK).write_text(json.dumps(owner))
+    start = time.monotonic()
+    wait_for_end(tmp_path, 0.3)
+    assert time.monotonic() - start >= 0.3
+    other.kill()
+    other.wait()
+    start = time.monotonic()
+    wait_for_end(tmp_path, 60.0)
+    wait_for_end(tmp_path / "none", 60.0)
+    assert time.monotonic() - start < 5

@@ -1,5 +1,6 @@
 """One test per private API of another library that we use: it fails when a release changes it."""
 
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from types import MethodType
@@ -27,6 +28,7 @@ from expert_condenser.kernels.sorted_experts import has_instructions
 from expert_condenser.moe.own_types import own_model_class
 from expert_condenser.study.cost import _GROUPED
 from expert_condenser.testing import tiny_batch, tiny_config, tiny_model
+from expert_condenser.training.lost_process import lost_process_named
 from tests.private_uses import private_uses, unexplained
 
 SOURCE = Path(expert_condenser.__file__).parent
@@ -56,6 +58,7 @@ USES = {
     "_parameters": (None, "moe/slices.py"),
     "_python_dispatch": (torch.utils, "planning/ledger.py"),
     "_remap_adapter_state_dict_for_load": (LoraModel, "adapters/peft_type.py"),
+    "_set_pg_timeout": (torch.distributed.distributed_c10d, "training/lost_process.py"),
     "_subclasses": (torch, "planning/model.py"),
 }
 """Name -> what has it (None: instances alone, each looked at in its test), and the file that uses it."""
@@ -460,3 +463,16 @@ def test_can_use_grouped_mm():
             stock._grouped_mm(inputs, weight, offsets)
         patch.setattr(stock, "_can_use_grouped_mm", lambda *_: False)
         assert stock._grouped_mm(inputs, weight, offsets).shape == (6, 3), "_can_use_grouped_mm"
+
+
+def test_set_pg_timeout(tmp_path):
+    """It sets the timeout of a group that exists; the one of `init_process_group` is half an hour."""
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        backend = torch.distributed.group.WORLD._get_backend(torch.device("cpu"))
+        assert backend.options._timeout != timedelta(seconds=7), "control"
+        with lost_process_named(7):
+            assert backend.options._timeout == timedelta(seconds=7)
+    finally:
+        torch.distributed.destroy_process_group()

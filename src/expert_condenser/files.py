@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -49,8 +49,11 @@ def _not_written(path: Path, size: int | None, error: OSError) -> str:
 
 
 @contextmanager
-def full_disk_named(folder: Path) -> Iterator[None]:
-    """Raise `StorageError` in place of what other libraries raise when the disk of `folder` has no room left."""
+def full_disk_named(folder: Path, missing: Callable[[], int] | None = None) -> Iterator[None]:
+    """Raise `StorageError` in place of what other libraries raise when the disk of `folder` has no room left.
+
+    `missing` computes how many bytes it lacked, where that can be told.
+    """
     try:
         yield
     except StorageError:
@@ -61,9 +64,10 @@ def full_disk_named(folder: Path) -> Iterator[None]:
             r"No space left on device|Disk quota exceeded|inline_container|PytorchStreamWriter", str(error)
         ):
             raise
+        lacking = "" if missing is None else f" at least {missing():,} bytes are missing,"
         raise StorageError(
-            f"the disk of {folder} is full: {free_bytes(folder):,} bytes are left ({error}). What was finished is "
-            "whole: make room, and go on with --resume."
+            f"the disk of {folder} is full:{lacking} {free_bytes(folder):,} bytes are left ({error}). What was "
+            "finished is whole: make room, and go on with --resume."
         ) from error
 
 

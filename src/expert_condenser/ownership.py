@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
@@ -192,6 +193,25 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def wait_for_end(folder: Path, seconds: float) -> None:
+    """Wait for the process of this machine that works in a folder to end, if there is one, but no longer than this."""
+    end = time.monotonic() + seconds
+    with suppress(DataError):  # no lock, or none that can be read
+        while Owner.read(folder / LOCK).is_alive() and time.monotonic() < end:
+            time.sleep(0.1)
+
+
+def end_with(owner: Owner, every: float = 0.5) -> None:
+    """End this process by SIGTERM once another of this machine is gone; looks every so many seconds."""
+
+    def watch() -> None:
+        while owner.is_alive() is not False:
+            time.sleep(every)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextmanager

@@ -21,6 +21,12 @@ ROOTS = dict(zip(("samples", "widened"), folders("train", "train"), strict=False
 
 ALPACA = {"instruction": "What is 2 + 3?", "input": "", "output": "2 + 3 = 5.", "answer": "5.0"}
 GSM8K = {"question": "How many?", "answer": "Half is 48/2 = <<48/2=24>>24.\nSum <<a>>1,024.\n#### 1,024"}
+S1K = {
+    "question": "What is 2 + 3?",
+    "thinking_trajectories": ["Two and three."],
+    "attempt": "It is 5.",
+    "cot_type": "math",
+}
 MAWPS = {"original_text": "How many?", "equation": "X=(5.0-3.0)", "ans": 2.0}
 DEEP = "[" * 10_000 + "]" * 10_000
 SYSTEM = {"role": "system", "content": "Be brief."}
@@ -67,6 +73,7 @@ def assistant(text):
 @pytest.mark.parametrize(
     ("row", "style", "prompt", "completion"),
     [
+        (S1K, "auto", "What is 2 + 3?", "<think>Two and three.</think>It is 5."),
         (ALPACA, "auto", "What is 2 + 3?", "<think>2 + 3 = 5.</think>\\boxed{5.0}"),
         (ALPACA, "plain", "What is 2 + 3?", "2 + 3 = 5."),
         (
@@ -148,7 +155,8 @@ def test_formats_are_detected_in_their_order():
     every = [column for known in FORMATS.values() for column in known.columns]
     for name, known in FORMATS.items():
         assert choose_format(every) is known, name
-        every = [column for column in every if column not in set(known.columns) - {"answer"}]
+        for column in known.columns:  # one of each: formats may share a column
+            every.remove(column)
 
 
 def test_an_explicit_format_wins_over_detection(tmp_path):
@@ -297,6 +305,9 @@ def test_a_bad_alpaca_row(tmp_path, row, message):
         ("gsm8k", GSM8K | {"answer": "#### 5\nwell"}, "end in a line '#### n'"),
         ("gsm8k", {"question": "How many?"}, "needs a value in 'answer'"),
         ("mawps", MAWPS | {"ans": float("nan")}, "'ans' must not be empty"),
+        ("s1k", S1K | {"thinking_trajectories": []}, "'thinking_trajectories' must be a list of one text"),
+        ("s1k", S1K | {"thinking_trajectories": ["a", "b"]}, "'thinking_trajectories' must be a list of one text"),
+        ("s1k", S1K | {"attempt": " "}, "'attempt' must not be empty"),
         ("prompt_completion", {"prompt": "a", "completion": " "}, "'completion' must not be empty"),
         ("prompt_completion", {"prompt": "a", "completion": []}, "'completion' must be a list of turns"),
         (
@@ -341,7 +352,8 @@ def test_unknown_columns_list_what_was_found_and_every_format(tmp_path):
     path = write(tmp_path / "rows.json", [{"text": "a", "label": 1}])
     known = "messages needs messages; sharegpt needs conversations; prompt_completion needs prompt, completion; "
     known += "alpaca needs instruction, output; "
-    known += "gsm8k needs question, answer; mawps needs original_text, equation, ans"
+    known += "s1k needs question, thinking_trajectories, attempt; gsm8k needs question, answer; "
+    known += "mawps needs original_text, equation, ans"
     with pytest.raises(DataError, match=rf"rows\.json: the columns text, label do not fit any known format; .*{known}"):
         load_rows(path)
     with pytest.raises(DataError, match="do not fit data_format 'gsm8k'"):

@@ -38,6 +38,9 @@ def run(words: list[str]) -> None:
     names = options.arms.split(",") if options.arms else DEFAULT_ARMS[options.workload] or list(ARMS)
     arms_of(names)
     device = _device(options)
+    if options.processes is not None:
+        _compare_processes(options, shapes[0], device)
+        return
     file = None if options.json in (None, "-") else Path(options.json)
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -52,6 +55,38 @@ def run(words: list[str]) -> None:
             write_json(file, content, indent=1)  # after every shape: a sweep that is stopped leaves what it has
     if options.json is not None:
         put_json(options.json, content, indent=1)
+
+
+def _compare_processes(options: argparse.Namespace, shape: Any, device: str) -> None:
+    """A training step in several processes, beside one."""
+    import torch
+
+    from expert_condenser.bench.processes import compare_processes
+
+    if options.workload != "train" or options.sweep is not None or "," in (options.arms or ""):
+        raise UsageError("--processes goes with the workload train, one arm and no --sweep")
+    threads = options.threads or max(1, torch.get_num_threads() // options.processes)
+    setting = _setting(options, shape, device)
+    lengths = {"processes": options.processes, "threads": threads, "rounds": options.rounds}
+    report = compare_processes(options.arms or "condenser", setting, **lengths)
+    if options.json is not None:
+        put_json(options.json, {"shape_name": options.shape, **report}, indent=1)
+    if options.json != "-":
+        one, several = report["one_process_tokens_per_s"], report["tokens_per_s"]
+        print(f"1 process, {threads} threads: {one:,.0f} tokens/s")
+        print(f"{options.processes} processes of as many: {several:,.0f} tokens/s, {report['ratio']:.2f} of it")
+
+
+def _setting(options: argparse.Namespace, shape: Any, device: str) -> Any:
+    """What all arms have in common."""
+    import torch
+
+    from expert_condenser.bench.arms import IMPLEMENTATIONS
+    from expert_condenser.bench.workloads import Setting
+    from expert_condenser.moe.experts import default_implementation
+
+    experts = options.experts_implementation or default_implementation(device.partition(":")[0]) or "grouped_mm"
+    return Setting(shape, device, getattr(torch, options.dtype), IMPLEMENTATIONS[experts])
 
 
 def _print(report: dict[str, Any]) -> None:
@@ -91,15 +126,9 @@ def _device(options: argparse.Namespace) -> str:
 
 def _measured(options: argparse.Namespace, shape: Any, names: list[str], device: str) -> dict[str, Any]:
     """The report of a benchmark on one `Shape`."""
-    import torch
-
-    from expert_condenser.bench.arms import IMPLEMENTATIONS
     from expert_condenser.bench.benchmark import benchmark
-    from expert_condenser.bench.workloads import Setting
-    from expert_condenser.moe.experts import default_implementation
 
-    experts = options.experts_implementation or default_implementation(device.partition(":")[0]) or "grouped_mm"
-    setting = Setting(shape, device, getattr(torch, options.dtype), IMPLEMENTATIONS[experts])
+    setting = _setting(options, shape, device)
     length = {"rounds": options.rounds, "seconds": options.seconds}
     with progress(f"{options.workload}: rounds", options.rounds) as advance:
         return benchmark(options.workload, names, setting, **length, advance=advance)
@@ -136,6 +165,7 @@ def _parser() -> Parser:
         "--rounds", type=partial(at_least, 2), default=7, help="timed calls of each arm, at most; two for a spread"
     )
     parser.add_argument("--seconds", type=float, default=35.0, help="start no round after about this time")
+    parser.add_argument("--processes", type=partial(at_least, 2), help="a training step by DDP, beside one process")
     parser.add_argument("--threads", type=positive, help="CPU threads")
     parser.add_argument("--keep_freed_memory", action="store_true", help="for all arms, as `condenser train` on a CPU")
     parser.add_argument("--sweep", metavar="SIZE=A,B,...", help=f"one run per value of a size: {', '.join(SIZES)}")

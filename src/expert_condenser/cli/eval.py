@@ -4,6 +4,7 @@ import argparse
 import datetime
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,8 @@ def run(words: list[str]) -> None:
     from expert_condenser.evaluation.tasks import load_tasks
 
     quiet_libraries()
-    _check_device(options.device)
+    for device in _devices(options.device):
+        _check_device(device)
     names = list(dict.fromkeys(options.tasks.split(",")))
     tasks = load_tasks(dict.fromkeys(names, options.limit), options.data, options.split)
     generation = Generation(**{field.name: getattr(options, field.name) for field in fields(Generation)})
@@ -47,9 +49,12 @@ def run(words: list[str]) -> None:
     backend = _backend(options, path, tokenizer, tasks, generation)
     start = time.perf_counter()
     total = generation.samples * sum(len(task.questions) for task in tasks)
-    with ending_on_sigterm(), WorkFolder(options.output_dir, Kind("eval")), progress("answers", total) as advance:
+    with ExitStack() as stack:
+        stack.enter_context(ending_on_sigterm())
+        stack.enter_context(WorkFolder(options.output_dir, Kind("eval")))
+        advance = stack.enter_context(progress("answers", total))
         results = evaluate(
-            backend,
+            stack.enter_context(backend) if len(_devices(options.device)) > 1 else backend,
             tokenizer,
             tasks,
             options.output_dir,
@@ -62,16 +67,24 @@ def run(words: list[str]) -> None:
     say_result(options.output_dir / "results.json")
 
 
+def _devices(named: str | None) -> list[str]:
+    """The devices that `--device` names; none where it names none, and one is found."""
+    return named.split(",") if named else []
+
+
 def _backend(options: argparse.Namespace, path: str, tokenizer: Any, tasks: Any, generation: Generation) -> Any:
     import torch
 
     from expert_condenser.evaluation.backends.lm_eval import LmEvalBackend
     from expert_condenser.evaluation.backends.local import LocalBackend
+    from expert_condenser.evaluation.backends.spread import SpreadBackend
     from expert_condenser.evaluation.backends.vllm import VllmBackend
     from expert_condenser.kernels.buffers import keep_freed_memory
 
     if options.backend == "vllm":
         return VllmBackend(path, tokenizer, dtype=options.dtype)
+    if len(_devices(options.device)) > 1:
+        return SpreadBackend(path, tokenizer, _devices(options.device), dtype=options.dtype)
     if options.device == "cpu" or not torch.accelerator.is_available():
         keep_freed_memory()  # of this process alone, which evaluates and ends
     local = LocalBackend(path, tokenizer, dtype=options.dtype, device=options.device)
@@ -131,8 +144,8 @@ def _captions(results: dict[str, Any]) -> Iterator[str]:
         yield f"{results['throughput']['new_tokens']} tokens generated, {rate:.0f} per second"
 
 
-def _check_device(name: str | None) -> None:
-    if name is None or name == "cpu":
+def _check_device(name: str) -> None:
+    if name == "cpu":
         return
     import torch
 
@@ -160,7 +173,7 @@ def _read(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, default=Generation.batch_size)
     parser.add_argument("--max_new_tokens", type=int, help="default: as many as the task needs")
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
-    parser.shared("device")
+    parser.shared("device", help="cpu, cuda, ...; several, with commas between them, share the questions")
     parser.add_argument("--samples", type=int, default=1, help="answers to each question, for pass@k")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
     parser.add_argument("--top_p", type=float, default=1.0)
@@ -183,5 +196,9 @@ def _check(options: argparse.Namespace) -> None:
         )
     if options.device is not None and options.backend == "vllm":
         raise EvaluationError("vLLM chooses its devices itself: set CUDA_VISIBLE_DEVICES and leave --device out")
+    if len(_devices(options.device)) > 1 and options.backend != "transformers":
+        raise EvaluationError(
+            f"several devices need --backend transformers; got {options.backend} and {options.device}"
+        )
     if options.chat_template is not None and not options.chat_template.is_file():
         raise EvaluationError(f"--chat_template is a Jinja file; got {options.chat_template}")

@@ -28,6 +28,7 @@ COMMANDS = {
     "compare": "which method won, with paired statistics over seeds and items: RUN RUN ... [--baseline sft]",
     "analyze": "what experts do: usage | prune | ... --model BASE --tuned RUN ... --data D --output_dir DIR",
     "bench": "time and memory side by side: layer | train | generate [--shape S] [--arms A,B] [--json FILE]",
+    "simulate": "routing of real usage on 8 to 512 ranks: imbalance, bytes, condensers: USAGE.json ... [--plot FILE]",
     "study": "a grid of methods, seeds and options on one base: FILE.yaml --output_dir DIR; tables DIR; best DIR",
     "demo": "fine-tune the embedded model by three methods, and compare: [--seeds N] [--output_dir DIR]",
     "testbed": "the embedded model: pretrain | long_tail --output_dir DIR, evaluate [--model DIR]",
@@ -38,6 +39,7 @@ _EXTRAS = {
     "matplotlib": "plots",
     "reasoning_gym": "testbed",
     "scipy": "statistics",
+    "submitit": "cluster",
     "tensorboard": "trackers",
 }
 """Package that is not in every installation -> the extra that brings it."""

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -30,12 +31,29 @@ def run(words: list[str]) -> None:
     parser.add_argument("file", type=Path, help="the study's YAML file; or `tables DIR ...`, or `best DIR`")
     parser.shared("output_dir", required=True, help="where its runs are, or go on")
     parser.add_argument("--workers", type=int, default=None, help="runs at a time: one per GPU, or one, by default")
+    parser.add_argument("--executor", help="local or slurm: every run is a job, through submitit; default: a process")
+    parser.add_argument(
+        "--executor_options",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of every job: timeout_min=60 partition=gpu",
+    )
     options = parser.read(words)
+    asked = dict(_named(word) for word in options.executor_options)
     from expert_condenser.study.run import run_study  # loads torch and TRL, which tables do not need
 
     with _display() as show:
-        run_study(options.file, options.output_dir, options.workers, show)
+        run_study(options.file, options.output_dir, options.workers, show, options.executor, asked)
     say_result(options.output_dir)
+
+
+def _named(word: str) -> tuple[str, Any]:
+    """`timeout_min=60` as a name and a value, which is read as in the study's file."""
+    name, equals, value = word.partition("=")
+    if not name or not equals:
+        raise UsageError(f"--executor_options takes NAME=VALUE ...; got {word!r}")
+    return name, yaml.safe_load(value)
 
 
 @contextmanager

@@ -121,11 +121,20 @@ def read_mawps(row: Row, style: str = "auto") -> Example:
     return _example(question, answer if style == "plain" else boxed(_text(row, "equation"), answer))
 
 
+def read_s1k(row: Row, style: str = "auto") -> Example:
+    """`question`; the thoughts are the one entry of `thinking_trajectories`, and `attempt` is what follows them."""
+    thoughts = row.get("thinking_trajectories")
+    if not isinstance(thoughts, list) or len(thoughts) != 1 or not isinstance(thoughts[0], str):
+        raise DataError(f"'thinking_trajectories' must be a list of one text, but it is {str(thoughts)[:60]!r}")
+    return _example(_text(row, "question"), f"<think>{thoughts[0]}</think>{_text(row, 'attempt')}")
+
+
 FORMATS: dict[str, RowFormat] = {
     "messages": RowFormat(("messages",), read_messages),
     "sharegpt": RowFormat(("conversations",), read_sharegpt),
     "prompt_completion": RowFormat(("prompt", "completion"), read_prompt_completion),
     "alpaca": RowFormat(("instruction", "output"), read_alpaca, optional=("input", "answer"), styled=True),
+    "s1k": RowFormat(("question", "thinking_trajectories", "attempt"), read_s1k),
     "gsm8k": RowFormat(("question", "answer"), read_gsm8k, styled=True),
     "mawps": RowFormat(("original_text", "equation", "ans"), read_mawps, styled=True),
 }

@@ -7,7 +7,8 @@ output_dir/
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from expert_condenser.errors import EvaluationError
 from expert_condenser.evaluation.answers.thoughts import opened_in
-from expert_condenser.evaluation.backends.base import Backend
+from expert_condenser.evaluation.backends.base import Backend, SharedBackend
 from expert_condenser.evaluation.choosing import MODE as LIKELIHOOD
 from expert_condenser.evaluation.choosing import accuracies, check_choosing, choose, scoring
 from expert_condenser.evaluation.day import day_of, on_the_day
@@ -80,24 +81,36 @@ def _evaluated(
     by_name = {task.name: task for task in tasks}
     done = {record.key: scored(by_name[record.task], record) for record in read_records(out / ITEMS)}
     seconds, tokens = 0.0, 0
-    for number, (mode, batch) in enumerate(batches):
-        if not all(request.key in done for request in batch):
+    missing = {number for number, (_, batch) in enumerate(batches) if not all(request.key in done for request in batch)}
+    found_of = in_order(
+        lambda number: answering[batches[number][0]](batches[number][1], number), sorted(missing), backend
+    )
+    for number, (_, batch) in enumerate(batches):
+        if number in missing:
             start = time.perf_counter()
-            records = [scored(by_name[record.task], record) for record in answering[mode](batch, number)]
+            records = [scored(by_name[record.task], record) for record in next(found_of)]
             seconds, tokens = seconds + time.perf_counter() - start, tokens + sum(r.tokens for r in records)
             append_records(out / ITEMS, [record for record in records if record.key not in done])
             done |= {record.key: record for record in records if record.key not in done}
         advance(len(batch))
     found = {task.name: {**_summary(task, done, generation, backend), **settings["tasks"][task.name]} for task in tasks}
-    throughput = {
-        "seconds": round(seconds, 2),
-        "new_tokens": tokens,
-        "tokens_per_s": tokens / seconds if tokens else None,
-    }
-    whole = {**settings, "tasks": found, "throughput": throughput, "measures": dict(asking.measures)}
+    rate = {"seconds": round(seconds, 2), "new_tokens": tokens, "tokens_per_s": tokens / seconds if tokens else None}
+    whole = {**settings, "tasks": found, "throughput": rate, "measures": dict(asking.measures)}
     Results(**whole).write(out / RESULTS)
     content: dict[str, Any] = read_json(out / RESULTS)
     return content
+
+
+def in_order(answer: Callable[[int], list[Record]], numbers: Sequence[int], backend: Backend) -> Iterator[list[Record]]:
+    """The answers to the batches of these numbers, in their order; a backend that can answers several at a time."""
+    if not isinstance(backend, SharedBackend):
+        yield from map(answer, numbers)
+        return
+    pool = ThreadPoolExecutor(backend.at_once)
+    try:
+        yield from pool.map(answer, numbers)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # who interrupts this ends the backend as well
 
 
 def _by_mode(tasks: Sequence[LoadedTask], asking: Asking) -> dict[str, list[LoadedTask]]:

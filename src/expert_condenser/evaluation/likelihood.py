@@ -26,14 +26,35 @@ def reference_nll(
     batch_size: int = 32,
 ) -> float:
     """Mean nll in nats over all tokens of the references, with the end of the turn: training's loss on these rows."""
+    return mean_nll(batch_nlls(model, tokenizer, prompts, references, batch_size=batch_size))
+
+
+@torch.no_grad()
+def batch_nlls(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    references: Sequence[str],
+    *,
+    batch_size: int,
+    part: int = 0,
+    parts: int = 1,
+) -> list[tuple[float, int]]:
+    """For every batch, nats over its references and their tokens; of several `parts`, each `parts`-th from `part`."""
     rows = tokens_of(prompts, references, tokenizer)
     training = model.training
     model.eval()
-    total, count = 0.0, 0
-    for batch in in_batches([len(row.ids) for row in rows], batch_size):
-        loss, tokens = _batch_nll(model, [rows[index] for index in batch])
-        total, count = total + loss, count + tokens
+    batches = list(in_batches([len(row.ids) for row in rows], batch_size))[part::parts]
+    found = [_batch_nll(model, [rows[index] for index in batch]) for batch in batches]
     model.train(training)
+    return found
+
+
+def mean_nll(batches: Sequence[tuple[float, int]]) -> float:
+    """Mean over all tokens, added batch after batch: the order decides the last bits."""
+    total, count = 0.0, 0
+    for loss, tokens in batches:  # and not `sum`, which corrects them from Python 3.12 on
+        total, count = total + loss, count + tokens
     return total / count
 
 

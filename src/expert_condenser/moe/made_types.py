@@ -24,6 +24,6 @@ def _picklable(metaclass: type) -> Any:
     """A metaclass of its own, since pickle looks up by it how to write a class; one per metaclass of the families."""
     if metaclass not in _METACLASSES:
         own = type(f"Own{metaclass.__name__}", (metaclass,), {})
-        copyreg.pickle(own, lambda made: (_MAKERS[made][0], (_MAKERS[made][1],)))
+        copyreg.dispatch_table[own] = lambda made: (_MAKERS[made][0], (_MAKERS[made][1],))
         _METACLASSES[metaclass] = own
     return _METACLASSES[metaclass]

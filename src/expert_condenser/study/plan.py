@@ -22,6 +22,7 @@
     contrasts: {fair: {arm: condenser, against: [two_phase_sft]}}      # optional: see `study.contrasts`
     allow: [data]                       # optional: in what arms may differ, as for `condenser compare`
     keep_models: false                  # optional: weights of finished runs, and every answer, stay on disk
+    executor_options: {partition: gpu, timeout_min: 60, gpus_per_node: 1}   # optional: of every job, see `study.jobs`
 
 `recipe`, `tuned_by` and `beside` are relative to the file, paths among the options to where the command runs. `{seed}`
 in a text among the options is the run's seed.
@@ -70,6 +71,7 @@ class Study:
     contrasts: tuple[Contrast, ...] = ()
     allow: tuple[str, ...] = ()
     keep_models: bool = False
+    executor_options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def first_task(self) -> str:
@@ -243,7 +245,7 @@ def _check_values(content: dict[str, Any], evaluation: dict[str, Any], path: Pat
         raise EvaluationError(f"{path}: evaluate.tasks is a mapping from tasks to numbers of items; got {tasks!r}")
     if bad := [name for name in arms if not re.fullmatch(r"[\w.-]+", str(name)) or str(name) in (".", "..", "base")]:
         raise EvaluationError(f"{path}: an arm's name is letters, digits, '_', '-' and '.', not 'base'; got {bad}")
-    for key in ("options", "tuned_as", "beside", "groups", "contrasts"):
+    for key in ("options", "tuned_as", "beside", "groups", "contrasts", "executor_options"):
         if not isinstance(content.get(key, {}), dict):
             raise EvaluationError(f"{path}: {key} is a mapping; got {content[key]!r}")
     if type(content.get("keep_models", False)) is not bool:

@@ -27,7 +27,7 @@ from expert_condenser.evaluation.settings import SETTINGS, Asking
 from expert_condenser.evaluation.tasks import load_tasks
 from expert_condenser.kernels.buffers import keep_freed_memory
 from expert_condenser.methods import METHODS
-from expert_condenser.ownership import Lock, ending_on_sigterm
+from expert_condenser.ownership import Lock, ending_on_sigterm, wait_for_end
 from expert_condenser.study.cells import recipe_of
 from expert_condenser.study.cost import FlopCounter, peak_memory
 from expert_condenser.study.folder import STUDY_KIND
@@ -41,17 +41,20 @@ from expert_condenser.workfolder import WorkFolder
 
 BETWEEN = "interpolated"
 """The folder of a run's model on the way from the base."""
+_PATIENCE = 60.0
 
 
-def run_cell(cell: Cell, root: Path, device: str | None, threads: int) -> None:
+def run_cell(cell: Cell, root: Path, device: str | None, threads: int | None) -> None:
     """Run one cell to its `results.json`; what it prints goes to `seedN.log` beside its folder. An error exits with 1.
 
-    `device` is the one CUDA device that the process sees; None leaves this as it is.
+    `device` is the one CUDA device that the process sees, `threads` what torch computes with; None leaves either as it
+    is.
     """
     _end_with_parent()
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
-    torch.set_num_threads(threads)
+    if threads is not None:
+        torch.set_num_threads(threads)
     if not torch.accelerator.is_available():
         keep_freed_memory()  # of this process alone, which runs one cell and ends
     transformers.utils.logging.set_verbosity_error()
@@ -72,6 +75,7 @@ def run_cell(cell: Cell, root: Path, device: str | None, threads: int) -> None:
 
 def _run(cell: Cell, root: Path) -> None:
     folder = root / cell.folder
+    wait_for_end(folder, _PATIENCE)  # of the run of a study that was killed a moment ago: it is saving
     if cell.seed is None:
         with WorkFolder(folder, STUDY_KIND):
             _evaluate(cell, folder, Path(resolve_model(cell.study.base)))

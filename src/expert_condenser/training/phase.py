@@ -11,7 +11,7 @@ from transformers import AutoConfig, PrinterCallback, ProgressCallback, TrainerC
 from trl import SFTTrainer
 
 from expert_condenser.checkpoint.load import resolve_model
-from expert_condenser.files import read_json, write_json
+from expert_condenser.files import full_disk_named, read_json, write_json
 from expert_condenser.methods import Method
 from expert_condenser.training.auxiliary import lend_fields, restore_fields
 from expert_condenser.training.callback import METHOD_STATE, MethodCallback
@@ -23,6 +23,8 @@ from expert_condenser.training.recorder import RunRecorder
 from expert_condenser.training.rows import TrainingRows
 from expert_condenser.training.schedule import WHOLE, Stretch
 from expert_condenser.training.sft_options import TrainerConfig
+from expert_condenser.training.space import missing_for
+from expert_condenser.training.stopping import StopOnSignal
 from expert_condenser.training.trainer import StrictSFTTrainer
 
 logger = get_logger(__name__)
@@ -37,21 +39,23 @@ def train_phase(
         _begin(folder, method, model)
     callback = MethodCallback(method, loaded_from=checkpoint)
     recorder = RunRecorder(folder, method.phase, checkpoint)
-    trainer = make_trainer(folder, rows, method, model, [callback, *callbacks, recorder])
+    stop = StopOnSignal(folder.recipe.device)
+    trainer = make_trainer(folder, rows, method, model, [callback, *callbacks, recorder, stop])
     phases = folder.recipe.phases
     logger.info(f"{method.name}: {method.phase} ({phases.index(method.phase) + 1} of {len(phases)})")
-    if checkpoint is None:
-        _record_routing(folder, trainer, rows, method, "start")
-        trainer.train()
-    elif is_last(checkpoint):  # a crash came after the last step; the Trainer would take one more
-        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-        callback.restore(trainer.args, state, model)
-        recorder.on_train_begin(trainer.args, state, None)
-    else:
-        logger.info(f"going on from {checkpoint}; its experts are loaded whole, whatever the Trainer says of keys")
-        trainer.train(resume_from_checkpoint=str(checkpoint))
-    _record_routing(folder, trainer, rows, method, "end")
-    _close(folder, trainer, method, callback, recorder)
+    with stop, full_disk_named(folder.path, lambda: missing_for(folder.phase(method.phase), trainer)):
+        if checkpoint is None:
+            _record_routing(folder, trainer, rows, method, "start")
+            trainer.train()
+        elif is_last(checkpoint):  # a crash came after the last step; the Trainer would take one more
+            state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+            callback.restore(trainer.args, state, model)
+            recorder.on_train_begin(trainer.args, state, None)
+        else:
+            logger.info(f"going on from {checkpoint}; its experts are loaded whole, whatever the Trainer says of keys")
+            trainer.train(resume_from_checkpoint=str(checkpoint))
+        _record_routing(folder, trainer, rows, method, "end")
+        _close(folder, trainer, method, callback, recorder)
 
 
 def _record_routing(

@@ -8,6 +8,7 @@ from transformers import TrainerCallback
 from expert_condenser.files import full_disk_named
 from expert_condenser.ownership import ending_on_sigterm
 from expert_condenser.training.folder import RunFolder
+from expert_condenser.training.lost_process import lost_process_named
 from expert_condenser.training.model import prepare_base, prepare_phase
 from expert_condenser.training.phase import train_phase
 from expert_condenser.training.publish import publish
@@ -23,7 +24,8 @@ def train(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> Path:
     has taken its first step. A resumed run trains the phases that are not done, from their newest checkpoint.
     """
     recipe.phase_length()
-    with ending_on_sigterm(), full_disk_named(Path(recipe.trainer.output_dir)), RunFolder(recipe) as folder:
+    lost = lost_process_named(recipe.trainer.ddp_timeout)
+    with ending_on_sigterm(), lost, full_disk_named(Path(recipe.trainer.output_dir)), RunFolder(recipe) as folder:
         recipe = folder.recipe
         rows = load_rows_of(recipe, folder.date)
         folder.check_rows(rows.report)

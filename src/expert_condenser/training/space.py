@@ -3,6 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from expert_condenser.checkpoint.guard import is_closed
 from expert_condenser.errors import TrainingError
 from expert_condenser.files import free_bytes
 from expert_condenser.training.recipe import Recipe
@@ -30,6 +33,18 @@ def check_space(recipe: Recipe, model: Any) -> None:
             f"the disk of {folder} must have room for what the run writes, {needed:,} bytes at least ({items}), but "
             f"{free:,} are free: make room, or name an output_dir on another disk"
         )
+
+
+def missing_for(phase: Path, trainer: Any) -> int:
+    """Bytes that the disk lacked when a checkpoint of a phase, or its `final`, could not be written whole."""
+    begun = [path for path in phase.glob("*") if path.is_dir() and not is_closed(path)]
+    newest = max(begun, key=lambda path: path.stat().st_mtime, default=phase)
+    needed = sum(map(_bytes, trainer.model.parameters()))
+    if newest.name != "final" and trainer.optimizer is not None:
+        states = trainer.optimizer.state.values()
+        needed += sum(_bytes(value) for state in states for value in state.values() if torch.is_tensor(value))
+    written = sum(path.stat().st_size for path in newest.glob("*") if path.is_file())
+    return max(needed - written - free_bytes(phase), 1)
 
 
 def _bytes(parameter: Any) -> int:

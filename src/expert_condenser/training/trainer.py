@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
+import torch.distributed
 from torch.utils.data import DataLoader, Sampler
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import SFTTrainer
@@ -89,6 +90,7 @@ class StrictSFTTrainer(SFTTrainer):
         self.learning_rate_factors = learning_rate_factors
         self.router_learning_rate_factor = router_learning_rate_factor
         self.stretch = stretch
+        self._not_finite: torch.Tensor | None = None
         with refusals_named():
             super().__init__(*args, **kwargs)
         check_engine(self.accelerator.distributed_type.value, self.accelerator.num_processes)
@@ -124,14 +126,30 @@ class StrictSFTTrainer(SFTTrainer):
         return scheduler
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """One micro-batch; raises `FailedRunError` on NaN or infinity, before it reaches the weights."""
+        """One micro-batch; raises `FailedRunError` on NaN or infinity, before it reaches the weights.
+
+        Of several processes all raise it, after the last micro-batch of the step: one that was gone before would leave
+        the others waiting.
+        """
         loss: torch.Tensor = super().training_step(*args, **kwargs)
         if not torch.isfinite(loss):
+            self._not_finite = loss
+        several = self.accelerator.num_processes > 1
+        if self.accelerator.sync_gradients if several else self._not_finite is not None:
+            self._check_finite(loss.device)
+        return loss
+
+    def _check_finite(self, device: torch.device) -> None:
+        own, self._not_finite = self._not_finite, None
+        found = torch.tensor(int(own is not None), device=device)
+        if self.accelerator.num_processes > 1:
+            torch.distributed.all_reduce(found)
+        if found:
+            what = f"{own.item()}" if own is not None else "not finite in another process"
             raise FailedRunError(
-                f"the loss is {loss.item()} at step {self.state.global_step + 1}; the run stops and keeps its last "
+                f"the loss is {what} at step {self.state.global_step + 1}; the run stops and keeps its last "
                 "checkpoint. Lower learning_rate or check the data, then --resume."
             )
-        return loss
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
         """As transformers', with an order by length that the seed decides; there is no public place to set one."""

@@ -37,3 +37,12 @@ class ForcedBackend(Backend, Protocol):
 
     def teacher_forced(self, prompts: Sequence[Prompt], references: Sequence[str], batch_size: int) -> TeacherForced:
         """Whether greedy decoding writes each reference, and its nll; in their order."""
+
+
+@runtime_checkable
+class SharedBackend(Backend, Protocol):
+    """A backend that can be asked for several batches at a time, from as many threads."""
+
+    @property
+    def at_once(self) -> int:
+        """How many batches it answers at a time."""

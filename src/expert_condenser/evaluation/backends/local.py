@@ -11,7 +11,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from expert_condenser.checkpoint.load import load_model
 from expert_condenser.evaluation.generation import Answer, Generation
 from expert_condenser.evaluation.identity import identity_of
-from expert_condenser.evaluation.likelihood import reference_nll
+from expert_condenser.evaluation.likelihood import batch_nlls, reference_nll
 from expert_condenser.evaluation.option_likelihood import log_likelihoods
 from expert_condenser.evaluation.prompts import Continuation, Prompt
 from expert_condenser.evaluation.teacher_forced import TeacherForced, teacher_forced
@@ -80,6 +80,13 @@ class LocalBackend:
     def nll(self, prompts: Sequence[Prompt], references: Sequence[str], batch_size: int) -> float | None:
         """As `reference_nll`."""
         return reference_nll(self.model, self.tokenizer, prompts, references, batch_size=batch_size)
+
+    def batch_nlls(
+        self, prompts: Sequence[Prompt], references: Sequence[str], batch_size: int, part: int, parts: int
+    ) -> list[tuple[float, int]]:
+        """As `batch_nlls` of `likelihood`."""
+        options = {"batch_size": batch_size, "part": part, "parts": parts}
+        return batch_nlls(self.model, self.tokenizer, prompts, references, **options)
 
     def log_likelihoods(self, pairs: Sequence[Continuation], batch_size: int) -> list[float]:
         """As `log_likelihoods` of `option_likelihood`."""
