@@ -138,7 +138,6 @@ class Esft(Method):
     paper = "arXiv 2407.01906"
     trainable = "the chosen experts"
     default_router = "freeze"
-    whole_weights = True
 
     def __init__(self, config: Any = None, phase: str | None = None) -> None:
         super().__init__(config, phase)

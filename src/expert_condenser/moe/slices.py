@@ -12,9 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from expert_condenser.errors import TrainingError
 from expert_condenser.moe.layers import MoELayer
+from expert_condenser.moe.split import whole, write, write_rows
 
 SLICES = "trained_slices"
 
@@ -35,11 +37,36 @@ class WriteSlices(torch.autograd.Function):
         return gradients[0][ids], rest, None
 
 
+class WriteAgain(torch.autograd.Function):
+    """The experts' output; before their backward pass the slices are written into the fused weights once more.
+
+    FSDP2 lets go of gathered weights after the forward and gathers them anew, without the slices, for the backward.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, experts: "SlicedExperts") -> Tensor:  # noqa: D102
+        ctx.experts = experts
+        return output.view_as(output)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # noqa: D102
+        for name, slices in getattr(ctx.experts, SLICES).items():
+            fused = fused_weight(ctx.experts, name)
+            if fused.numel():  # ZeRO-3 keeps the weights that the forward saw, slices included, for the backward
+                fused.data[ctx.experts.trained_ids] = slices.detach().to(fused.dtype)
+        return gradients[0], None
+
+
 class SlicedExperts(nn.Module):
     """Mixed into a family's experts class: reading a fused weight gives the one with the slices."""
 
     rest_trains: bool
     """Whether the fused weights train as well, outside of the slices."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """As in the family."""
+        output: Tensor = super().forward(*args, **kwargs)
+        return WriteAgain.apply(output, self) if torch.is_grad_enabled() else output  # type: ignore[no-untyped-call]
 
     def ids(self) -> tuple[int, ...]:
         """The experts that train, ascending."""
@@ -55,9 +82,9 @@ class SlicedExperts(nn.Module):
 
     def write_back(self) -> None:
         """Write the slices into the fused weights, outside of a forward."""
-        with torch.no_grad():
-            for name, slices in getattr(self, SLICES).items():
-                fused_weight(self, name).data[self.trained_ids] = slices  # type: ignore[index]
+        ids: Any = self.trained_ids
+        for name, slices in getattr(self, SLICES).items():
+            write_rows(fused_weight(self, name), ids, slices)
 
 
 def fused_weight(experts: Any, name: str) -> nn.Parameter:
@@ -132,8 +159,10 @@ def _check(layer: MoELayer, ids: Sequence[int]) -> None:
 def _sliced_class(experts_class: Any, names: tuple[str, ...]) -> Any:
     def reader(name: str) -> property:
         def read(self: Any) -> Tensor:
-            slices = getattr(self, SLICES)[name]
-            return WriteSlices.apply(slices, fused_weight(self, name), self.trained_ids)  # type: ignore[no-untyped-call]
+            slices, fused = getattr(self, SLICES)[name], fused_weight(self, name)
+            if isinstance(fused, DTensor):  # FSDP2 looks for its parameters here, and no forward reads a part of one
+                return fused
+            return WriteSlices.apply(slices, fused, self.trained_ids)  # type: ignore[no-untyped-call]
 
         return property(read)
 
@@ -151,6 +180,5 @@ def _drop_slices(module: Any, state: dict[str, Any], prefix: str, metadata: Any)
 def _reread_slices(module: Any, keys: Any) -> None:
     """After a load: the slices are those of the fused weights, of the loaded ones where there were any."""
     keys.missing_keys[:] = [key for key in keys.missing_keys if f".{SLICES}." not in key]
-    with torch.no_grad():
-        for name, slices in getattr(module, SLICES).items():
-            slices.copy_(fused_weight(module, name)[module.trained_ids])
+    for name, slices in getattr(module, SLICES).items():
+        write(slices, whole(fused_weight(module, name))[module.trained_ids])

@@ -17,9 +17,10 @@ from expert_condenser.methods.base import Method
 from expert_condenser.moe.attachment import Attachment, find_attachment
 from expert_condenser.moe.layers import moe_layers
 from expert_condenser.moe.saving import check_adapters
+from expert_condenser.moe.split import is_split
 from expert_condenser.moe.state import check_layers
 from expert_condenser.training.auxiliary import check_auxiliary_coefficient, check_auxiliary_gradient
-from expert_condenser.training.restore import is_split, restore_weights
+from expert_condenser.training.restore import restore_weights
 from expert_condenser.training.usage import StepUsage, check_counted, collect
 
 METHOD_STATE = "method_state.json"

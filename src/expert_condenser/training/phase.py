@@ -15,6 +15,7 @@ from expert_condenser.files import read_json, write_json
 from expert_condenser.methods import Method
 from expert_condenser.training.auxiliary import lend_fields, restore_fields
 from expert_condenser.training.callback import METHOD_STATE, MethodCallback
+from expert_condenser.training.engines.deepspeed import begin_phase
 from expert_condenser.training.folder import RunFolder
 from expert_condenser.training.model import Prepared, trainable_counts
 from expert_condenser.training.recipe import Recipe
@@ -66,9 +67,11 @@ def make_trainer(
     """TRL's trainer for one phase of a recipe."""
     recipe = folder.recipe
     lend_fields(model.config.get_text_config(), method.layers)
+    args = phase_arguments(recipe, method)
+    begin_phase(args, model, method.layers)
     trainer = StrictSFTTrainer(
         model=model,
-        args=phase_arguments(recipe, method),
+        args=args,
         train_dataset=rows.train,
         eval_dataset=rows.evaluation,
         processing_class=rows.tokenizer,
