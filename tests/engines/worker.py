@@ -12,6 +12,7 @@ import yaml
 from accelerate.utils import DistributedType
 
 from expert_condenser.errors import ExpertCondenserError
+from expert_condenser.training import phase
 from expert_condenser.training.engines import DEEPSPEED, ENGINES
 from expert_condenser.training.recipe import Recipe
 from expert_condenser.training.run import train
@@ -48,6 +49,19 @@ def prepare(engine):
         os.environ[name] = str(value).lower() if isinstance(value, bool) else str(value)
     if engine.startswith("fsdp2"):
         accelerate.state.DistributedType = WithCpu()
+    if engine.startswith("zero3"):
+        phase.begin_phase = splitting_all(phase.begin_phase)
+
+
+def splitting_all(begin):
+    """ZeRO-3 leaves weights below 1e5 numbers whole, which is all of a tiny model: here it splits those too."""
+
+    def begin_phase(args, *rest):
+        begin(args, *rest)
+        zero = args.deepspeed_plugin.deepspeed_config["zero_optimization"]
+        zero["stage3_param_persistence_threshold"] = 0
+
+    return begin_phase
 
 
 def run_case(engine, case):

@@ -91,6 +91,14 @@ class Method(ABC):
         return cls.phases
 
     @property
+    def whole_start(self) -> bool:
+        """Whether the method needs a whole model in every process until it is prepared, where ZeRO-3 could split it.
+
+        Those need it that look at what the model does with rows first.
+        """
+        return bool(self.calibration_rows or self.probe_rows)
+
+    @property
     def routing(self) -> RoutingConfig | None:
         """The routing policy that the method attaches; None leaves routing alone and only counts."""
         return None

@@ -152,6 +152,11 @@ class Esft(Method):
         """`score_rows`, unless the experts are chosen already."""
         return self.config.score_rows if self.chosen is None else 0
 
+    @property
+    def whole_start(self) -> bool:
+        """Always: slices are taken from whole weights."""
+        return True
+
     def calibrate(self, usage: Usage) -> None:
         """Score the experts by what the task's tokens do with them."""
         self.scores = expert_shares(usage.counts if self.score == "token" else usage.gate_mass)

@@ -6,7 +6,7 @@ rounding cannot touch the others. Every forward writes the slices into the fused
 the current model: any experts implementation reads it, and a saved model is a stock checkpoint.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -52,7 +52,7 @@ class WriteAgain(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # noqa: D102
         for name, slices in getattr(ctx.experts, SLICES).items():
             fused = fused_weight(ctx.experts, name)
-            if fused.numel():  # ZeRO-3 keeps the weights that the forward saw, slices included, for the backward
+            if fused.numel() and slices.numel():  # ZeRO-3 keeps what the forward saw, slices included, for the backward
                 fused.data[ctx.experts.trained_ids] = slices.detach().to(fused.dtype)
         return gradients[0], None
 
@@ -146,6 +146,18 @@ def fused_names(layer: MoELayer) -> tuple[str, ...]:
             f"{', '.join(rest) or 'no parameter'} besides"
         )
     return names
+
+
+def write_slices_back(model: nn.Module) -> None:
+    """Write all slices of a model into their fused weights; every process of a training has to."""
+    for module in model.modules():
+        if isinstance(module, SlicedExperts):
+            module.write_back()
+
+
+def without_slices(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A state dict without the slices, as it is saved."""
+    return {name: value for name, value in state.items() if f".{SLICES}." not in name}
 
 
 def _check(layer: MoELayer, ids: Sequence[int]) -> None:

@@ -20,6 +20,11 @@ def is_split(model: nn.Module) -> bool:
     return any(_of_zero3(parameter) or isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
+def is_zero3(model: nn.Module) -> bool:
+    """Whether DeepSpeed ZeRO-3 has split the weights of a model."""
+    return any(map(_of_zero3, model.parameters()))
+
+
 def whole(weight: Tensor) -> Tensor:
     """The whole weight, without gradient; of a split one a copy, of another the weight itself."""
     with torch.no_grad():

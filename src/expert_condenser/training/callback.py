@@ -17,7 +17,8 @@ from expert_condenser.methods.base import Method
 from expert_condenser.moe.attachment import Attachment, find_attachment
 from expert_condenser.moe.layers import moe_layers
 from expert_condenser.moe.saving import check_adapters
-from expert_condenser.moe.split import is_split
+from expert_condenser.moe.slices import is_sliced
+from expert_condenser.moe.split import is_split, is_zero3
 from expert_condenser.moe.state import check_layers
 from expert_condenser.training.auxiliary import check_auxiliary_coefficient, check_auxiliary_gradient
 from expert_condenser.training.restore import restore_weights
@@ -48,11 +49,13 @@ class MethodCallback(TrainerCallback):
 
     On a resume, and after `load_best_model_at_end`, the weights are those of the checkpoint, experts included, which a
     `Trainer` alone leaves out. `loaded_from` is the checkpoint that the model was loaded from whole, if it was.
+    `saves_slices`: the trainer writes ESFT's slices back before it saves under ZeRO-3, as `condenser train` does.
     """
 
-    def __init__(self, method: Method, loaded_from: Path | None = None) -> None:
+    def __init__(self, method: Method, loaded_from: Path | None = None, *, saves_slices: bool = False) -> None:
         self.method = method
         self.loaded_from = loaded_from
+        self.saves_slices = saves_slices
         self.last: StepUsage | None = None
         self._interval: torch.Tensor | None = None
         self._history: dict[int, torch.Tensor] = {}
@@ -186,6 +189,11 @@ class MethodCallback(TrainerCallback):
             raise TrainingError(
                 f"{self.method.name} works on whole weights, and these are split over processes (FSDP2 or ZeRO-3); use "
                 "DDP, or ZeRO-1 or 2"
+            )
+        if not self.saves_slices and any(map(is_sliced, self.layers)) and is_zero3(model):
+            raise TrainingError(
+                "ESFT's slices are written into the weights when these are saved, and DeepSpeed ZeRO-3 goes past that; "
+                "use condenser train, FSDP2, or ZeRO-1 or 2"
             )
         offloaded = [name for name, p in model.named_parameters() if p.requires_grad and p.device.type == "meta"]
         if offloaded:

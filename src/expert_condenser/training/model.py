@@ -1,5 +1,6 @@
 """The model of a run: loaded, with its adapter, calibrated on the data and prepared by its method."""
 
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from expert_condenser.moe.own_types import CondenserModel
 from expert_condenser.moe.parameters import count_trainable
 from expert_condenser.training.auxiliary import check_auxiliary_gradient
 from expert_condenser.training.calibrate import usage_on_rows
+from expert_condenser.training.engines.deepspeed import loading_whole
 from expert_condenser.training.folder import RunFolder
 from expert_condenser.training.probe import batches_of_rows
 from expert_condenser.training.recipe import Recipe
@@ -81,14 +83,16 @@ def load_for_training(source: str | Path, recipe: Recipe, method: Method, *, is_
         **({"revision": run.revision} if is_base and run.revision is not None else {}),
         **(_dequantised(source, run.revision) if is_base else {}),
     }
-    model = load_model(source, run.dtype, train=True, **options)
+    adapted = recipe.adapter.lora is not None
+    with loading_whole(recipe.trainer) if adapted or method.whole_start else nullcontext():
+        model = load_model(source, run.dtype, train=True, **options)
     make_savable(model)
     if is_base and isinstance(model, CondenserModel | PeftModel):
         raise TrainingError(
             f"a run starts from a base model, and {source} is the result of one, with router state or an adapter; "
             "name its base, or --resume the run that made it"
         )
-    if is_base and recipe.adapter.lora is not None:
+    if is_base and adapted:
         torch.manual_seed(recipe.trainer.seed)
         model = add_adapter(model, recipe.adapter, recipe.adapter_targets, method.routing)
     return model

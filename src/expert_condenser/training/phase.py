@@ -35,7 +35,7 @@ def train_phase(
     method, model, checkpoint = prepared.method, prepared.model, prepared.checkpoint
     if checkpoint is None:
         _begin(folder, method, model)
-    callback = MethodCallback(method, loaded_from=checkpoint)
+    callback = MethodCallback(method, loaded_from=checkpoint, saves_slices=True)
     recorder = RunRecorder(folder, method.phase, checkpoint)
     trainer = make_trainer(folder, rows, method, model, [callback, *callbacks, recorder])
     phases = folder.recipe.phases

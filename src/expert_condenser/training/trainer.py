@@ -15,6 +15,7 @@ from trl import SFTTrainer
 from expert_condenser.errors import FailedRunError, TrainingError
 from expert_condenser.moe.layers import moe_layers
 from expert_condenser.moe.parameters import parameter_groups
+from expert_condenser.moe.slices import without_slices, write_slices_back
 from expert_condenser.training.engines import check_engine
 from expert_condenser.training.refusals import refusals_named
 from expert_condenser.training.schedule import WHOLE, Stretch, continued
@@ -132,6 +133,16 @@ class StrictSFTTrainer(SFTTrainer):
                 "checkpoint. Lower learning_rate or check the data, then --resume."
             )
         return loss
+
+    def save_model(self, *args: Any, **kwargs: Any) -> None:
+        """As in transformers, with the slices that train in the weights that they are of."""
+        write_slices_back(self.model)
+        super().save_model(*args, **kwargs)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """As in transformers; DeepSpeed gathers weights past the hooks of `state_dict`, and so the slices as well."""
+        # The only place between the gathering and the file.
+        super()._save(output_dir, state_dict if state_dict is None else without_slices(state_dict))
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
         """As transformers', with an order by length that the seed decides; there is no public place to set one."""

@@ -1,10 +1,16 @@
 """What DeepSpeed needs that accelerate does not give it: a plugin for every phase, and the MoE blocks as leaves."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from accelerate.state import AcceleratorState
+from transformers.integrations.deepspeed import (
+    is_deepspeed_zero3_enabled,
+    set_hf_deepspeed_config,
+    unset_hf_deepspeed_config,
+)
 
 from expert_condenser.moe.layers import MoELayer
 
@@ -22,6 +28,33 @@ def begin_phase(args: Any, model: Any, layers: Sequence[MoELayer]) -> None:
     args.deepspeed_plugin, args.hf_deepspeed_config = copy.deepcopy((args.deepspeed_plugin, given))
     if args.deepspeed_plugin.transformer_moe_cls_names is None:
         args.deepspeed_plugin.transformer_moe_cls_names = ",".join(leaves(model, layers))
+    if args.deepspeed_plugin.zero_stage == 3 and not any(p.requires_grad for p in embeddings(model)):
+        # DeepSpeed reduces a leaf's gradients when its inputs have theirs: where all below is frozen, before they exist.
+        model.enable_input_require_grads()
+
+
+@contextmanager
+def loading_whole(args: Any) -> Iterator[None]:
+    """Within, transformers loads a model whole in every process, where ZeRO-3 would have it split from the start.
+
+    That is for models that compute or get an adapter before DeepSpeed has them, and for those of one process alone.
+    """
+    if not is_deepspeed_zero3_enabled():
+        yield
+        return
+    unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        if (given := getattr(args, "hf_deepspeed_config", None)) is not None:
+            set_hf_deepspeed_config(given)
+        else:
+            args.deepspeed_plugin.set_deepspeed_weakref()
+
+
+def embeddings(model: Any) -> Iterator[Any]:
+    """The parameters of the input embeddings."""
+    yield from model.get_input_embeddings().parameters()
 
 
 def leaves(model: Any, layers: Sequence[MoELayer]) -> list[str]:
