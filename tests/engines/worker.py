@@ -13,7 +13,7 @@ from accelerate.utils import DistributedType
 
 from expert_condenser.errors import ExpertCondenserError
 from expert_condenser.training import phase
-from expert_condenser.training.engines import DEEPSPEED, ENGINES
+from expert_condenser.training.engines import DEEPSPEED, ENGINES, expert_parallel
 from expert_condenser.training.recipe import Recipe
 from expert_condenser.training.run import train
 from tests.engines.controls import CONTROLS
@@ -47,6 +47,8 @@ def variables(engine):
 def prepare(engine):
     for name, value in variables(engine).items():
         os.environ[name] = str(value).lower() if isinstance(value, bool) else str(value)
+    if engine == expert_parallel.EP:
+        os.environ[expert_parallel.VARIABLE] = engine
     if engine.startswith("fsdp2"):
         accelerate.state.DistributedType = WithCpu()
     if engine.startswith("zero3"):

@@ -69,6 +69,8 @@ class Method(ABC):
     """What becomes of the routers where the option `router` says nothing."""
     whole_weights: bool = False
     """Whether the method works on whole weights only, not on those that FSDP2 or ZeRO-3 split over processes."""
+    all_experts: bool = False
+    """Whether every expert runs on every token, which needs all of them in one process."""
     router_aux_loss_coef: float = 0.0
     now: tuple[int, int] | None = None
     """Which optimizer step of how many is about to be acted on, from 1 on; whoever calls `step` may set it."""

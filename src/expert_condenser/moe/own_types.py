@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import torch
 import transformers  # by attribute, at call time: see `registration`
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING, AutoConfig
 
 from expert_condenser.errors import CheckpointError
@@ -228,7 +229,8 @@ def own_config(model: nn.Module, inner: Any) -> None:
 def adopt(model: Any, policy: RoutingConfig) -> None:
     """Make a family's CausalLM one of our own type, in place, so that it is saved as what it is."""
     model_type = model.config.model_type
-    model.__class__ = own_model_class(model_type)
+    own = own_model_class(model_type)
+    model.__class__ = _sharded_class(own) if isinstance(model, FSDPModule) else own
     model.config.__class__ = own_config_class(model_type)
     model.config.condenser = make_section(policy, [0] * len(moe_layers(model)))
 
@@ -239,7 +241,22 @@ def release(model: Any) -> None:
     if hasattr(model.config, "auto_map"):
         del model.config.auto_map
     model.config.__class__ = type(model.config).base_class
-    model.__class__ = type(model).base_class
+    base = type(model).base_class
+    model.__class__ = _sharded_class(base) if isinstance(model, FSDPModule) else base
+
+
+@cache
+def _sharded_class(model_class: Any) -> Any:
+    """A class as `fully_shard` makes it, which changes the class of a module: saving takes the prefix off again."""
+    return type(f"FSDP{model_class.__name__}", (FSDPModule, model_class), {"__module__": model_class.__module__})
+
+
+def class_of(model: Any) -> Any:
+    """The class of a model, or that which it had before `fully_shard`."""
+    if not isinstance(model, FSDPModule):
+        return type(model)
+    # FSDP's class is made of these two, in this order, and has no other sign of the second.
+    return type(model).__mro__[type(model).__mro__.index(FSDPModule) + 1]
 
 
 def register() -> None:

@@ -20,6 +20,7 @@ from expert_condenser.moe.own_types import CondenserModel
 from expert_condenser.moe.parameters import count_trainable
 from expert_condenser.training.auxiliary import check_auxiliary_gradient
 from expert_condenser.training.calibrate import usage_on_rows
+from expert_condenser.training.engines import expert_parallel
 from expert_condenser.training.engines.deepspeed import loading_whole
 from expert_condenser.training.folder import RunFolder
 from expert_condenser.training.probe import batches_of_rows
@@ -66,6 +67,7 @@ def _prepare(prepared: Prepared, recipe: Recipe, rows: TrainingRows) -> Prepared
         length = recipe.trainer.max_length
         method.probe(model, batches_of_rows(rows.train, method.probe_rows, length, recipe.device))
     method.prepare(model)
+    expert_parallel.begin_phase(model)
     if method.router_aux_loss_coef:
         check_auxiliary_gradient(model, method.layers)
     return prepared
@@ -84,6 +86,8 @@ def load_for_training(source: str | Path, recipe: Recipe, method: Method, *, is_
         **(_dequantised(source, run.revision) if is_base else {}),
     }
     adapted = recipe.adapter.lora is not None
+    if expert_parallel.is_asked():
+        options |= expert_parallel.loading_options()
     with loading_whole(recipe.trainer) if adapted or method.whole_start else nullcontext():
         model = load_model(source, run.dtype, train=True, **options)
     make_savable(model)

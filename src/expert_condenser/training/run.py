@@ -7,6 +7,7 @@ from transformers import TrainerCallback
 
 from expert_condenser.files import full_disk_named
 from expert_condenser.ownership import ending_on_sigterm
+from expert_condenser.training.engines.support import check_support
 from expert_condenser.training.folder import RunFolder
 from expert_condenser.training.model import prepare_base, prepare_phase
 from expert_condenser.training.phase import train_phase
@@ -23,6 +24,7 @@ def train(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> Path:
     has taken its first step. A resumed run trains the phases that are not done, from their newest checkpoint.
     """
     recipe.phase_length()
+    check_support(recipe)
     with ending_on_sigterm(), full_disk_named(Path(recipe.trainer.output_dir)), RunFolder(recipe) as folder:
         recipe = folder.recipe
         rows = load_rows_of(recipe, folder.date)
