@@ -16,20 +16,30 @@ from tests.runs import log_of, question
 
 FAMILIES = ("olmoe", "deepseek_v2")
 LORA = {"lora": "attention+experts", "lora_r": 4, "lora_alpha": 8}
+CONDENSER = {"method": "condenser", "num_condensers": "1", "bias_step": 1e-2, "bias_step_condense": 1e-3}
 METHODS = {
     "sft": {"method": "sft"},
-    "condenser": {"method": "condenser", "num_condensers": "1", "bias_step": 1e-2, "bias_step_condense": 1e-3},
+    "condenser": CONDENSER,
     "esft_gate": {"method": "esft_gate", "top_p": 0.4, "score_rows": 8},
     "densemixer": {"method": "densemixer"},
-    "sft_lora": {"method": "sft", **LORA},
-    "condenser_lora": {
-        **{"method": "condenser", "num_condensers": "1", "bias_step": 1e-2, "bias_step_condense": 1e-3},
-        **LORA,
-    },
+    "sft, lora": {"method": "sft", **LORA},
+    "condenser, lora": {**CONDENSER, **LORA},
 }
 """Name -> options of a recipe."""
+MORE = {
+    "condenser, checkpointing": {**CONDENSER, "gradient_checkpointing": True},
+    "condenser, condenser_rows_only": {**CONDENSER, "condenser_rows_only": True},
+    "condenser, budget: recycle": {**CONDENSER, "budget": "recycle"},
+    "sft, router_learning_rate_factor": {"method": "sft", "router_learning_rate_factor": 3.0},
+    "sft, lora on experts": {"method": "sft", "lora": "experts", "lora_r": 4, "lora_alpha": 8},
+    "bias_only": {"method": "bias_only", "bias_step": 1e-2},
+    "frozen_router": {"method": "frozen_router"},
+    "router_only": {"method": "router_only"},
+    "smt": {"method": "smt", "smt_block": 4, "smt_share": 0.3, "smt_rows": 8},
+}
+"""On the first family alone."""
 STEPS, BATCH = 20, 8
-TOLERANCE = 2e-5
+TOLERANCE = 2e-6
 """Of a loss and of a weight in float32, after all steps; sums over processes are made in another order."""
 
 
@@ -64,7 +74,7 @@ def options(base, method, processes, **changes):
         "disable_tqdm": True,
         "dataloader_pin_memory": False,
         **({"ddp_backend": "gloo"} if processes > 1 else {}),
-        **METHODS[method],
+        **(METHODS | MORE)[method],
         **changes,
     }
 

@@ -3,11 +3,12 @@
 Every function here is of all processes at once, and must be called by each of them. Whole weights pass through.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.distributed
 from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -25,6 +26,12 @@ def is_zero3(model: nn.Module) -> bool:
     return any(map(_of_zero3, model.parameters()))
 
 
+def numel(weight: Tensor) -> int:
+    """How many numbers a weight has as a whole."""
+    # ZeRO-3 leaves nothing in a parameter that it has split, and notes there how large it is.
+    return int(getattr(weight, "ds_numel", weight.numel()))
+
+
 def whole(weight: Tensor) -> Tensor:
     """The whole weight, without gradient; of a split one a copy, of another the weight itself."""
     with torch.no_grad():
@@ -34,6 +41,16 @@ def whole(weight: Tensor) -> Tensor:
             with gathered([weight]):
                 return weight.detach().clone()
         return weight.detach()
+
+
+@torch.no_grad()
+def total(weights: Sequence[Tensor]) -> Tensor:
+    """The sum of all numbers of several weights or gradients, each on a device and split in a way of its own."""
+    parts = [weight.to_local() if isinstance(weight, DTensor) else weight for weight in weights]
+    found = torch.stack([part.sum().to(parts[0].device) for part in parts]).sum()
+    if any(isinstance(weight, DTensor) for weight in weights):
+        torch.distributed.all_reduce(found)
+    return found
 
 
 @torch.no_grad()

@@ -18,8 +18,9 @@ from expert_condenser.moe.attachment import Attachment, find_attachment
 from expert_condenser.moe.layers import moe_layers
 from expert_condenser.moe.saving import check_adapters
 from expert_condenser.moe.slices import is_sliced
-from expert_condenser.moe.split import is_split, is_zero3
+from expert_condenser.moe.split import is_split, is_zero3, total
 from expert_condenser.moe.state import check_layers
+from expert_condenser.training.agreement import check_agreement
 from expert_condenser.training.auxiliary import check_auxiliary_coefficient, check_auxiliary_gradient
 from expert_condenser.training.restore import restore_weights
 from expert_condenser.training.usage import StepUsage, check_counted, collect
@@ -88,8 +89,7 @@ class MethodCallback(TrainerCallback):
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Stop before a gradient that is not finite reaches the weights: it shows in the routers of every layer."""
         gradients = [parameter.grad for parameter in self._watched if parameter.grad is not None]
-        sums = [gradient.sum().to(gradients[0].device) for gradient in gradients]  # layers may be on several devices
-        if not args.fp16 and sums and not torch.stack(sums).sum().isfinite():
+        if not args.fp16 and gradients and not total(gradients).isfinite():
             raise FailedRunError(
                 f"a gradient is not finite at step {state.global_step + 1}; the last checkpoint is kept"
             )
@@ -104,6 +104,8 @@ class MethodCallback(TrainerCallback):
         self.steps += 1
         self.method.now = state.global_step + 1, state.max_steps
         self.method.step(self.last.mass if by_mass else self.last.counts)
+        if self.attachment.watch.detailed:
+            check_agreement(self.attachment, state.global_step + 1)
         self._interval = self.last.counts if self._interval is None else self._interval + self.last.counts
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
@@ -130,6 +132,7 @@ class MethodCallback(TrainerCallback):
         if self._interval is not None:
             self._history[state.global_step] = self._interval
             self._interval = None
+        check_agreement(self.attachment, state.global_step)
         if getattr(args, "load_best_model_at_end", False) and state.best_model_checkpoint is not None:
             restore_weights(model, Path(state.best_model_checkpoint))
 

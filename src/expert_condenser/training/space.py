@@ -5,6 +5,7 @@ from typing import Any
 
 from expert_condenser.errors import TrainingError
 from expert_condenser.files import free_bytes
+from expert_condenser.moe.split import numel
 from expert_condenser.training.recipe import Recipe
 
 _MOMENTS = 2
@@ -33,5 +34,4 @@ def check_space(recipe: Recipe, model: Any) -> None:
 
 
 def _bytes(parameter: Any) -> int:
-    size: int = parameter.numel() * parameter.element_size()
-    return size
+    return numel(parameter) * int(parameter.element_size())
