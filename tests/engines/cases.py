@@ -114,6 +114,8 @@ def difference(found, expected):
 def launch(engine, cases, folder, processes=2):
     """Run the cases in the processes of an engine; raises with what they printed where one failed."""
     folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.glob("*.failed-*"):
+        path.unlink()
     (folder / "cases.json").write_text(json.dumps(cases))
     program = ["-m", "tests.engines.worker", engine, str(folder / "cases.json")]
     if engine != "one_process":

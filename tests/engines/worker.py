@@ -17,6 +17,10 @@ from expert_condenser.training.engines import DEEPSPEED, ENGINES, expert_paralle
 from expert_condenser.training.recipe import Recipe
 from expert_condenser.training.run import train
 from tests.engines.controls import CONTROLS
+from tests.runs import At, Interrupted, interrupt, with_callback
+
+
+MAKE_TRAINER = phase.make_trainer
 
 
 class WithCpu:
@@ -71,9 +75,13 @@ def run_case(engine, case):
     options = {**case["options"], "output_dir": case["folder"]}
     # accelerate reads `use_cpu` as the wish for no DeepSpeed; where there is no accelerator it takes the CPU anyway.
     options["use_cpu"] = engine not in DEEPSPEED
+    stop = case.get("stop")
+    phase.make_trainer = with_callback(stop[0], At("on_step_begin", stop[1], interrupt)) if stop else MAKE_TRAINER
     try:
         with CONTROLS[case.get("control")]():
             train(Recipe.of(**options))
+    except Interrupted:
+        pass
     except ExpertCondenserError as error:
         if os.environ.get("RANK", "0") == "0":
             Path(f"{case['folder']}.refused").write_text(f"{type(error).__name__}: {error}")

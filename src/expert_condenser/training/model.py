@@ -22,6 +22,7 @@ from expert_condenser.training.auxiliary import check_auxiliary_gradient
 from expert_condenser.training.calibrate import usage_on_rows
 from expert_condenser.training.engines import expert_parallel
 from expert_condenser.training.engines.deepspeed import loading_whole
+from expert_condenser.training.engines.support import check_checkpoint
 from expert_condenser.training.folder import RunFolder
 from expert_condenser.training.probe import batches_of_rows
 from expert_condenser.training.recipe import Recipe
@@ -47,6 +48,8 @@ def prepare_base(recipe: Recipe, rows: TrainingRows) -> Prepared:
 def prepare_phase(recipe: Recipe, rows: TrainingRows, folder: RunFolder, phase: str) -> Prepared:
     """The model of a phase that goes on: from its newest checkpoint, from the phase before, or from the base."""
     checkpoint, method = folder.newest_checkpoint(phase), recipe.new_method(phase)
+    if checkpoint is not None:
+        check_checkpoint(checkpoint, recipe.trainer)
     source = checkpoint or folder.before(phase)
     state = folder.state_before(phase, checkpoint)
     if state is not None:

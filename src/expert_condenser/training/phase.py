@@ -8,7 +8,6 @@ from typing import Any
 
 from accelerate.logging import get_logger
 from transformers import AutoConfig, PrinterCallback, ProgressCallback, TrainerCallback, TrainerState
-from transformers.trainer_utils import SaveStrategy
 from trl import SFTTrainer
 
 from expert_condenser.checkpoint.load import resolve_model
@@ -16,7 +15,6 @@ from expert_condenser.files import read_json, write_json
 from expert_condenser.methods import Method
 from expert_condenser.training.auxiliary import lend_fields, restore_fields
 from expert_condenser.training.callback import METHOD_STATE, MethodCallback
-from expert_condenser.training.engines import expert_parallel
 from expert_condenser.training.engines.deepspeed import begin_phase
 from expert_condenser.training.folder import RunFolder
 from expert_condenser.training.model import Prepared, trainable_counts
@@ -108,8 +106,6 @@ def phase_arguments(recipe: Recipe, method: Method) -> TrainerConfig:
     args.seed = recipe.trainer.seed + position
     if recipe.trainer.data_seed is not None:  # as the seed: a phase that goes on does not repeat the order of the first
         args.data_seed = recipe.trainer.data_seed + position
-    if expert_parallel.is_asked():
-        args.save_strategy = SaveStrategy.NO  # a checkpoint would have no optimizer: transformers has no resume for it
     args.router_aux_loss_coef = method.router_aux_loss_coef
     for name, value in recipe.phase_length().items():
         setattr(args, name, value)

@@ -1,12 +1,16 @@
 """Which engine trains a recipe, and what each engine cannot do: said before anything is loaded."""
 
 import os
+from pathlib import Path
 from typing import Any
+
+from accelerate.logging import get_logger
 
 from expert_condenser.errors import TrainingError
 from expert_condenser.training.engines import expert_parallel
 from expert_condenser.training.recipe import Recipe
 
+logger = get_logger(__name__)
 SPLITTING = ("fsdp2", "fsdp2_offload", "zero3", "zero3_offload", "ep")
 """Engines that split the weights."""
 
@@ -32,9 +36,29 @@ def refusal(recipe: Recipe, engine: str) -> str | None:
         return f"{name} with these options looks at whole experts before it trains, and ep never has all in one process"
     if any(method.all_experts for method in methods):
         return f"{name} runs every expert on every token, and with ep most of them are in other processes"
-    if recipe.run.resume:
-        return "transformers cannot resume a training whose weights it split while it loaded them"
     return None
+
+
+def check_checkpoint(checkpoint: Path, args: Any) -> None:
+    """Raise `TrainingError` where the engine of this process cannot go on from a checkpoint; say what is not kept.
+
+    Other engines write whole tensors, which any number of processes reads. DeepSpeed writes a part per process.
+    """
+    parts, engine = len(list(checkpoint.glob("global_step*/*_optim_states.pt"))), engine_of(args)
+    zero = engine.startswith("zero")
+    if zero and parts != args.world_size or parts and not zero:
+        written = f"by DeepSpeed in {parts} processes" if parts else "by another engine than DeepSpeed"
+        raise TrainingError(
+            f"the optimizer's state in {checkpoint} was written {written}, and here are {args.world_size} of {engine}, "
+            "which cannot read it. Resume with the engine and the processes that the run had, or start a new run from "
+            "the weights"
+        )
+    states = len(list(checkpoint.glob("rng_state*.pth")))
+    if states != args.world_size:
+        logger.warning(
+            f"the run goes on in {args.world_size} processes, and had {states}: weights, bias, optimizer and the order of "
+            "the rows are those that it had; random numbers, such as dropout's, are drawn anew"
+        )
 
 
 def engine_of(args: Any) -> str:
