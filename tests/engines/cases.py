@@ -108,7 +108,9 @@ class Left:
 def difference(found, expected):
     """The largest of any weight."""
     assert found.keys() == expected.keys()
-    return max((found[name].double() - value.double()).abs().max().item() for name, value in expected.items() if value.numel())
+    return max(
+        (found[name].double() - value.double()).abs().max().item() for name, value in expected.items() if value.numel()
+    )
 
 
 def launch(engine, cases, folder, processes=2):

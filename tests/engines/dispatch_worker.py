@@ -1,4 +1,4 @@
-"""Run in two processes by `test_expert_parallel`: what expert parallelism sends, with and without replicated condensers."""
+"""Run in two processes by `test_expert_parallel`: what is sent, with condensers replicated and without."""
 
 import json
 import os

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from expert_condenser import RoutingConfig, attach
-from expert_condenser.moe.attachment import attachment_of
 from expert_condenser.errors import RoutingError
 from expert_condenser.functional.dispatch import bytes_sent, expected_bytes_per_token, pairs_elsewhere
+from expert_condenser.moe.attachment import attachment_of
 from expert_condenser.testing import tiny_batch, tiny_model
 from expert_condenser.training.usage import collect
 from tests.engines.dispatch_worker import CONDENSERS

@@ -19,7 +19,6 @@ from expert_condenser.training.run import train
 from tests.engines.controls import CONTROLS
 from tests.runs import At, Interrupted, interrupt, with_callback
 
-
 MAKE_TRAINER = phase.make_trainer
 
 

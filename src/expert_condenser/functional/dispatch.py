@@ -14,9 +14,7 @@ PASSES = 4
 """How often a row of a pair travels: to the expert and back, in the forward and in the backward pass."""
 
 
-def pairs_elsewhere(
-    counts: Int[Tensor, "P E"], replicated: Bool[Tensor, " E"] | None = None
-) -> Int[Tensor, "P P"]:
+def pairs_elsewhere(counts: Int[Tensor, "P E"], replicated: Bool[Tensor, " E"] | None = None) -> Int[Tensor, "P P"]:
     """How many token-expert pairs process `p` sends to process `q`, with zeros where they are the same.
 
     `counts[p, e]` are the tokens of process `p` that chose expert `e`; `replicated` experts are held by every

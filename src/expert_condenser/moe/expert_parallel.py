@@ -9,8 +9,6 @@ process, and are lent to all for a forward: an all-reduce of `R` experts' weight
 gradients, in the place of an all-to-all of a row for every token and condenser.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -20,6 +18,7 @@ from transformers.distributed.expert_parallel import AllToAllEP, EPImplementatio
 
 from expert_condenser.errors import UnsupportedModelError
 from expert_condenser.moe.layers import moe_layers
+from expert_condenser.moe.slices import holding
 
 NAME = "replicated_condensers"
 """Of the implementation, in `DistributedConfig.ep_implementation`."""
@@ -28,7 +27,7 @@ _DISPATCH = "condenser_dispatch"
 
 
 class Lend(torch.autograd.Function):
-    """Experts' weights `(R, ...)` in every process, from the ones `(E / P, ...)` that each holds; the gradient summed."""
+    """Experts' weights `(R, ...)` in every process, from the `(E / P, ...)` that each holds; gradients are summed."""
 
     @staticmethod
     def forward(ctx: Any, own: Tensor, ids: Tensor, first: int, group: Any) -> Tensor:  # noqa: D102
@@ -78,9 +77,7 @@ class ReplicatedCondensers(AllToAllEP):
         if always is None or not always.any():
             return self._sent(hidden_states, top_k_index, top_k_weights)
         tokens, chosen = len(top_k_index), ~always
-        output = self._here(
-            hidden_states, top_k_index[always].view(tokens, -1), top_k_weights[always].view(tokens, -1)
-        )
+        output = self._here(hidden_states, top_k_index[always].view(tokens, -1), top_k_weights[always].view(tokens, -1))
         if not chosen.any():
             return output
         return output + self._sent(
@@ -105,29 +102,15 @@ class ReplicatedCondensers(AllToAllEP):
     def _here(self, hidden_states: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
         condensers: Tensor = self.router.condenser_ids
         first, group = self.num_local_experts * self.ep_mesh.get_local_rank(), self.ep_mesh.get_group()
-        own = {name: value for name, value in self.experts._parameters.items() if value is not None}
+        own = dict(self.experts.named_parameters(recurse=False))  # those that this process holds
         lent = {name: Lend.apply(value, condensers, first, group) for name, value in own.items()}  # type: ignore[no-untyped-call]
         self.traffic.bytes_of_weights += sum(value.numel() * value.element_size() for value in lent.values())
         self.traffic.rows += ids.numel()
         place = torch.empty(int(condensers.max()) + 1, dtype=ids.dtype, device=ids.device)
         place[condensers] = torch.arange(len(condensers), device=ids.device)
-        with _holding(self.experts, lent, len(condensers)):
+        with holding(self.experts, lent, len(condensers)):
             output: Tensor = self.experts_forward(hidden_states, place[ids], weights)
         return output
-
-
-@contextmanager
-def _holding(experts: Any, weights: Mapping[str, Tensor], number: int) -> Iterator[None]:
-    """The experts module with other weights, of another number of experts."""
-    # As transformers itself does for the time of a forward: a forward reads its parameters from here.
-    held, count = dict(experts._parameters), experts.num_experts
-    experts._parameters.update(weights)
-    experts.num_experts = number
-    try:
-        yield
-    finally:
-        experts._parameters.update(held)
-        experts.num_experts = count
 
 
 def replicate_condensers(model: nn.Module) -> None:
@@ -139,8 +122,8 @@ def replicate_condensers(model: nn.Module) -> None:
         dispatch = dispatch_of(layer.experts)
         if dispatch is None:
             raise UnsupportedModelError(
-                f"condensers are replicated in a model that is loaded with ep_implementation={NAME!r}; {layer.name} was "
-                "not: name it in the DistributedConfig"
+                f"condensers are replicated in a model that is loaded with ep_implementation={NAME!r}; {layer.name} "
+                "was not: name it in the DistributedConfig"
             )
         dispatch.router = layer.router if layer.router.policy is not None else None
 

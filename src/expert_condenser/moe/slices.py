@@ -6,7 +6,8 @@ rounding cannot touch the others. Every forward writes the slices into the fused
 the current model: any experts implementation reads it, and a saved model is a stock checkpoint.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -92,6 +93,19 @@ def fused_weight(experts: Any, name: str) -> nn.Parameter:
     # The name as an attribute is our property, which writes the slices in; `get_parameter` would read that one too.
     weight: nn.Parameter = experts._parameters[name]
     return weight
+
+
+@contextmanager
+def holding(experts: Any, weights: Mapping[str, Tensor], number: int) -> Iterator[None]:
+    """An experts module with other weights, of another number of experts, for the time of a forward."""
+    held, count = dict(experts._parameters), experts.num_experts  # a forward reads them from there
+    experts._parameters.update(weights)  # no parameters, so they cannot be set as attributes
+    experts.num_experts = number
+    try:
+        yield
+    finally:
+        experts._parameters.update(held)  # as it was
+        experts.num_experts = count
 
 
 def train_slices(layer: MoELayer, ids: Sequence[int], *, rest: bool = False) -> None:

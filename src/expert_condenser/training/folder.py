@@ -245,7 +245,9 @@ def check_same_run(record: RunRecord, recipe: Recipe) -> None:
     if record.method != recipe.run.method:
         there["method"] = record.method
     free = _MAY_CHANGE | _free_by_step(record, recipe)
-    differing = {name: (there[name], value) for name, value in wanted.items() if name not in free and there[name] != value}
+    differing = {
+        name: (there[name], value) for name, value in wanted.items() if name not in free and there[name] != value
+    }
     if differing:
         rows = "; ".join(f"{name}: {old!r} there, {new!r} asked for" for name, (old, new) in sorted(differing.items()))
         raise TrainingError(f"one output_dir is for one run, and it holds another one ({rows})")
@@ -261,8 +263,8 @@ def _free_by_step(record: RunRecord, recipe: Recipe) -> set[str]:
     if math.prod(rows) != before:
         there = [record.processes, *(record.config[name] for name in PER_STEP)]
         raise TrainingError(
-            f"a run goes on with as many rows per step as it began with, {before} = {there[0]} processes x {there[1]} x "
-            f"{there[2]} accumulated; asked for {math.prod(rows)} = {rows[0]} x {rows[1]} x {rows[2]}. Set "
+            f"a run goes on with as many rows per step as it began with, {before} = {there[0]} processes x {there[1]} "
+            f"x {there[2]} accumulated; asked for {math.prod(rows)} = {rows[0]} x {rows[1]} x {rows[2]}. Set "
             f"{' and '.join(PER_STEP)} for {rows[0]} processes"
         )
     return set(PER_STEP)

@@ -106,7 +106,16 @@ class RunRecord:
 
 
 _NEEDED = {"method": str, "config": dict}
-_OPTIONAL = {"finished": bool, "arm": str, "steps": int, "tokens": int, "cost": dict, "data": dict, "engine": str, "processes": int}
+_OPTIONAL = {
+    "finished": bool,
+    "arm": str,
+    "steps": int,
+    "tokens": int,
+    "cost": dict,
+    "data": dict,
+    "engine": str,
+    "processes": int,
+}
 _RENAMED = {"model_name_or_path": "model", "dataset": "data", "dataset_split": "split", "eval_dataset": "eval_data"}
 """Option names of version 1, and what they are called since."""
 _ROUTING = ("routing_preset", "budget", "bias_space", "bias_in_weights", "usage", "bias_center", "bias_clip")

@@ -33,4 +33,3 @@ def restore_weights(model: Any, checkpoint: Path) -> None:
             f"a training goes on from whole weights, and those in {checkpoint} cannot be read: {error}. Start from the "
             "model that the checkpoint is of, or from load_model(checkpoint)."
         ) from error
-

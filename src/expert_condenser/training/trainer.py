@@ -193,7 +193,7 @@ class StrictSFTTrainer(SFTTrainer):
         load_state(self.model, self.optimizer, self.lr_scheduler, Path(checkpoint))
 
     def _is_whole_checkpoint(self, checkpoint: str) -> bool:
-        """Whether whole tensors go into split weights: of DeepSpeed, and of FSDP in earlier releases, there are none."""
+        """Whether whole tensors go into split weights; DeepSpeed's are not, nor were FSDP's in earlier releases."""
         splits = self.is_fsdp_enabled or self.is_distributed_loading_by_transformers
         return bool(splits) and (Path(checkpoint) / STATE).exists()
 

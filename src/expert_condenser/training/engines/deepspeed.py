@@ -24,12 +24,14 @@ def begin_phase(args: Any, model: Any, layers: Sequence[MoELayer]) -> None:
     if args.deepspeed_plugin is None:
         return
     AcceleratorState._reset_state()  # there is no public way to a second plugin in one process
-    given = getattr(args, "hf_deepspeed_config", None)  # the plugin's own one; there is none without the option `deepspeed`
+    given = getattr(
+        args, "hf_deepspeed_config", None
+    )  # the plugin's own one; there is none without the option `deepspeed`
     args.deepspeed_plugin, args.hf_deepspeed_config = copy.deepcopy((args.deepspeed_plugin, given))
     if args.deepspeed_plugin.transformer_moe_cls_names is None:
         args.deepspeed_plugin.transformer_moe_cls_names = ",".join(leaves(model, layers))
     if args.deepspeed_plugin.zero_stage == 3 and not any(p.requires_grad for p in embeddings(model)):
-        # DeepSpeed reduces a leaf's gradients when its inputs have theirs: where all below is frozen, before they exist.
+        # DeepSpeed reduces a leaf's gradients once its inputs have theirs: too early, where all below is frozen.
         model.enable_input_require_grads()
 
 

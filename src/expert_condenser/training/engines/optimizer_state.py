@@ -54,8 +54,8 @@ def load_state(model: nn.Module, optimizer: Any, scheduler: Any, folder: Path) -
     there = read_json(folder / NAMES) if (folder / NAMES).exists() else names
     if sorted(there) != sorted(names):
         raise TrainingError(
-            f"an optimizer goes on with the parameters that it trained; {folder / STATE} is of {len(there)} others than "
-            f"these {len(names)}: {sorted(set(there) ^ set(names))[:3]}"
+            f"an optimizer goes on with the parameters that it trained; {folder / STATE} is of {len(there)} others "
+            f"than these {len(names)}: {sorted(set(there) ^ set(names))[:3]}"
         )
     place = {name: index for index, name in enumerate(there)}
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -66,9 +66,12 @@ def load_state(model: nn.Module, optimizer: Any, scheduler: Any, folder: Path) -
     }
     groups = optimizer.state_dict()["param_groups"]
     before = _groups_before(groups, saved["param_groups"], [place[name] for name in names])
-    options = [{**saved["param_groups"][old], "params": group["params"]} for old, group in zip(before, groups, strict=True)]
+    options = [
+        {**saved["param_groups"][old], "params": group["params"]} for old, group in zip(before, groups, strict=True)
+    ]
     optimizer.load_state_dict({"state": state, "param_groups": options})
-    scheduler.load_state_dict(_scheduled(torch.load(folder / SCHEDULE, weights_only=True), before))
+    schedule = torch.load(folder / SCHEDULE, weights_only=True)
+    scheduler.load_state_dict(_scheduled(schedule, before, len(saved["param_groups"])))
 
 
 def _groups_before(
@@ -79,16 +82,12 @@ def _groups_before(
     return [group_of[places[group["params"][0]]] if group["params"] else n for n, group in enumerate(groups)]
 
 
-def _scheduled(state: dict[str, Any], before: Sequence[int]) -> dict[str, Any]:
-    """The state of a scheduler, which has lists with an entry for each group, for these groups."""
+def _scheduled(state: dict[str, Any], before: Sequence[int], groups: int) -> dict[str, Any]:
+    """The state of a scheduler for these groups; it is of `groups` others, with an entry for each in its lists."""
     return {
-        name: [value[old] for old in before] if name in _PER_GROUP and isinstance(value, list) else value
+        name: [value[old] for old in before] if isinstance(value, list) and len(value) == groups else value
         for name, value in state.items()
     }
-
-
-_PER_GROUP = ("base_lrs", "_last_lr", "lr_lambdas")
-"""Of torch's `LRScheduler` and `LambdaLR`, which all schedules of transformers are."""
 
 
 def _split_like(parameter: Tensor, value: Any) -> Any:

@@ -46,7 +46,7 @@ def check_checkpoint(checkpoint: Path, args: Any) -> None:
     """
     parts, engine = len(list(checkpoint.glob("global_step*/*_optim_states.pt"))), engine_of(args)
     zero = engine.startswith("zero")
-    if zero and parts != args.world_size or parts and not zero:
+    if (zero and parts != args.world_size) or (parts and not zero):
         written = f"by DeepSpeed in {parts} processes" if parts else "by another engine than DeepSpeed"
         raise TrainingError(
             f"the optimizer's state in {checkpoint} was written {written}, and here are {args.world_size} of {engine}, "
@@ -56,8 +56,8 @@ def check_checkpoint(checkpoint: Path, args: Any) -> None:
     states = len(list(checkpoint.glob("rng_state*.pth")))
     if states != args.world_size:
         logger.warning(
-            f"the run goes on in {args.world_size} processes, and had {states}: weights, bias, optimizer and the order of "
-            "the rows are those that it had; random numbers, such as dropout's, are drawn anew"
+            f"the run goes on in {args.world_size} processes, and had {states}: weights, bias, optimizer and the order "
+            "of the rows are those that it had; random numbers, such as dropout's, are drawn anew"
         )
 
 
@@ -66,7 +66,7 @@ def engine_of(args: Any) -> str:
     plugin = args.deepspeed_plugin
     if plugin is not None:
         offloads = plugin.deepspeed_config.get("zero_optimization", {}).get("offload_param", {}).get("device", "none")
-        return f"zero{plugin.zero_stage}" + ("_offload" if offloads != "none" else "")
+        return f"zero{plugin.zero_stage}" if offloads == "none" else f"zero{plugin.zero_stage}_offload"
     if expert_parallel.is_asked():
         return expert_parallel.EP
     if args.fsdp or _is_set("ACCELERATE_USE_FSDP"):
