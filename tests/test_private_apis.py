@@ -12,6 +12,7 @@ from accelerate.hooks import AlignDevicesHook, add_hook_to_module, remove_hook_f
 from accelerate.state import AcceleratorState
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.lora import LoraModel
+from peft.utils.other import fsdp_auto_wrap_policy
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -58,6 +59,7 @@ USES = {
     "_load_from_state_dict": (nn.Module, "moe/router.py"),
     "_load_optimizer_and_scheduler": (transformers.Trainer, "training/trainer.py"),
     "_model_mapping": (AutoModelForCausalLM, "moe/own_types.py"),
+    "_no_split_modules": (transformers.PreTrainedModel, "training/engines/fsdp.py"),
     "_old_forward": (None, "moe/hooked.py"),
     "_parameters": (None, "moe/slices.py"),
     "_python_dispatch": (torch.utils, "planning/ledger.py"),
@@ -479,6 +481,16 @@ def test_load_optimizer_and_scheduler(noted):
     """It is called once; what it reads is the file that the other wrote."""
     folder, calls = noted
     assert calls[2]["_load_optimizer_and_scheduler"] == ((str(folder / "checkpoint-1"),), {})
+
+
+def test_no_split_modules():
+    """PEFT wraps what a model itself names there, and refuses a name that it does not have."""
+    model = tiny_model()
+    model._no_split_modules = ["OlmoeDecoderLayer"]
+    assert callable(fsdp_auto_wrap_policy(model))
+    model._no_split_modules = ["NoSuchLayer"]
+    with pytest.raises(Exception, match="Could not find the transformer layer class"):
+        fsdp_auto_wrap_policy(model)
 
 
 def test_reset_state(monkeypatch):

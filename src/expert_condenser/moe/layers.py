@@ -12,7 +12,7 @@ from expert_condenser.errors import UnsupportedModelError
 from expert_condenser.functional.scoring import Scoring
 from expert_condenser.moe.families import FAMILIES, REFUSED
 from expert_condenser.moe.rule import Rule
-from expert_condenser.moe.split import whole
+from expert_condenser.moe.split import readable, whole
 
 MODEL_TYPE_PREFIX = "condenser_"
 """Own model types are the family's with this prefix: `condenser_olmoe`."""
@@ -145,7 +145,7 @@ def expert_norms(layer: MoELayer) -> Tensor:
     That of an expert that is the identity is 0, whatever rows of a fused weight are left for it.
     """
     sizes = (layer.num_experts, layer.num_weighted)
-    weights = [parameter.detach() for parameter in layer.experts.parameters() if parameter.dim() > 1]
+    weights = [weight for weight in map(readable, layer.experts.parameters()) if weight.dim() > 1]
     if layer.rule.stacked_experts:
         weights = [weight.view(layer.num_experts, -1) for weight in weights]
     squares = [

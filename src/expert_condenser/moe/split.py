@@ -43,6 +43,11 @@ def whole(weight: Tensor) -> Tensor:
         return weight.detach()
 
 
+def readable(weight: Tensor) -> Tensor:
+    """A weight to compute with, without gradient: a DTensor is one, what ZeRO-3 has split is gathered."""
+    return whole(weight) if _of_zero3(weight) else weight.detach()
+
+
 @torch.no_grad()
 def total(weights: Sequence[Tensor]) -> Tensor:
     """The sum of all numbers of several weights or gradients, each on a device and split in a way of its own."""

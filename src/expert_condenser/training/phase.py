@@ -16,6 +16,8 @@ from expert_condenser.methods import Method
 from expert_condenser.training.auxiliary import lend_fields, restore_fields
 from expert_condenser.training.callback import METHOD_STATE, MethodCallback
 from expert_condenser.training.engines.deepspeed import begin_phase
+from expert_condenser.training.engines.fsdp import name_layers
+from expert_condenser.training.engines.support import engine_of
 from expert_condenser.training.folder import RunFolder
 from expert_condenser.training.model import Prepared, trainable_counts
 from expert_condenser.training.recipe import Recipe
@@ -69,6 +71,8 @@ def make_trainer(
     lend_fields(model.config.get_text_config(), method.layers)
     args = phase_arguments(recipe, method)
     begin_phase(args, model, method.layers)
+    if engine_of(args).startswith("fsdp2"):
+        name_layers(model, method.layers)
     trainer = StrictSFTTrainer(
         model=model,
         args=args,

@@ -194,7 +194,7 @@ class StrictSFTTrainer(SFTTrainer):
 
     def _is_whole_checkpoint(self, checkpoint: str) -> bool:
         """Whether whole tensors go into split weights; DeepSpeed's are not, nor were FSDP's in earlier releases."""
-        splits = self.is_fsdp_enabled or self.is_distributed_loading_by_transformers
+        splits = self.is_fsdp_enabled or getattr(self, "is_distributed_loading_by_transformers", False)
         return bool(splits) and (Path(checkpoint) / STATE).exists()
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
