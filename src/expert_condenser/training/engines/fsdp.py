@@ -21,8 +21,8 @@ def name_layers(model: Any, layers: Sequence[MoELayer]) -> list[str]:
     outside = [layer.name for layer in layers if not any(layer.name.startswith(f"{name}.") for name in wrapped)]
     if outside:
         raise UnsupportedModelError(
-            f"FSDP2 splits a model layer by layer, and transformers does not say what a layer of it is; {outside[0]} is "
-            f"in none of {names}: set fsdp_transformer_layer_cls_to_wrap in a launch file of your own"
+            f"FSDP2 splits a model layer by layer, and transformers does not say what a layer of it is; {outside[0]} "
+            f"is in none of {names}: set fsdp_transformer_layer_cls_to_wrap in a launch file of your own"
         )
     inner._no_split_modules = set(names)  # of this model alone, as transformers itself sets it
     return names
