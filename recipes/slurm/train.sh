@@ -7,7 +7,7 @@
 #SBATCH --gpus-per-node=8
 #SBATCH --cpus-per-task=64
 #SBATCH --time=12:00:00
-#SBATCH --signal=B:TERM@300
+#SBATCH --signal=TERM@300
 set -euo pipefail
 
 recipe=${1:?a recipe}
@@ -22,9 +22,13 @@ config=$(python -c "from expert_condenser.training.engines import config_file; p
 if [ "$engine" = ep ]; then
     export EXPERT_CONDENSER_ENGINE=ep
 fi
+launcher=
+if [[ $engine == zero* ]]; then
+    launcher="--deepspeed_multinode_launcher standard" # srun starts a launcher on every machine, not DeepSpeed
+fi
 
-# Slurm sends TERM five minutes before the end: the run saves no more than it has, and --resume goes on with it.
+# Slurm sends TERM five minutes before the end: the run ends, and with --resume goes on from its newest checkpoint.
 srun --kill-on-bad-exit=1 bash -c "accelerate launch --config_file '$config' \
     --num_machines $nodes --num_processes $((nodes * gpus)) --machine_rank \$SLURM_NODEID \
-    --main_process_ip $first --main_process_port ${PORT:-29500} --rdzv_backend static \
+    --main_process_ip $first --main_process_port ${PORT:-29500} --rdzv_backend static $launcher \
     --module expert_condenser.cli train --config '$recipe' --output_dir '$folder' $*"

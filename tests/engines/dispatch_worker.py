@@ -16,8 +16,7 @@ from expert_condenser.moe.expert_parallel import NAME, dispatch_of, replicate_co
 from expert_condenser.moe.split import whole
 from expert_condenser.testing import tiny_batch
 from expert_condenser.training.usage import collect
-
-CONDENSERS = {0: [1], 1: [6], 2: [3]}
+from tests.engines.test_expert_parallel import CONDENSERS
 
 
 def loaded(path, **sizes):

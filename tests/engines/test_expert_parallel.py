@@ -15,7 +15,8 @@ from expert_condenser.functional.dispatch import bytes_sent, expected_bytes_per_
 from expert_condenser.moe.attachment import attachment_of
 from expert_condenser.testing import tiny_batch, tiny_model
 from expert_condenser.training.usage import collect
-from tests.engines.dispatch_worker import CONDENSERS
+
+CONDENSERS = {0: [1], 1: [6], 2: [3]}
 
 
 def test_pairs_and_bytes():
@@ -38,6 +39,7 @@ def test_replicated_condensers_leave_the_share_of_the_other_experts(processes):
 @pytest.fixture(scope="module")
 def dispatched(tmp_path_factory):
     """What `dispatch_worker` found in two processes."""
+    pytest.importorskip("transformers.distributed.expert_parallel", reason="needs transformers 5.23")
     folder = tmp_path_factory.mktemp("dispatch")
     tiny_model().save_pretrained(folder / "model")
     program = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]

@@ -31,8 +31,13 @@ def bench(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", CASES)
 def test_the_run_equals_that_of_one_process(bench, engine):
+    if engine == "ep":
+        pytest.importorskip("transformers.distributed.expert_parallel", reason="needs transformers 5.23")
     changed = bench.case(engine, "olmoe", "condenser", "control", control="counts of one process")
     bench.run(engine, [*(bench.case(engine, "olmoe", method) for method in CASES[engine]), changed])
+    if engine == "ddp":
+        bench.run(engine, [bench.case(engine, "olmoe", "condenser", "bias", control="another bias on one rank")])
+        assert "every process has the same selection bias" in bench.refused(engine, "bias")
     for method in CASES[engine]:
         bench.assert_equal(engine, slug("olmoe", method))
     bench.assert_differs(engine, "control", slug("olmoe", "condenser"))

@@ -77,6 +77,8 @@ def test_deepspeed_is_asked_for_before_anything_starts(monkeypatch):
     monkeypatch.setattr("expert_condenser.training.engines.find_spec", lambda name: None)
     with pytest.raises(TrainingError, match="zero3 needs DeepSpeed"):
         config_file("zero3")
+    with pytest.raises(TrainingError, match="ep needs transformers 5"):
+        config_file("ep")
     assert config_file("fsdp2") == ENGINES["fsdp2"]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from accelerate.logging import get_logger
 
 from expert_condenser.errors import TrainingError
-from expert_condenser.training.engines import expert_parallel
+from expert_condenser.training.engines import config_file, expert_parallel
 from expert_condenser.training.recipe import Recipe
 
 logger = get_logger(__name__)
@@ -18,6 +18,8 @@ SPLITTING = ("fsdp2", "fsdp2_offload", "zero3", "zero3_offload", "ep")
 def check_support(recipe: Recipe) -> None:
     """Raise `TrainingError` where the engine of this process cannot train the recipe."""
     engine = engine_of(recipe.trainer)
+    if engine == expert_parallel.EP:
+        config_file(engine)
     if (reason := refusal(recipe, engine)) is not None:
         raise TrainingError(f"{reason}. Take another engine: docs/engines.md has the table.")
 
