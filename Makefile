@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/ready
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup demo test test-slow test-all fuzz-runs kill-test gpu-check check catalog figures tree mutation recipes clean
+.PHONY: setup demo test test-slow test-all engines fuzz-runs kill-test gpu-check check catalog figures tree mutation recipes clean
 
 setup: $(READY)
 
@@ -26,6 +26,12 @@ test-slow: $(READY)
 	$(PYTEST) -m slow
 
 test-all: test test-slow
+
+# Every engine against one process, DeepSpeed among them, and the table of docs/engines.md: about half an hour.
+engines: $(READY)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[engines]'
+	DS_ACCELERATOR=cpu $(BIN)/python -m pytest tests/engines/all_engines.py
+	$(BIN)/python -m tests.engines.table
 
 # A run's folder, started, killed, resumed, overwritten, damaged and moved in 200 random orders; 20 in `make test`.
 fuzz-runs: $(READY)

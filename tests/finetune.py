@@ -12,9 +12,9 @@ from trl import SFTConfig, SFTTrainer
 from expert_condenser import METHODS, MethodCallback, MethodConfig, moe_layers, set_condensers
 from expert_condenser.methods.esft import Esft
 from expert_condenser.moe.probe import Batch
+from expert_condenser.moe.split import is_split
 from expert_condenser.testbed.tokenizer import train_tokenizer
 from expert_condenser.testing import tiny_batch, tiny_model
-from expert_condenser.training.restore import is_split
 
 STEPS, BATCH = 3, 8
 PLAIN = {

@@ -10,8 +10,10 @@ import pytest
 import torch
 import transformers
 from accelerate.hooks import AlignDevicesHook, add_hook_to_module, remove_hook_from_module
+from accelerate.state import AcceleratorState
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.lora import LoraModel
+from peft.utils.other import fsdp_auto_wrap_policy
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -31,6 +33,11 @@ from expert_condenser.testing import tiny_batch, tiny_config, tiny_model
 from expert_condenser.training.lost_process import lost_process_named
 from tests.private_uses import private_uses, unexplained
 
+try:
+    from transformers.distributed import expert_parallel
+except ImportError:  # before 5.23, where the engine `ep` is refused
+    expert_parallel = None
+
 SOURCE = Path(expert_condenser.__file__).parent
 FILES = {str(path.relative_to(SOURCE)): path.read_text() for path in sorted(SOURCE.rglob("*.py"))}
 USES = {
@@ -42,6 +49,7 @@ USES = {
     "_can_set_experts_implementation": (transformers.PreTrainedModel, "moe/own_types.py"),
     "_current_graph_task_id": (torch._C, "moe/counting.py"),
     "_default_apply_gate": (transformers.integrations.moe, "moe/experts.py"),
+    "_dispatch_tokens": (expert_parallel and expert_parallel.AllToAllEP, "moe/expert_parallel.py"),
     "_experts_implementation": (transformers.PreTrainedConfig, "moe/experts.py"),
     "_get_adapter_state_dict": (LoraModel, "adapters/peft_type.py"),
     "_get_train_sampler": (transformers.Trainer, "training/trainer.py"),
@@ -52,13 +60,19 @@ USES = {
     "_is_mkldnn_bf16_supported": (torch.ops.mkldnn, "kernels/sorted_experts.py"),
     "_is_mkldnn_fp16_supported": (torch.ops.mkldnn, "kernels/sorted_experts.py"),
     "_keep_in_fp32_modules_strict": (transformers.PreTrainedModel, "moe/own_types.py"),
+    "_load_from_checkpoint": (transformers.Trainer, "training/trainer.py"),
     "_load_from_state_dict": (nn.Module, "moe/router.py"),
+    "_load_optimizer_and_scheduler": (transformers.Trainer, "training/trainer.py"),
     "_model_mapping": (AutoModelForCausalLM, "moe/own_types.py"),
+    "_no_split_modules": (transformers.PreTrainedModel, "training/engines/fsdp.py"),
     "_old_forward": (None, "moe/hooked.py"),
     "_parameters": (None, "moe/slices.py"),
     "_python_dispatch": (torch.utils, "planning/ledger.py"),
     "_remap_adapter_state_dict_for_load": (LoraModel, "adapters/peft_type.py"),
     "_set_pg_timeout": (torch.distributed.distributed_c10d, "training/lost_process.py"),
+    "_reset_state": (AcceleratorState, "training/engines/deepspeed.py"),
+    "_save": (transformers.Trainer, "training/trainer.py"),
+    "_save_optimizer_and_scheduler": (transformers.Trainer, "training/trainer.py"),
     "_subclasses": (torch, "planning/model.py"),
 }
 """Name -> what has it (None: instances alone, each looked at in its test), and the file that uses it."""
@@ -416,6 +430,102 @@ def test_get_train_sampler(strategy, tmp_path):
     assert len(trainer.made) == 1, "_get_train_sampler"
     assert isinstance(trainer.made[0], LengthGroupedSampler) == (strategy == "group_by_length")
     assert len(next(iter(loader))) == len(rows)
+
+
+class Noting(transformers.Trainer):
+    """Notes which of the methods that we override are called, and with what."""
+
+    def __getattribute__(self, name):
+        found = super().__getattribute__(name)
+        if name not in OVERRIDDEN:
+            return found
+
+        def noted(*args, **kwargs):
+            vars(self).setdefault("noted", []).append((name, args, kwargs))
+            return found(*args, **kwargs)
+
+        return noted
+
+
+OVERRIDDEN = ("_save", "_save_optimizer_and_scheduler", "_load_from_checkpoint", "_load_optimizer_and_scheduler")
+
+
+@pytest.fixture(scope="module")
+def noted(tmp_path_factory):
+    """What a training calls that saves a checkpoint, and one that goes on from it."""
+    folder, calls = tmp_path_factory.mktemp("noting"), {}
+    rows = [{"input_ids": [1, 2], "labels": [1, 2]}] * 2
+    for steps, resumed in ((1, None), (2, str(folder / "checkpoint-1"))):
+        options = {"max_steps": steps, "save_steps": 1, "report_to": [], "use_cpu": True, "disable_tqdm": True}
+        trainer = Noting(tiny_model(), transformers.TrainingArguments(folder, **options), train_dataset=rows)
+        trainer.train(resume_from_checkpoint=resumed)
+        calls[steps] = {name: (args, kwargs) for name, args, kwargs in trainer.noted}
+    return folder, calls
+
+
+def test_save(noted):
+    """It writes the weights of a checkpoint, into the folder that is its first argument."""
+    folder, calls = noted
+    assert calls[1]["_save"] == ((str(folder / "checkpoint-1"),), {}), "_save"
+
+
+def test_save_optimizer_and_scheduler(noted):
+    """It writes `optimizer.pt` and `scheduler.pt`."""
+    folder, calls = noted
+    assert calls[1]["_save_optimizer_and_scheduler"] == ((str(folder / "checkpoint-1"),), {})
+    assert {"optimizer.pt", "scheduler.pt"} <= {path.name for path in (folder / "checkpoint-1").iterdir()}
+
+
+def test_load_from_checkpoint(noted):
+    """It reads the weights on a resume."""
+    folder, calls = noted
+    assert "_load_from_checkpoint" not in calls[1]
+    assert calls[2]["_load_from_checkpoint"][0][0] == str(folder / "checkpoint-1"), "_load_from_checkpoint"
+
+
+def test_load_optimizer_and_scheduler(noted):
+    """It is called once; what it reads is the file that the other wrote."""
+    folder, calls = noted
+    assert calls[2]["_load_optimizer_and_scheduler"] == ((str(folder / "checkpoint-1"),), {})
+
+
+def test_no_split_modules():
+    """PEFT wraps what a model itself names there, and refuses a name that it does not have."""
+    model = tiny_model()
+    model._no_split_modules = ["OlmoeDecoderLayer"]
+    assert callable(fsdp_auto_wrap_policy(model))
+    model._no_split_modules = ["NoSuchLayer"]
+    with pytest.raises(Exception, match="Could not find the transformer layer class"):
+        fsdp_auto_wrap_policy(model)
+
+
+def test_reset_state(monkeypatch):
+    """After it accelerate makes another state, and keeps the one of the processes."""
+    monkeypatch.setattr(AcceleratorState, "_shared_state", {"a": 1})
+    AcceleratorState._reset_state()
+    assert AcceleratorState._shared_state == {}, "_reset_state"
+
+
+def test_dispatch_tokens():
+    """The all-to-all calls it; the last thing that it returns says how many rows went where."""
+
+    class Stop(Exception):  # noqa: N818 - it stands for no error
+        pass
+
+    if expert_parallel is None:
+        pytest.skip("needs transformers 5.23")
+
+    class Looking(expert_parallel.AllToAllEP):
+        def __init__(self):
+            pass
+
+        def _dispatch_tokens(self, *args):
+            raise Stop(*args)
+
+    with pytest.raises(Stop) as found:
+        Looking()(1, 2, 3)
+    assert found.value.args == (1, 2, 3), "_dispatch_tokens"
+    assert {"send_sizes", "recv_sizes"} <= set(expert_parallel._AllToAllState._fields)
 
 
 # --- PEFT ---

@@ -8,7 +8,8 @@ from transformers import PreTrainedConfig
 from expert_condenser import RoutingConfig, attach, detach, set_condensers
 from expert_condenser.moe.attach import set_top_k
 from expert_condenser.moe.families import FAMILIES
-from expert_condenser.moe.own_types import CondenserConfig, own_model_class, stock_class
+from expert_condenser.moe.guarded_config import CondenserConfig
+from expert_condenser.moe.own_types import own_model_class, stock_class
 from expert_condenser.testing import tiny_config, tiny_model
 
 PAPER = ("olmoe", "qwen2_moe", "deepseek_v2", "gpt_oss")

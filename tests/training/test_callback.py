@@ -403,3 +403,14 @@ def test_a_training_starts_with_a_state_that_can_be(tmp_path):
     moe_layers(trainer.model)[2].router.selection_bias[3] = math.inf
     with pytest.raises(CheckpointError, match=r"model\.layers\.2\.mlp\.gate: the selection bias is finite"):
         trainer.train()
+
+
+def test_slices_under_zero3_need_a_trainer_that_writes_them_back(tmp_path):
+    """DeepSpeed's mark on a parameter stands for DeepSpeed."""
+    outcome = lambda: finetune(tmp_path, "esft_gate", model=model)  # noqa: E731
+    model = tiny_model()
+    model.lm_head.weight.ds_id = 0
+    with pytest.raises(TrainingError, match="DeepSpeed ZeRO-3 goes past that"):
+        outcome()
+    model = tiny_model()
+    assert outcome().usage, "control"

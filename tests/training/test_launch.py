@@ -1,6 +1,7 @@
 """One command that starts all processes of a run."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,13 +12,15 @@ from accelerate.commands.launch import launch_command_parser
 
 from expert_condenser.errors import TrainingError
 from expert_condenser.training import launch as launch_module
-from expert_condenser.training.engines import DEEPSPEED, ENGINES, check_engine, config_file
+from expert_condenser.training.engines import DEEPSPEED, ENGINES, check_engine, config_file, expert_parallel
 from expert_condenser.training.launch import Launch, launch_of, start
 from expert_condenser.training.parse import parse_recipe, written_options
 from tests.runs import make_base
 from tests.training.test_run_folder import ENVIRONMENT
 
-KINDS = {"ddp": "MULTI_GPU", "fsdp2": "FSDP", "fsdp2_offload": "FSDP"} | dict.fromkeys(DEEPSPEED, "DEEPSPEED")
+KINDS = {"ddp": "MULTI_GPU", "ep": "MULTI_GPU", "fsdp2": "FSDP", "fsdp2_offload": "FSDP"} | dict.fromkeys(
+    DEEPSPEED, "DEEPSPEED"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +53,7 @@ def test_the_processes_are_as_many_as_accelerators(monkeypatch):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--accelerate_config", "fsdp3"], "accelerate_config is one of ddp, fsdp2, .* got 'fsdp3'"),
+        (["--accelerate_config", "fsdp3"], "accelerate_config is one of ddp, ep, fsdp2, .* got 'fsdp3'"),
         (["--accelerate_config"], "got ''"),
         (["--accelerate_config", "ddp"], "this machine has no accelerator to count; set it"),
         (["--accelerate_config", "ddp", "--num_processes", "0"], "got '0'"),
@@ -74,6 +77,8 @@ def test_deepspeed_is_asked_for_before_anything_starts(monkeypatch):
     monkeypatch.setattr("expert_condenser.training.engines.find_spec", lambda name: None)
     with pytest.raises(TrainingError, match="zero3 needs DeepSpeed"):
         config_file("zero3")
+    with pytest.raises(TrainingError, match="ep needs transformers 5"):
+        config_file("ep")
     assert config_file("fsdp2") == ENGINES["fsdp2"]
 
 
@@ -107,7 +112,16 @@ def test_what_is_started(monkeypatch):
     (found,) = calls
     assert (found.config_file, found.num_processes, found.module) == (str(ENGINES["ddp"]), 2, True)
     assert (found.training_script, found.training_script_args) == ("expert_condenser.cli", ["train", "--seed", "3"])
+    assert expert_parallel.VARIABLE not in os.environ
     assert vars(found).keys() == vars(launch_command_parser().parse_args(["x.py"])).keys()
+
+
+def test_the_processes_of_expert_parallelism_are_told_by_their_environment(monkeypatch):
+    monkeypatch.setenv(expert_parallel.VARIABLE, "")  # so that it is taken away again
+    assert not expert_parallel.is_asked()
+    monkeypatch.setattr("accelerate.commands.launch.launch_command", lambda options: None)
+    start(Launch("ep", 2, []), "train")
+    assert expert_parallel.is_asked()
 
 
 @pytest.mark.slow

@@ -69,6 +69,8 @@ class Method(ABC):
     """What becomes of the routers where the option `router` says nothing."""
     whole_weights: bool = False
     """Whether the method works on whole weights only, not on those that FSDP2 or ZeRO-3 split over processes."""
+    all_experts: bool = False
+    """Whether every expert runs on every token, which needs all of them in one process."""
     router_aux_loss_coef: float = 0.0
     now: tuple[int, int] | None = None
     """Which optimizer step of how many is about to be acted on, from 1 on; whoever calls `step` may set it."""
@@ -89,6 +91,14 @@ class Method(ABC):
     def phases_of(cls, config: Any) -> tuple[str, ...]:
         """Those of `phases` that a run with this recipe has: all, unless an option leaves some out."""
         return cls.phases
+
+    @property
+    def whole_start(self) -> bool:
+        """Whether the method needs a whole model in every process until it is prepared, where ZeRO-3 could split it.
+
+        Those need it that look at what the model does with rows first.
+        """
+        return bool(self.calibration_rows or self.probe_rows)
 
     @property
     def routing(self) -> RoutingConfig | None:

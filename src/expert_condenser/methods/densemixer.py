@@ -34,7 +34,7 @@ class DenseMixer(Method):
     name = "densemixer"
     summary = "straight-through router gradient from all experts; experts learn from their own tokens"
     paper = "DenseMixer, NeurIPS 2025"
-    whole_weights = True
+    all_experts = True
 
     def prepare(self, model: nn.Module) -> None:
         """Also install the mixture, once; raises `TrainingError` where no router trains.

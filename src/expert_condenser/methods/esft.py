@@ -138,7 +138,6 @@ class Esft(Method):
     paper = "arXiv 2407.01906"
     trainable = "the chosen experts"
     default_router = "freeze"
-    whole_weights = True
 
     def __init__(self, config: Any = None, phase: str | None = None) -> None:
         super().__init__(config, phase)
@@ -152,6 +151,11 @@ class Esft(Method):
     def calibration_rows(self) -> int:
         """`score_rows`, unless the experts are chosen already."""
         return self.config.score_rows if self.chosen is None else 0
+
+    @property
+    def whole_start(self) -> bool:
+        """Always: slices are taken from whole weights."""
+        return True
 
     def calibrate(self, usage: Usage) -> None:
         """Score the experts by what the task's tokens do with them."""

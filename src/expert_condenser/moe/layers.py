@@ -13,6 +13,7 @@ from expert_condenser.errors import UnsupportedModelError
 from expert_condenser.functional.scoring import Scoring
 from expert_condenser.moe.families import FAMILIES, REFUSED
 from expert_condenser.moe.rule import Rule
+from expert_condenser.moe.split import readable, whole
 
 MODEL_TYPE_PREFIX = "condenser_"
 """Own model types are the family's with this prefix: `condenser_olmoe`."""
@@ -144,7 +145,7 @@ def expert_norms(layer: MoELayer) -> Tensor:
 
     That of an expert that is the identity is 0, whatever rows of a fused weight are left for it.
     """
-    return norms_per_expert(layer, [parameter.detach() for parameter in layer.experts.parameters()])
+    return norms_per_expert(layer, map(readable, layer.experts.parameters()))
 
 
 def norms_per_expert(layer: MoELayer, tensors: Iterable[Tensor]) -> Tensor:
@@ -154,7 +155,9 @@ def norms_per_expert(layer: MoELayer, tensors: Iterable[Tensor]) -> Tensor:
     if layer.rule.stacked_experts:
         weights = [weight.view(layer.num_experts, -1) for weight in weights]
     squares = [
-        weight[: layer.num_weighted].float().pow(2).flatten(1).sum(dim=1) for weight in weights if len(weight) in sizes
+        whole(weight.float().pow(2).flatten(1).sum(dim=1))[: layer.num_weighted]
+        for weight in weights
+        if len(weight) in sizes
     ]
     norms = torch.stack(squares).sum(dim=0).sqrt()
     return torch.nn.functional.pad(norms, (0, layer.num_experts - layer.num_weighted))

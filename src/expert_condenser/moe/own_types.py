@@ -5,15 +5,14 @@ registered with the Auto classes when this module is imported; the classes of a 
 """
 
 import copy
-import json
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 import transformers  # by attribute, at call time: see `registration`
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING, AutoConfig
 
 from expert_condenser.errors import CheckpointError
@@ -21,15 +20,12 @@ from expert_condenser.functional.routing import RoutingConfig
 from expert_condenser.moe.attachment import Attachment
 from expert_condenser.moe.backbone import lend_backbone
 from expert_condenser.moe.families import FAMILIES
+from expert_condenser.moe.guarded_config import CondenserConfig
 from expert_condenser.moe.layers import MODEL_TYPE_PREFIX, decoder_of, family_name, moe_layers
 from expert_condenser.moe.made_types import own_type
 from expert_condenser.moe.recycled import install_recycling, make_gates
 from expert_condenser.moe.router import set_policy
 from expert_condenser.moe.state import check_layers, check_saved_ids, make_section, read_section
-
-GUARDED_FIELDS = ("hidden_size", "d_model")
-"""The width of a text model, by the names that families save it under."""
-NOTICE = "(the routing of this model needs: pip install expert-condenser)"
 
 
 class CondenserModel:  # in front of a PreTrainedModel
@@ -77,44 +73,6 @@ class CondenserModel:  # in front of a PreTrainedModel
     def _can_set_attn_implementation(cls) -> bool:
         """As the family, for the same reason."""
         return bool(cls.base_class._can_set_attn_implementation())
-
-
-class CondenserConfig:  # in front of a PreTrainedConfig
-    """Mixed into a family's config class: `config.json` refuses to be read as the stock family's.
-
-    The stock class would load the weights and route without bias and condensers. The width of its text
-    model is an integer; saved here it is a text that says what to install, so the stock class fails on it.
-    """
-
-    base_class: ClassVar[Any]
-
-    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """As in transformers, with the notice."""
-        super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
-        path = Path(save_directory) / "config.json"
-        content = json.loads(path.read_text())
-        section = content.get("text_config", content)
-        field = next(name for name in GUARDED_FIELDS if name in section)
-        section[field] = f"{section[field]} {NOTICE}"
-        path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
-
-    @classmethod
-    def from_pretrained(cls, path: Any, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers; a directory of the family's own type gives the family's config (PEFT asks for it)."""
-        found = cls.get_config_dict(path)[0].get("model_type")  # type: ignore[attr-defined]
-        if found == cls.base_class.model_type:
-            return cls.base_class.from_pretrained(path, *args, **kwargs)
-        return super().from_pretrained(path, *args, **kwargs)  # type: ignore[misc]
-
-    @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As in transformers, with the notice taken away."""
-        config_dict = copy.deepcopy(config_dict)
-        section = config_dict.get("text_config", config_dict)
-        for field in GUARDED_FIELDS:
-            if isinstance(guarded := section.get(field), str):
-                section[field] = int(guarded.removesuffix(NOTICE))
-        return super().from_dict(config_dict, **kwargs)  # type: ignore[misc]
 
 
 def install_policy(model: nn.Module, policy: RoutingConfig | None) -> None:
@@ -250,7 +208,8 @@ def own_config(model: nn.Module, inner: Any) -> None:
 def adopt(model: Any, policy: RoutingConfig) -> None:
     """Make a family's CausalLM one of our own type, in place, so that it is saved as what it is."""
     model_type = model.config.model_type
-    model.__class__ = own_model_class(model_type)
+    own = own_model_class(model_type)
+    model.__class__ = _sharded_class(own) if isinstance(model, FSDPModule) else own
     model.config.__class__ = own_config_class(model_type)
     model.config.condenser = make_section(policy, [0] * len(moe_layers(model)))
 
@@ -261,7 +220,22 @@ def release(model: Any) -> None:
     if hasattr(model.config, "auto_map"):
         del model.config.auto_map
     model.config.__class__ = type(model.config).base_class
-    model.__class__ = type(model).base_class
+    base = type(model).base_class
+    model.__class__ = _sharded_class(base) if isinstance(model, FSDPModule) else base
+
+
+@cache
+def _sharded_class(model_class: Any) -> Any:
+    """A class as `fully_shard` makes it, which changes the class of a module: saving takes the prefix off again."""
+    return type(f"FSDP{model_class.__name__}", (FSDPModule, model_class), {"__module__": model_class.__module__})
+
+
+def class_of(model: Any) -> Any:
+    """The class of a model, or that which it had before `fully_shard`."""
+    if not isinstance(model, FSDPModule):
+        return type(model)
+    # FSDP's class is made of these two, in this order, and has no other sign of the second.
+    return type(model).__mro__[type(model).__mro__.index(FSDPModule) + 1]
 
 
 def register() -> None:

@@ -9,6 +9,7 @@ from torch import nn
 
 from expert_condenser.errors import TrainingError
 from expert_condenser.moe.layers import MoELayer
+from expert_condenser.moe.split import numel
 
 Group = Literal["router", "routed experts", "shared experts", "attention", "embeddings", "norms", "other"]
 RouterMode = Literal["train", "freeze", "lora"]
@@ -44,8 +45,8 @@ def count_trainable(model: nn.Module, layers: Sequence[MoELayer]) -> dict[Group,
     for group in get_args(Group):
         own = [(name, p) for name, p in model.named_parameters() if groups[name] == group]
         if own:
-            total = sum(p.numel() for name, p in own if not _PART.search(name))
-            counts[group] = Count(total, sum(p.numel() for _, p in own if p.requires_grad))
+            total = sum(numel(p) for name, p in own if not _PART.search(name))
+            counts[group] = Count(total, sum(numel(p) for _, p in own if p.requires_grad))
     return counts
 
 

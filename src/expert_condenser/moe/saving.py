@@ -6,7 +6,7 @@ from torch import nn
 
 from expert_condenser.errors import UnsupportedModelError
 from expert_condenser.moe.layers import family_name
-from expert_condenser.moe.own_types import CondenserModel, causal_lm, stock_class
+from expert_condenser.moe.own_types import CondenserModel, causal_lm, class_of, stock_class
 
 
 def check_saveable(model: nn.Module) -> Any:
@@ -23,7 +23,7 @@ def check_saveable(model: nn.Module) -> Any:
             "Take AutoModelForCausalLM; attach(model, None) counts in any model."
         )
     stock = stock_class(family_name(inner))
-    if type(inner) is not stock and not isinstance(inner, CondenserModel):
+    if class_of(inner) is not stock and not isinstance(inner, CondenserModel):
         raise UnsupportedModelError(
             f"an attached {stock.__name__} becomes a class of ours; {type(inner).__name__} is derived from it, and "
             "what it changes would be lost. Attach the model before FSDP2 or another library gives it another class."

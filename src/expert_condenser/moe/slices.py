@@ -6,15 +6,18 @@ rounding cannot touch the others. Every forward writes the slices into the fused
 the current model: any experts implementation reads it, and a saved model is a stock checkpoint.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from expert_condenser.errors import TrainingError
 from expert_condenser.moe.layers import MoELayer
+from expert_condenser.moe.split import whole, write, write_rows
 
 SLICES = "trained_slices"
 
@@ -35,11 +38,36 @@ class WriteSlices(torch.autograd.Function):
         return gradients[0][ids], rest, None
 
 
+class WriteAgain(torch.autograd.Function):
+    """The experts' output; before their backward pass the slices are written into the fused weights once more.
+
+    FSDP2 lets go of gathered weights after the forward and gathers them anew, without the slices, for the backward.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, experts: "SlicedExperts") -> Tensor:  # noqa: D102
+        ctx.experts = experts
+        return output.view_as(output)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # noqa: D102
+        for name, slices in getattr(ctx.experts, SLICES).items():
+            fused = fused_weight(ctx.experts, name)
+            if fused.numel() and slices.numel():  # ZeRO-3 keeps what the forward saw, slices included, for the backward
+                fused.data[ctx.experts.trained_ids] = slices.detach().to(fused.dtype)
+        return gradients[0], None
+
+
 class SlicedExperts(nn.Module):
     """Mixed into a family's experts class: reading a fused weight gives the one with the slices."""
 
     rest_trains: bool
     """Whether the fused weights train as well, outside of the slices."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """As in the family."""
+        output: Tensor = super().forward(*args, **kwargs)
+        return WriteAgain.apply(output, self) if torch.is_grad_enabled() else output  # type: ignore[no-untyped-call]
 
     def ids(self) -> tuple[int, ...]:
         """The experts that train, ascending."""
@@ -55,9 +83,9 @@ class SlicedExperts(nn.Module):
 
     def write_back(self) -> None:
         """Write the slices into the fused weights, outside of a forward."""
-        with torch.no_grad():
-            for name, slices in getattr(self, SLICES).items():
-                fused_weight(self, name).data[self.trained_ids] = slices  # type: ignore[index]
+        ids: Any = self.trained_ids
+        for name, slices in getattr(self, SLICES).items():
+            write_rows(fused_weight(self, name), ids, slices)
 
 
 def fused_weight(experts: Any, name: str) -> nn.Parameter:
@@ -65,6 +93,19 @@ def fused_weight(experts: Any, name: str) -> nn.Parameter:
     # The name as an attribute is our property, which writes the slices in; `get_parameter` would read that one too.
     weight: nn.Parameter = experts._parameters[name]
     return weight
+
+
+@contextmanager
+def holding(experts: Any, weights: Mapping[str, Tensor], number: int) -> Iterator[None]:
+    """An experts module with other weights, of another number of experts, for the time of a forward."""
+    held, count = dict(experts._parameters), experts.num_experts  # a forward reads them from there
+    experts._parameters.update(weights)  # no parameters, so they cannot be set as attributes
+    experts.num_experts = number
+    try:
+        yield
+    finally:
+        experts._parameters.update(held)  # as it was
+        experts.num_experts = count
 
 
 def train_slices(layer: MoELayer, ids: Sequence[int], *, rest: bool = False) -> None:
@@ -121,6 +162,18 @@ def fused_names(layer: MoELayer) -> tuple[str, ...]:
     return names
 
 
+def write_slices_back(model: nn.Module) -> None:
+    """Write all slices of a model into their fused weights; every process of a training has to."""
+    for module in model.modules():
+        if isinstance(module, SlicedExperts):
+            module.write_back()
+
+
+def without_slices(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A state dict without the slices, as it is saved."""
+    return {name: value for name, value in state.items() if f".{SLICES}." not in name}
+
+
 def _check(layer: MoELayer, ids: Sequence[int]) -> None:
     if len(set(ids)) != len(ids) or any(not 0 <= i < layer.num_weighted for i in ids):
         raise TrainingError(
@@ -132,8 +185,10 @@ def _check(layer: MoELayer, ids: Sequence[int]) -> None:
 def _sliced_class(experts_class: Any, names: tuple[str, ...]) -> Any:
     def reader(name: str) -> property:
         def read(self: Any) -> Tensor:
-            slices = getattr(self, SLICES)[name]
-            return WriteSlices.apply(slices, fused_weight(self, name), self.trained_ids)  # type: ignore[no-untyped-call]
+            slices, fused = getattr(self, SLICES)[name], fused_weight(self, name)
+            if isinstance(fused, DTensor):  # FSDP2 looks for its parameters here, and no forward reads a part of one
+                return fused
+            return WriteSlices.apply(slices, fused, self.trained_ids)  # type: ignore[no-untyped-call]
 
         return property(read)
 
@@ -151,6 +206,5 @@ def _drop_slices(module: Any, state: dict[str, Any], prefix: str, metadata: Any)
 def _reread_slices(module: Any, keys: Any) -> None:
     """After a load: the slices are those of the fused weights, of the loaded ones where there were any."""
     keys.missing_keys[:] = [key for key in keys.missing_keys if f".{SLICES}." not in key]
-    with torch.no_grad():
-        for name, slices in getattr(module, SLICES).items():
-            slices.copy_(fused_weight(module, name)[module.trained_ids])
+    for name, slices in getattr(module, SLICES).items():
+        write(slices, whole(fused_weight(module, name))[module.trained_ids])

@@ -11,6 +11,7 @@ from expert_condenser.planning.model import build, config_of, without_data
 from expert_condenser.planning.sized_experts import planned_implementation
 from expert_condenser.planning.sizes import Sizes, sizes_of
 from expert_condenser.planning.trace import Batch, Trace, trace
+from expert_condenser.training.engines.support import refusal
 from expert_condenser.training.model import dtype_of
 from expert_condenser.training.recipe import Recipe
 
@@ -123,12 +124,7 @@ class Planner:
         half = computes_in_half(engine, setting)
         traced = self.trace(checkpointing=checkpointing, half=True) if half else own
         kept = kept_by(engine, self.sizes, traced, setting)
-        return Outlook(kept, kept.total <= self.machine.memory, self._refusal(engine))
-
-    def _refusal(self, engine: Engine) -> str | None:
-        if engine.splits_parameters and self.recipe.new_method().whole_weights:
-            return f"{self.recipe.run.method} works on whole weights, which {engine.name} splits"
-        return None
+        return Outlook(kept, kept.total <= self.machine.memory, refusal(self.recipe, engine.name))
 
     def warnings(self) -> list[str]:
         """What is wrong with the recipe's precision."""

@@ -15,10 +15,13 @@ from expert_condenser.methods.base import Method
 from expert_condenser.moe.attachment import Attachment, find_attachment
 from expert_condenser.moe.layers import moe_layers
 from expert_condenser.moe.saving import check_adapters
+from expert_condenser.moe.slices import is_sliced
+from expert_condenser.moe.split import is_split, is_zero3, total
 from expert_condenser.moe.state import check_layers
+from expert_condenser.training.agreement import check_agreement
 from expert_condenser.training.auxiliary import check_auxiliary_coefficient, check_auxiliary_gradient
 from expert_condenser.training.history import USAGE_HISTORY, UsageHistory
-from expert_condenser.training.restore import is_split, restore_weights
+from expert_condenser.training.restore import restore_weights
 from expert_condenser.training.usage import StepUsage, check_counted, collect
 
 METHOD_STATE = "method_state.json"
@@ -45,11 +48,13 @@ class MethodCallback(TrainerCallback):
 
     On a resume, and after `load_best_model_at_end`, the weights are those of the checkpoint, experts included, which a
     `Trainer` alone leaves out. `loaded_from` is the checkpoint that the model was loaded from whole, if it was.
+    `saves_slices`: the trainer writes ESFT's slices back before it saves under ZeRO-3, as `condenser train` does.
     """
 
-    def __init__(self, method: Method, loaded_from: Path | None = None) -> None:
+    def __init__(self, method: Method, loaded_from: Path | None = None, *, saves_slices: bool = False) -> None:
         self.method = method
         self.loaded_from = loaded_from
+        self.saves_slices = saves_slices
         self.last: StepUsage | None = None
         self._interval: torch.Tensor | None = None
         self._history = UsageHistory()
@@ -84,8 +89,7 @@ class MethodCallback(TrainerCallback):
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Stop before a gradient that is not finite reaches the weights: it shows in the routers of every layer."""
         gradients = [parameter.grad for parameter in self._watched if parameter.grad is not None]
-        sums = [gradient.sum().to(gradients[0].device) for gradient in gradients]  # layers may be on several devices
-        if not args.fp16 and sums and not torch.stack(sums).sum().isfinite():
+        if not args.fp16 and gradients and not total(gradients).isfinite():
             raise FailedRunError(
                 f"a gradient is not finite at step {state.global_step + 1}; the last checkpoint is kept"
             )
@@ -100,6 +104,8 @@ class MethodCallback(TrainerCallback):
         self.steps += 1
         self.method.now = state.global_step + 1, state.max_steps
         self.method.step(self.last.mass if by_mass else self.last.counts)
+        if self.attachment.watch.detailed:
+            check_agreement(self.attachment, state.global_step + 1)
         self._interval = self.last.counts if self._interval is None else self._interval + self.last.counts
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
@@ -126,6 +132,7 @@ class MethodCallback(TrainerCallback):
         self._close_interval(state.global_step)
         if state.is_world_process_zero:
             self.write_history(Path(args.output_dir))
+        check_agreement(self.attachment, state.global_step)
         if getattr(args, "load_best_model_at_end", False) and state.best_model_checkpoint is not None:
             restore_weights(model, Path(state.best_model_checkpoint))
 
@@ -192,6 +199,11 @@ class MethodCallback(TrainerCallback):
             raise TrainingError(
                 f"{self.method.name} works on whole weights, and these are split over processes (FSDP2 or ZeRO-3); use "
                 "DDP, or ZeRO-1 or 2"
+            )
+        if not self.saves_slices and any(map(is_sliced, self.layers)) and is_zero3(model):
+            raise TrainingError(
+                "ESFT's slices are written into the weights when these are saved, and DeepSpeed ZeRO-3 goes past that; "
+                "use condenser train, FSDP2, or ZeRO-1 or 2"
             )
         offloaded = [name for name, p in model.named_parameters() if p.requires_grad and p.device.type == "meta"]
         if offloaded:

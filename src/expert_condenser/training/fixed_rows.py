@@ -23,7 +23,7 @@ from expert_condenser.moe.choices import on_choice
 from expert_condenser.moe.handover import Choice
 from expert_condenser.moe.layers import decoder_depth, moe_layers
 from expert_condenser.moe.probe import in_evaluation
-from expert_condenser.training.restore import is_split
+from expert_condenser.moe.split import is_split
 
 ROUTING = "routing.safetensors"
 FORMAT_VERSION = 1

@@ -13,6 +13,7 @@ output_dir/
 
 import datetime
 import json
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -29,15 +30,17 @@ from expert_condenser.errors import CheckpointError, DataError, TrainingError
 from expert_condenser.files import read_json, write_json, write_manifest
 from expert_condenser.functional.allocation import Allocation
 from expert_condenser.training.callback import METHOD_STATE
+from expert_condenser.training.engines.support import engine_of
 from expert_condenser.training.log import mend
 from expert_condenser.training.main_process import on_main_process
 from expert_condenser.training.recipe import Recipe, option_kinds
-from expert_condenser.training.record import METRICS, RUN, RunRecord
+from expert_condenser.training.record import METRICS, PER_STEP, RUN, RunRecord
 from expert_condenser.training.sft_options import default_of
 from expert_condenser.workfolder import WorkFolder
 
 _MAY_CHANGE = frozenset(
     {"output_dir", "resume", "overwrite", "report_to", "logging_dir", "save_total_limit", "disable_tqdm", "run_name"}
+    | {"ddp_backend", "ddp_timeout", "ddp_find_unused_parameters", "ddp_bucket_cap_mb", "use_cpu"}
 )
 """Options that do not change what a run computes: a resume may set them anew."""
 logger = get_logger(__name__)
@@ -132,7 +135,9 @@ class RunFolder:
         self._place.begin()
         write_json(self.path / METHOD_STATE, state, indent=None)
         try:
-            RunRecord.begin(self.recipe.run.method, self.recipe.flat(), report.facts()).write(self.path / RUN)
+            record = RunRecord.begin(self.recipe.run.method, self.recipe.flat(), report.facts())
+            trainer = self.recipe.trainer
+            replace(record, engine=engine_of(trainer), processes=trainer.world_size).write(self.path / RUN)
         except BaseException:
             (self.path / METHOD_STATE).unlink()  # without a record it is nothing, and would be in the way of a start
             raise
@@ -239,12 +244,30 @@ def check_same_run(record: RunRecord, recipe: Recipe) -> None:
     there["loss_on"] = record.config.get("loss_on", "last")  # what it was before there was the option
     if record.method != recipe.run.method:
         there["method"] = record.method
+    free = _MAY_CHANGE | _free_by_step(record, recipe)
     differing = {
-        name: (there[name], value) for name, value in wanted.items() if name not in _MAY_CHANGE and there[name] != value
+        name: (there[name], value) for name, value in wanted.items() if name not in free and there[name] != value
     }
     if differing:
         rows = "; ".join(f"{name}: {old!r} there, {new!r} asked for" for name, (old, new) in sorted(differing.items()))
         raise TrainingError(f"one output_dir is for one run, and it holds another one ({rows})")
+
+
+def _free_by_step(record: RunRecord, recipe: Recipe) -> set[str]:
+    """The options that make the rows of a step: they may change with the number of processes, if the rows do not."""
+    before = record.rows_per_step()
+    if before is None:
+        return set()
+    trainer = recipe.trainer
+    rows = [trainer.world_size, *(getattr(trainer, name) for name in PER_STEP)]
+    if math.prod(rows) != before:
+        there = [record.processes, *(record.config[name] for name in PER_STEP)]
+        raise TrainingError(
+            f"a run goes on with as many rows per step as it began with, {before} = {there[0]} processes x {there[1]} "
+            f"x {there[2]} accumulated; asked for {math.prod(rows)} = {rows[0]} x {rows[1]} x {rows[2]}. Set "
+            f"{' and '.join(PER_STEP)} for {rows[0]} processes"
+        )
+    return set(PER_STEP)
 
 
 def _as_json(value: Any) -> Any:

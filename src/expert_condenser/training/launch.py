@@ -11,7 +11,7 @@ import torch
 
 from expert_condenser.errors import TrainingError
 from expert_condenser.names import canonical
-from expert_condenser.training.engines import config_file
+from expert_condenser.training.engines import config_file, expert_parallel
 
 ENGINE, PROCESSES = "accelerate_config", "num_processes"
 """The two options; a recipe's file may have them too, where only the process that launches reads them."""
@@ -58,6 +58,8 @@ def start(launch: Launch, command: str) -> None:
 
     options = ["--config_file", str(config_file(launch.engine)), "--num_processes", str(launch.processes)]
     program = ["--module", "expert_condenser.cli", command, *launch.words]
+    if launch.engine == expert_parallel.EP:
+        os.environ[expert_parallel.VARIABLE] = expert_parallel.EP  # the launcher hands it on
     launch_command(launch_command_parser().parse_args([*options, *program]))
 
 

@@ -1,5 +1,6 @@
 """The model of a run: loaded, with its adapter, calibrated on the data and prepared by its method."""
 
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from expert_condenser.moe.own_types import CondenserModel
 from expert_condenser.moe.parameters import count_trainable
 from expert_condenser.training.auxiliary import check_auxiliary_gradient
 from expert_condenser.training.calibrate import usage_on_rows
+from expert_condenser.training.engines import expert_parallel
+from expert_condenser.training.engines.deepspeed import loading_whole
+from expert_condenser.training.engines.support import check_checkpoint
 from expert_condenser.training.folder import RunFolder
 from expert_condenser.training.probe import batches_of_rows
 from expert_condenser.training.recipe import Recipe
@@ -44,6 +48,8 @@ def prepare_base(recipe: Recipe, rows: TrainingRows) -> Prepared:
 def prepare_phase(recipe: Recipe, rows: TrainingRows, folder: RunFolder, phase: str) -> Prepared:
     """The model of a phase that goes on: from its newest checkpoint, from the phase before, or from the base."""
     checkpoint, method = folder.newest_checkpoint(phase), recipe.new_method(phase)
+    if checkpoint is not None:
+        check_checkpoint(checkpoint, recipe.trainer)
     source = checkpoint or folder.before(phase)
     state = folder.state_before(phase, checkpoint)
     if state is not None:
@@ -64,6 +70,7 @@ def _prepare(prepared: Prepared, recipe: Recipe, rows: TrainingRows) -> Prepared
         length = recipe.trainer.max_length
         method.probe(model, batches_of_rows(rows.train, method.probe_rows, length, recipe.device))
     method.prepare(model)
+    expert_parallel.begin_phase(model)
     if method.router_aux_loss_coef:
         check_auxiliary_gradient(model, method.layers)
     return prepared
@@ -81,14 +88,18 @@ def load_for_training(source: str | Path, recipe: Recipe, method: Method, *, is_
         **({"revision": run.revision} if is_base and run.revision is not None else {}),
         **(_dequantised(source, run.revision) if is_base else {}),
     }
-    model = load_model(source, run.dtype, train=True, **options)
+    adapted = recipe.adapter.lora is not None
+    if expert_parallel.is_asked():
+        options |= expert_parallel.loading_options()
+    with loading_whole(recipe.trainer) if adapted or method.whole_start else nullcontext():
+        model = load_model(source, run.dtype, train=True, **options)
     make_savable(model)
     if is_base and isinstance(model, CondenserModel | PeftModel):
         raise TrainingError(
             f"a run starts from a base model, and {source} is the result of one, with router state or an adapter; "
             "name its base, or --resume the run that made it"
         )
-    if is_base and recipe.adapter.lora is not None:
+    if is_base and adapted:
         torch.manual_seed(recipe.trainer.seed)
         model = add_adapter(model, recipe.adapter, recipe.adapter_targets, method.routing)
     return model

@@ -15,6 +15,9 @@ from expert_condenser.files import full_disk_named, read_json, write_json
 from expert_condenser.methods import Method
 from expert_condenser.training.auxiliary import lend_fields, restore_fields
 from expert_condenser.training.callback import METHOD_STATE, MethodCallback
+from expert_condenser.training.engines.deepspeed import begin_phase
+from expert_condenser.training.engines.fsdp import name_layers
+from expert_condenser.training.engines.support import engine_of
 from expert_condenser.training.fixed_rows import ROWS, record_routing
 from expert_condenser.training.folder import RunFolder
 from expert_condenser.training.model import Prepared, trainable_counts
@@ -37,7 +40,7 @@ def train_phase(
     method, model, checkpoint = prepared.method, prepared.model, prepared.checkpoint
     if checkpoint is None:
         _begin(folder, method, model)
-    callback = MethodCallback(method, loaded_from=checkpoint)
+    callback = MethodCallback(method, loaded_from=checkpoint, saves_slices=True)
     recorder = RunRecorder(folder, method.phase, checkpoint)
     stop = StopOnSignal(folder.recipe.device)
     trainer = make_trainer(folder, rows, method, model, [callback, *callbacks, recorder, stop])
@@ -83,9 +86,13 @@ def make_trainer(
     """TRL's trainer for one phase of a recipe."""
     recipe = folder.recipe
     lend_fields(model.config.get_text_config(), method.layers)
+    args = phase_arguments(recipe, method)
+    begin_phase(args, model, method.layers)
+    if engine_of(args).startswith("fsdp2"):
+        name_layers(model, method.layers)
     trainer = StrictSFTTrainer(
         model=model,
-        args=phase_arguments(recipe, method),
+        args=args,
         train_dataset=rows.train,
         eval_dataset=rows.evaluation,
         processing_class=rows.tokenizer,

@@ -12,6 +12,7 @@ from expert_condenser.checkpoint.generation import make_savable
 from expert_condenser.checkpoint.load import load_model, resolve_model
 from expert_condenser.errors import TrainingError
 from expert_condenser.files import move_into
+from expert_condenser.training.engines.deepspeed import loading_whole
 from expert_condenser.training.folder import RunFolder
 from expert_condenser.training.model import dtype_of
 from expert_condenser.training.rows import TrainingRows
@@ -39,7 +40,8 @@ def publish(folder: RunFolder, rows: TrainingRows) -> Path:
         copy_model(final, made / "adapter")
         describe_model(made / "adapter", provenance)
         move_into(made, folder.path)  # whatever comes of the merging
-        model, difference = merge_checked(load_model(final))
+        with loading_whole(recipe.trainer):  # in this process alone
+            model, difference = merge_checked(load_model(final))
         dtype = dtype_of(recipe.run.dtype, resolve_model(recipe.run.model))
         model.generation_config.eos_token_id = rows.stops if rows.stops[1:] else rows.stops[0]
         make_savable(model)

@@ -7,6 +7,7 @@ own method alone. Version 1, written before 0.2 without a `format_version`, is r
 """
 
 import json
+import math
 import subprocess
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import PackageNotFoundError, distribution, version
@@ -18,6 +19,8 @@ from expert_condenser.files import read_json, write_json
 
 RUN, METRICS = "run.json", "metrics.jsonl"
 FORMAT_VERSION = 4
+PER_STEP = ("per_device_train_batch_size", "gradient_accumulation_steps")
+"""Options that make the rows of a step, with the number of processes."""
 PACKAGES = ("expert-condenser", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
 
 
@@ -52,6 +55,10 @@ class RunRecord:
     """Of a study's run: `seconds`, `cpu_seconds`, `flops`, `peak_mb`, `resumed`."""
     interpolated: float | None = None
     """Of a study's run: what was evaluated lies at this share of the way from the base; None: the result itself."""
+    engine: str | None = None
+    """How the run's processes shared the work when it began, as `condenser train --accelerate_config` names it."""
+    processes: int | None = None
+    """How many there were; None in records of earlier releases."""
     format_version: int = FORMAT_VERSION
 
     @classmethod
@@ -83,6 +90,11 @@ class RunRecord:
         known = {f.name for f in fields(cls)}
         return cls(**{key: value for key, value in content.items() if key in known})
 
+    def rows_per_step(self) -> int | None:
+        """Rows of one optimizer step, over all processes; None where the record does not say."""
+        numbers = [self.processes, *(self.config.get(name) for name in PER_STEP)]
+        return math.prod(numbers) if all(isinstance(n, int) for n in numbers) else None  # type: ignore[arg-type]
+
     def write(self, path: Path) -> None:
         """Write `run.json`, whole or not at all."""
         write_json(path, asdict(self))
@@ -107,6 +119,8 @@ _OPTIONAL = {
     "cost": dict,
     "data": dict,
     "interpolated": float,
+    "engine": str,
+    "processes": int,
 }
 _RENAMED = {"model_name_or_path": "model", "dataset": "data", "dataset_split": "split", "eval_dataset": "eval_data"}
 """Option names of version 1, and what they are called since."""

@@ -9,11 +9,10 @@ from typing import Any
 
 from accelerate.logging import get_logger
 from peft import PeftModel
-from torch.distributed.fsdp import FullyShardedDataParallel
-from torch.distributed.tensor import DTensor
 
 from expert_condenser.checkpoint.load import load_model
 from expert_condenser.errors import CheckpointError, TrainingError
+from expert_condenser.moe.split import is_split
 
 logger = get_logger(__name__)
 
@@ -34,10 +33,3 @@ def restore_weights(model: Any, checkpoint: Path) -> None:
             f"a training goes on from whole weights, and those in {checkpoint} cannot be read: {error}. Start from the "
             "model that the checkpoint is of, or from load_model(checkpoint)."
         ) from error
-
-
-def is_split(model: Any) -> bool:
-    """Whether the weights are split over processes, by FSDP or ZeRO-3."""
-    if any(isinstance(module, FullyShardedDataParallel) for module in model.modules()):
-        return True
-    return any(hasattr(parameter, "ds_id") or isinstance(parameter, DTensor) for parameter in model.parameters())

@@ -7,6 +7,7 @@ from transformers import TrainerCallback
 
 from expert_condenser.files import full_disk_named
 from expert_condenser.ownership import ending_on_sigterm
+from expert_condenser.training.engines.support import check_support
 from expert_condenser.training.folder import RunFolder
 from expert_condenser.training.lost_process import lost_process_named
 from expert_condenser.training.model import prepare_base, prepare_phase
@@ -24,6 +25,7 @@ def train(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> Path:
     has taken its first step. A resumed run trains the phases that are not done, from their newest checkpoint.
     """
     recipe.phase_length()
+    check_support(recipe)
     lost = lost_process_named(recipe.trainer.ddp_timeout)
     with ending_on_sigterm(), lost, full_disk_named(Path(recipe.trainer.output_dir)), RunFolder(recipe) as folder:
         recipe = folder.recipe

@@ -8,6 +8,7 @@ import torch
 from expert_condenser.checkpoint.guard import is_closed
 from expert_condenser.errors import TrainingError
 from expert_condenser.files import free_bytes
+from expert_condenser.moe.split import numel
 from expert_condenser.training.recipe import Recipe
 
 _MOMENTS = 2
@@ -48,5 +49,4 @@ def missing_for(phase: Path, trainer: Any) -> int:
 
 
 def _bytes(parameter: Any) -> int:
-    size: int = parameter.numel() * parameter.element_size()
-    return size
+    return numel(parameter) * int(parameter.element_size())

@@ -3,7 +3,9 @@ finds the order of rows grouped by length again, the routers may learn at a rate
 learning-rate schedule.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -11,12 +13,16 @@ import torch
 import torch.distributed
 from torch.utils.data import DataLoader, Sampler
 from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer_utils import SaveStrategy
 from trl import SFTTrainer
 
 from expert_condenser.errors import FailedRunError, TrainingError
 from expert_condenser.moe.layers import moe_layers
 from expert_condenser.moe.parameters import parameter_groups
+from expert_condenser.moe.slices import without_slices, write_slices_back
+from expert_condenser.moe.split import is_split
 from expert_condenser.training.engines import check_engine
+from expert_condenser.training.engines.optimizer_state import NAMES, SCHEDULE, STATE, load_state, save_names, save_state
 from expert_condenser.training.refusals import refusals_named
 from expert_condenser.training.schedule import WHOLE, Stretch, continued
 
@@ -73,6 +79,21 @@ def split_by_factor(optimizer: torch.optim.Optimizer, model: Any, factors: Mappi
         optimizer.add_param_group(group)
 
 
+@contextmanager
+def own_checkpoints(args: Any, model: Any) -> Iterator[None]:
+    """Let a trainer be made that saves checkpoints of weights which transformers has split while it loaded them.
+
+    It refuses that when it is made, since it has no resume for them; ours is below.
+    """
+    asked = args.save_strategy
+    if getattr(model, "is_distributed_loading_by_transformers", False):
+        args.save_strategy = SaveStrategy.NO
+    try:
+        yield
+    finally:
+        args.save_strategy = asked
+
+
 class StrictSFTTrainer(SFTTrainer):
     """The trainer of every run."""
 
@@ -91,7 +112,7 @@ class StrictSFTTrainer(SFTTrainer):
         self.router_learning_rate_factor = router_learning_rate_factor
         self.stretch = stretch
         self._not_finite: torch.Tensor | None = None
-        with refusals_named():
+        with refusals_named(), own_checkpoints(kwargs["args"], kwargs["model"]):
             super().__init__(*args, **kwargs)
         check_engine(self.accelerator.distributed_type.value, self.accelerator.num_processes)
 
@@ -150,6 +171,49 @@ class StrictSFTTrainer(SFTTrainer):
                 f"the loss is {what} at step {self.state.global_step + 1}; the run stops and keeps its last "
                 "checkpoint. Lower learning_rate or check the data, then --resume."
             )
+
+    def save_model(self, *args: Any, **kwargs: Any) -> None:
+        """As in transformers, with the slices that train in the weights that they are of."""
+        write_slices_back(self.model)
+        super().save_model(*args, **kwargs)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """As in transformers; DeepSpeed gathers weights past the hooks of `state_dict`, and so the slices as well."""
+        # The only place between the gathering and the file.
+        super()._save(output_dir, state_dict if state_dict is None else without_slices(state_dict))
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """As in transformers; of split weights the state is written whole, as that of one process.
+
+        There is no public place for it. accelerate's FSDP writes files that no other engine reads.
+        """
+        folder, writes = Path(output_dir), self.args.should_save
+        if not self.is_deepspeed_enabled and is_split(self.model):
+            save_state(self.model, self.optimizer, folder, writes=writes)
+            if writes:
+                torch.save(self.lr_scheduler.state_dict(), folder / SCHEDULE)  # type: ignore[union-attr]
+        else:
+            super()._save_optimizer_and_scheduler(output_dir)
+        if writes and not self.is_deepspeed_enabled:
+            save_names(self.model, self.optimizer, folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """As in transformers; a model that was loaded from the checkpoint before it was split has all of it."""
+        if not self._is_whole_checkpoint(resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """As in transformers, by the names of the parameters, and for split weights from the whole state."""
+        named = checkpoint is not None and not self.is_deepspeed_enabled and (Path(checkpoint) / NAMES).exists()
+        if checkpoint is None or not (named or self._is_whole_checkpoint(checkpoint)):
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        load_state(self.model, self.optimizer, self.lr_scheduler, Path(checkpoint))
+
+    def _is_whole_checkpoint(self, checkpoint: str) -> bool:
+        """Whether whole tensors go into split weights; DeepSpeed's are not, nor were FSDP's in earlier releases."""
+        splits = self.is_fsdp_enabled or getattr(self, "is_distributed_loading_by_transformers", False)
+        return bool(splits) and (Path(checkpoint) / STATE).exists()
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
         """As transformers', with an order by length that the seed decides; there is no public place to set one."""

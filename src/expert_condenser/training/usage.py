@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed
@@ -56,9 +57,17 @@ def collect(attachment: Attachment) -> StepUsage:
     stacked = torch.stack([_row(router.counter, device) for router in attachment.routers])
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(stacked)
+        stacked /= sharing_processes(attachment)
     attachment.reset(detailed=attachment.watch.detailed)
     counts, mass, gate_mass, (changed, tokens) = _split(stacked.cpu(), attachment.routers[0].num_experts)
     return StepUsage(counts.round().long(), mass, gate_mass, changed / tokens)
+
+
+def sharing_processes(attachment: Attachment) -> int:
+    """How many processes see each token: those of a tensor-parallel group, in a model that transformers has split."""
+    decoder: Any = None if attachment.decoder is None else attachment.decoder()
+    config = getattr(getattr(decoder, "config", None), "distributed_config", None)
+    return 1 if config is None else int(config.tp_size)
 
 
 def check_counted(usage: StepUsage, layers: Sequence[MoELayer], step: int) -> None:

@@ -38,4 +38,8 @@ def config_file(engine: str) -> Path:
         )
     if engine in DEEPSPEED and find_spec("deepspeed") is None:
         raise TrainingError(f"{engine} needs DeepSpeed, which is not installed: pip install deepspeed, or take fsdp2")
+    if engine == "ep" and find_spec("transformers.distributed.expert_parallel") is None:
+        raise TrainingError(
+            "ep needs transformers 5.23 or newer, which sends tokens to experts; update it, or take fsdp2"
+        )
     return path
