@@ -36,6 +36,8 @@ SHORT = {"study": "study.yaml", "trainer": 1, "ranks": 2}
 @pytest.fixture(scope="module")
 def forked():
     """Processes that have imported everything: a start takes a tenth of a second and not ten."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # behind `&`, and children would ignore it too
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.preloaded"])
     first = context.Process(target=time.sleep, args=(0,))
@@ -120,8 +122,12 @@ class StudyRun(Run):
         self.processes[0].send_signal(number)
         return number
 
-    def codes(self, seconds=240):
-        found = [self.processes[0].wait(seconds)]
+    def codes(self, seconds=600):
+        try:
+            found = [self.processes[0].wait(seconds)]
+        finally:
+            self.processes[0].kill()
+            self.processes[0].wait()
         end = time.monotonic() + 60
         while (orphans := self.living()) and time.monotonic() < end:
             time.sleep(0.1)
