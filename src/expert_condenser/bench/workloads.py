@@ -66,7 +66,13 @@ class TrainWork:
     def __init__(self, arm: Arm, model: PreTrainedModel, setting: Setting) -> None:
         self.model: Any = share_storage(model)
         self.method: Method = prepare(arm, self.model, setting.experts)
-        self.state = SimpleNamespace(global_step=0, max_steps=1, logging_steps=1, log_history=[{}])
+        self.state = SimpleNamespace(
+            global_step=0,
+            max_steps=1,
+            logging_steps=1,
+            log_history=[{}],
+            is_world_process_zero=False,  # which writes the history, and a benchmark has no folder
+        )
         self.args = SimpleNamespace(n_gpu=1, fp16=False, router_aux_loss_coef=self.method.router_aux_loss_coef)
         self.callback = MethodCallback(self.method)
         self.callback.on_train_begin(self.args, self.state, None, model=self.model)

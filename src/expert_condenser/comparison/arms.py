@@ -25,7 +25,8 @@ _BOOKKEEPING = frozenset(
         *("report_to", "disable_tqdm", "skip_memory_metrics", "include_num_input_tokens_seen", "ddp_timeout"),
         *("dataloader_num_workers", "dataloader_persistent_workers", "dataloader_pin_memory", "dataset_num_proc"),
         *("dataloader_prefetch_factor", "per_device_eval_batch_size", "prediction_loss_only", "batch_eval_metrics"),
-        *("bf16_full_eval", "fp16_full_eval", "device_map"),
+        *("bf16_full_eval", "fp16_full_eval", "device_map", "use_cpu"),
+        *("ddp_backend", "ddp_bucket_cap_mb", "ddp_find_unused_parameters"),
     }
 )
 _BOOKKEEPING_PREFIXES = ("eval_", "log_", "logging_", "save_", "hub_", "trackio_", "do_")
