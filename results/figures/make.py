@@ -13,7 +13,7 @@ from expert_condenser.cli.demo import ARMS
 from expert_condenser.cli.main import main
 from expert_condenser.testbed import finetune_recipe_path
 
-TASK = "testbed:worked_pairs"
+TASK = "testbed:fact_pairs"
 """What the runs learn; its held-out items are what models are looked at with."""
 OLD = "testbed:chain_sum"
 """A task that the base knew before."""
