@@ -97,7 +97,7 @@ def _accept(words: list[str]) -> None:
     parser.shared("output_dir", required=True)
     parser.shared("limit", type=positive, default=400, help="items of the facts and tasks; a fifth of old families")
     parser.add_argument("--experts", type=positive, default=12, help="experts of a layer that are taken out")
-    parser.add_argument("--rows", type=positive, default=7500, help="rows to fine-tune on")
+    parser.add_argument("--rows", type=positive, default=9000, help="rows to fine-tune on")
     parser.add_argument("--learning_rates", type=rates, help="a grid with commas, ascending")
     options = parser.read(words)
     from expert_condenser.checkpoint.load import resolve_model  # once the words are right: torch

@@ -33,12 +33,12 @@ RANDOM_DRAWS = 3
 class AcceptanceConfig:
     """How a base is examined."""
 
-    learning_rates: tuple[float, ...] = (5e-5, 1e-4, 2e-4, 4e-4, 6e-4)
+    learning_rates: tuple[float, ...] = (5e-5, 1e-4, 2e-4, 4e-4)
     experts: int = 12
     """P, how many experts of a layer are taken out."""
     limit: int = 400
     """Validation items of the facts and of every task; a fifth of it of every old family."""
-    rows: int = 7500
+    rows: int = 9000
     epochs: float = 1.0
     batch_size: int = 10
     seed: int = 0
