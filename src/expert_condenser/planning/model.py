@@ -67,17 +67,15 @@ def build(
 
     `share` is the part of the experts that ESFT trains, which the data decide; None: `top_p`, which is the most.
     """
-    # Copied: a model writes the implementations of its attention and experts into its config.
-    config = type(config).from_dict(config.to_dict())
     attention = recipe.run.attn_implementation
     options = {"attn_implementation": attention} if attention in ("eager", "sdpa") else {}
     kind = auto_class(type(config))
     try:
-        model = kind.from_config(config, dtype=dtype, experts_implementation=implementation, **options)
+        model = kind.from_config(_copied(config), dtype=dtype, experts_implementation=implementation, **options)
     except ValueError as error:  # some families have one implementation only, and say so
         if "experts implementation" not in str(error):
             raise
-        model = kind.from_config(config, dtype=dtype, **options)
+        model = kind.from_config(_copied(config), dtype=dtype, **options)
     method = recipe.new_method()
     if recipe.adapter.lora is not None:
         model = add_adapter(model, recipe.adapter, recipe.adapter_targets, method.routing)
@@ -86,6 +84,11 @@ def build(
     if method.router_aux_loss_coef:
         lend_fields(model.config.get_text_config(), method.layers)
     return model.train(), method
+
+
+def _copied(config: Any) -> Any:
+    """A config to build a model of: it writes the implementations of attention and experts into it, also if it fails."""
+    return type(config).from_dict(config.to_dict())
 
 
 def choose_experts(model: Any, method: Method, share: float | None) -> None:
