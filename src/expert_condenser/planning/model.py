@@ -87,7 +87,7 @@ def build(
 
 
 def _copied(config: Any) -> Any:
-    """A config to build a model of: it writes the implementations of attention and experts into it, also if it fails."""
+    """A config to build a model of, which writes implementations into it, also where it fails."""
     return type(config).from_dict(config.to_dict())
 
 
