@@ -2,9 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
+LONG := tests/planning/test_traced_families.py tests/planning/test_measured.py tests/test_gpu_check.py
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup demo test test-slow test-all engines fuzz-runs kill-test gpu-check check catalog figures tree mutation recipes clean
+.PHONY: setup demo test test-slow test-long test-all engines fuzz-runs kill-test gpu-check check catalog figures tree mutation recipes clean
 
 setup: $(READY)
 
@@ -23,9 +24,13 @@ test: $(READY)
 
 # The rest: the same promises for every family, method and option.
 test-slow: $(READY)
-	$(PYTEST) -m slow
+	$(PYTEST) -m slow $(LONG:%=--ignore=%)
 
-test-all: test test-slow
+# What takes minutes by itself: plans against torch's memory tracker, and of every family; the GPU day on a CPU.
+test-long: $(READY)
+	$(PYTEST) -m slow $(LONG)
+
+test-all: test test-slow test-long
 
 # Every engine against one process, DeepSpeed among them, and the table of docs/engines.md: about half an hour.
 engines: $(READY)
