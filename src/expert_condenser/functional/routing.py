@@ -204,11 +204,13 @@ def biased_ranks(
     order, since that is what the stock model computes whose correction is b + beta. While
     the bias is zero the ranks are the family's own, so that even ties fall as they do there.
     """
-    native = native_ranks(logits, scoring, correction)
     if correction is not None:
         biased = native_ranks(logits, scoring, correction + bias)
-    else:
-        biased = (native if config.bias_space == "score" else logits.float()) + bias
+        if correction.dtype == torch.float32:  # plus 0 it is itself; of a narrower one the sum would be wider
+            return biased
+        return torch.where((bias == 0).all(), native_ranks(logits, scoring, correction), biased)
+    native = native_ranks(logits, scoring)
+    biased = (native if config.bias_space == "score" else logits.float()) + bias
     return torch.where((bias == 0).all(), native, biased)
 
 

@@ -59,9 +59,10 @@ class StopOnSignal(TrainerCallback):
 
     def _agree(self) -> int:
         """The signal that any process got, the same on all of them; 0 is none."""
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return self._asked  # of every step: one process alone need not wait for its device
         asked = torch.tensor(self._asked, device=self._device)
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX)
+        torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX)
         return int(asked)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
