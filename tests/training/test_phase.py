@@ -1,11 +1,12 @@
-"""The order of the rows in each phase: by the seed, or by `data_seed` where that is set."""
+"""The order of the rows in each phase: by the seed, or by `data_seed` where that is set. Whose a checkpoint's state is."""
 
 import pytest
+from transformers import TrainerState
 
 from expert_condenser import moe_layers
 from expert_condenser.checkpoint.load import load_model
 from expert_condenser.training.folder import RunFolder
-from expert_condenser.training.phase import make_trainer
+from expert_condenser.training.phase import make_trainer, state_of
 from expert_condenser.training.rows import load_rows_of
 from tests.runs import config, make_base
 
@@ -52,3 +53,11 @@ def test_data_seed_decides_the_order_in_both_phases(orders, grouped):
 def test_a_method_of_one_phase_sees_the_same_rows_in_the_same_order(orders):
     assert orders(method="sft", data_seed=7) == orders(data_seed=7) == orders(seed=3, data_seed=7)
     assert orders(method="sft", data_seed=8) != orders(data_seed=7), "control"
+
+
+@pytest.mark.parametrize("main", [True, False])
+def test_the_state_of_a_checkpoint_knows_which_process_reads_it(tmp_path, main):
+    """The main process wrote it; one file that two processes write at once is lost to both."""
+    TrainerState(global_step=3).save_to_json(str(tmp_path / "trainer_state.json"))
+    state = state_of(tmp_path, main=main)
+    assert (state.is_world_process_zero, state.global_step) == (main, 3)

@@ -51,7 +51,7 @@ def train_phase(
             _record_routing(folder, trainer, rows, method, "start")
             trainer.train()
         elif is_last(checkpoint):  # a crash came after the last step; the Trainer would take one more
-            state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+            state = state_of(checkpoint, main=folder.main)
             callback.restore(trainer.args, state, model)
             recorder.on_train_begin(trainer.args, state, None)
         else:
@@ -137,6 +137,13 @@ def is_last(checkpoint: Path) -> bool:
     """Whether a checkpoint was written after the last step of its training."""
     state = read_json(checkpoint / "trainer_state.json")
     return bool(state["global_step"] >= state["max_steps"])
+
+
+def state_of(checkpoint: Path, *, main: bool) -> TrainerState:
+    """The Trainer's state in a checkpoint, which the main process wrote, as the main process or another one has it."""
+    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    state.is_world_process_zero = main
+    return state
 
 
 def _close(
