@@ -63,6 +63,14 @@ def start(base, folder, processes=1, pace=0.0, nan_at=-1, output=None, **options
     return found
 
 
+def launched(base, folder, engine):
+    """Two processes by one command, to their end."""
+    words = words_of(base, folder, 2, accelerate_config=engine, num_processes=2)
+    command = [sys.executable, "-m", "expert_condenser.cli", "train", *map(str, words)]
+    environment = {**ENVIRONMENT, "DS_ACCELERATOR": "cpu"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=900)
+
+
 def wait(processes, timeout=120):
     """Their exit statuses; those that do not end are killed, which is a `TimeoutExpired`."""
     end = time.monotonic() + timeout

@@ -7,8 +7,11 @@ import json
 
 import pytest
 
+from expert_condenser.training.engines import ENGINES
+from tests import runs
 from tests.engines.comparison import Bench, slug
 from tests.engines.table import COLUMNS, RESULTS, ROWS, reason
+from tests.short_run import launched
 
 pytest.importorskip("deepspeed")
 CONDENSER = slug("olmoe", "condenser")
@@ -92,3 +95,14 @@ def test_a_run_goes_on_in_another_engine(whole, first, second):
 def test_what_deepspeed_wrote_is_for_deepspeed(whole, first, second):
     for name in resumed(whole, first, second, ("condenser",)).values():
         assert "the optimizer's state in" in whole.refused(first, name)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_one_command_starts_every_engine(tmp_path, name):
+    done = launched(runs.make_base(tmp_path), tmp_path / "run", name)
+    if name == "fsdp2_offload":
+        assert (done.returncode, "the run is on CPUs; take fsdp2" in done.stderr) == (2, True)
+        return
+    assert done.returncode == 0, done.stderr[-3000:]
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (record["finished"], record["engine"], record["processes"]) == (True, name, 2)

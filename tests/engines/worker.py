@@ -6,10 +6,8 @@ import sys
 import traceback
 from pathlib import Path
 
-import accelerate.state
 import torch
 import yaml
-from accelerate.utils import DistributedType
 
 from expert_condenser.errors import ExpertCondenserError
 from expert_condenser.training import phase
@@ -20,16 +18,6 @@ from tests.engines.controls import CONTROLS
 from tests.runs import At, Interrupted, interrupt, with_callback
 
 MAKE_TRAINER = phase.make_trainer
-
-
-class WithCpu:
-    """accelerate's kinds of engines, with gloo on CPUs in the place of one that may become FSDP.
-
-    accelerate splits weights on accelerators alone, and runs DDP on CPUs; FSDP2 itself works on both.
-    """
-
-    def __getattr__(self, name):
-        return DistributedType.MULTI_CPU if name == "MULTI_MUSA" else getattr(DistributedType, name)
 
 
 def variables(engine):
@@ -52,8 +40,6 @@ def prepare(engine):
         os.environ[name] = str(value).lower() if isinstance(value, bool) else str(value)
     if engine == expert_parallel.EP:
         os.environ[expert_parallel.VARIABLE] = engine
-    if engine.startswith("fsdp2"):
-        accelerate.state.DistributedType = WithCpu()
     if engine.startswith("zero3"):
         phase.begin_phase = splitting_all(phase.begin_phase)
 

@@ -6,7 +6,7 @@ import torch
 from expert_condenser.errors import PlanError
 from expert_condenser.kernels import buffers
 from expert_condenser.planning.engines import ENGINES, ITEMS
-from expert_condenser.planning.outline import engine_of, memory_of, outline
+from expert_condenser.planning.outline import memory_of, outline
 from expert_condenser.planning.plan import make_plan
 from expert_condenser.planning.planner import Machine, Planner
 from expert_condenser.planning.units import bytes_of, shown
@@ -132,11 +132,15 @@ def test_the_line_of_a_run_that_will_not_fit(folder, monkeypatch):
 
 
 def test_the_engine_of_a_launcher_is_read(folder, monkeypatch):
-    assert engine_of(recipe(folder)) == ("one_process", 1)
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    assert engine_of(recipe(folder)) == ("fsdp2", 1)
+    assert outline(recipe(folder)).engine == "fsdp2"
     monkeypatch.setenv("FSDP_OFFLOAD_PARAMS", "true")
-    assert engine_of(recipe(folder)) == ("fsdp2_offload", 1)
+    assert outline(recipe(folder)).engine == "fsdp2_offload"
+    monkeypatch.setenv("EXPERT_CONDENSER_ENGINE", "ep")
+    assert outline(recipe(folder)).engine == "ep"
+    monkeypatch.setattr("expert_condenser.planning.outline.engine_of", lambda trainer: "zero1")
+    with pytest.raises(PlanError, match="this run is on zero1"):
+        outline(recipe(folder))
 
 
 def test_a_model_without_a_config_is_named(tmp_path):

@@ -2,13 +2,11 @@
 
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from expert_condenser.errors import TrainingError
 from expert_condenser.training import launch as launch_module
@@ -16,7 +14,7 @@ from expert_condenser.training.engines import DEEPSPEED, ENGINES, check_engine, 
 from expert_condenser.training.launch import Launch, launch_of, start
 from expert_condenser.training.parse import parse_recipe, written_options
 from tests.runs import make_base
-from tests.training.test_run_folder import ENVIRONMENT
+from tests.short_run import launched
 
 KINDS = {"ddp": "MULTI_GPU", "ep": "MULTI_GPU", "fsdp2": "FSDP", "fsdp2_offload": "FSDP"} | dict.fromkeys(
     DEEPSPEED, "DEEPSPEED"
@@ -127,18 +125,28 @@ def test_the_processes_of_expert_parallelism_are_told_by_their_environment(monke
 @pytest.mark.slow
 def test_two_processes_train_by_one_command(tmp_path):
     base = make_base(tmp_path)
-    words = ["--model", base / "model", "--data", base / "rows.jsonl", "--output_dir", tmp_path / "run", "--use_cpu"]
-    words += ["true", "--bf16", "false", "--method", "bias_only", "--max_steps", "2", "--ddp_backend", "gloo"]
-    words += ["--accelerate_config", "ddp", "--num_processes", "2", "--per_device_train_batch_size", "2"]
-    done = subprocess.run(
-        [sys.executable, "-m", "expert_condenser.cli", "train", *map(str, words)],
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = launched(base, tmp_path / "run", "fsdp2")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("result: ") == 1, "one process speaks"
+    assert " per device on fsdp2: " in " ".join(done.stderr.split())
     record = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert record["finished"]
-    assert Path(tmp_path / "run" / "model" / "model.safetensors").exists()
+    assert (record["finished"], record["engine"], record["processes"]) == (True, "fsdp2", 2)
+    assert (tmp_path / "run" / "model" / "model.safetensors").exists()
+    refused = launched(base, tmp_path / "other", "fsdp2_offload")
+    assert refused.returncode == 2
+    assert "the run is on CPUs; take fsdp2" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(("status", "expected"), [(2, 2), (-9, 137)])
+def test_the_status_is_that_of_the_process_that_failed_first(monkeypatch, status, expected):
+    failure = ProcessFailure(0, 1, status, "none")
+
+    def fail(options):
+        raise ChildFailedError("train", {0: failure})
+
+    monkeypatch.setattr("accelerate.commands.launch.launch_command", fail)
+    with pytest.raises(SystemExit) as caught:
+        start(Launch("ddp", 2, []), "train")
+    assert caught.value.code == expected

@@ -1,4 +1,4 @@
-"""The order of the rows in each phase: by the seed, or by `data_seed` where that is set. Whose a checkpoint's state is."""
+"""The order of the rows in each phase: by the seed, or by `data_seed` where that is set. Who reads a checkpoint."""
 
 import pytest
 from transformers import TrainerState

@@ -1,5 +1,6 @@
 """Every field of TRL's `SFTConfig` is passed on, set by the run, or refused with the reason."""
 
+import os
 from dataclasses import fields
 
 import pytest
@@ -73,3 +74,12 @@ def test_only_the_documented_defaults_differ_from_trl():
     own = set(TrainerConfig.__annotations__)
     assert found <= own
     assert {"num_train_epochs", "warmup_steps", "lr_scheduler_type", "learning_rate", "seed"} <= found
+
+
+def test_the_recipe_says_the_precision_and_no_launcher(monkeypatch):
+    """Every packaged file for `accelerate launch` says bf16."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    assert SFTConfig(**CPU).mixed_precision == "bf16", "control"
+    assert recipe().trainer.mixed_precision == "no"
+    assert recipe(bf16=True).trainer.mixed_precision == "bf16"
+    assert os.environ["ACCELERATE_MIXED_PRECISION"] == "bf16"

@@ -53,14 +53,23 @@ def launch_of(words: list[str], written: dict[str, object]) -> Launch | None:
 
 
 def start(launch: Launch, command: str) -> None:
-    """Run `condenser COMMAND` in all processes, and wait for them; raises `SystemExit` with their status."""
+    """Run `condenser COMMAND` in all processes, and wait for them; raises `SystemExit` with their status.
+
+    The status is of the process that failed first, which has said why: torch's own report of it says no more.
+    """
     from accelerate.commands.launch import launch_command, launch_command_parser
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     options = ["--config_file", str(config_file(launch.engine)), "--num_processes", str(launch.processes)]
     program = ["--module", "expert_condenser.cli", command, *launch.words]
     if launch.engine == expert_parallel.EP:
         os.environ[expert_parallel.VARIABLE] = expert_parallel.EP  # the launcher hands it on
-    launch_command(launch_command_parser().parse_args([*options, *program]))
+    try:
+        launch_command(launch_command_parser().parse_args([*options, *program]))
+    except ChildFailedError as error:
+        _, first = error.get_first_failure()
+        # A process that a signal ended has its number, negative; a shell says 128 and the number.
+        raise SystemExit(first.exitcode if first.exitcode > 0 else 128 - first.exitcode) from None
 
 
 def _taken(words: list[str]) -> tuple[dict[str, object], list[str]]:

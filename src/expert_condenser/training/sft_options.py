@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+from accelerate.utils import patch_environment
 from trl import SFTConfig
 
 from expert_condenser.errors import TrainingError
@@ -98,7 +99,8 @@ class TrainerConfig(SFTConfig):
         given = vars(self)["bf16"]
         if given is None and not torch.accelerator.is_available() and not self.use_cpu:
             self.bf16 = False  # TRL's default is bf16, which transformers refuses on a machine without an accelerator
-        with refusals_named():
+        # Where the options ask for none, transformers takes the launcher's: a recipe in float32 would run in bf16.
+        with refusals_named(), patch_environment(accelerate_mixed_precision="no"):
             super().__post_init__()
 
 

@@ -22,6 +22,7 @@ from expert_condenser.moe.parameters import parameter_groups
 from expert_condenser.moe.slices import without_slices, write_slices_back
 from expert_condenser.moe.split import is_split
 from expert_condenser.training.engines import check_engine
+from expert_condenser.training.engines.fsdp import fsdp_on
 from expert_condenser.training.engines.optimizer_state import NAMES, SCHEDULE, STATE, load_state, save_names, save_state
 from expert_condenser.training.refusals import refusals_named
 from expert_condenser.training.schedule import WHOLE, Stretch, continued
@@ -112,7 +113,8 @@ class StrictSFTTrainer(SFTTrainer):
         self.router_learning_rate_factor = router_learning_rate_factor
         self.stretch = stretch
         self._not_finite: torch.Tensor | None = None
-        with refusals_named(), own_checkpoints(kwargs["args"], kwargs["model"]):
+        given = kwargs["args"]
+        with refusals_named(), own_checkpoints(given, kwargs["model"]), fsdp_on(given.device):
             super().__init__(*args, **kwargs)
         check_engine(self.accelerator.distributed_type.value, self.accelerator.num_processes)
 

@@ -19,13 +19,13 @@ _ASKED = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DEEPSPEED"
 def check_engine(kind: str, processes: int) -> None:
     """Raise `TrainingError` where accelerate shares the work by another engine than the one that was asked for.
 
-    It runs DDP without a word where it is asked to split weights on CPUs. `kind` is its `distributed_type`.
+    It runs DDP without a word where it cannot split weights on a kind of device. `kind` is its `distributed_type`.
     """
     for variable, wanted in _ASKED.items():
         if os.environ.get(variable, "false").lower() == "true" and kind != wanted and processes > 1:
             raise TrainingError(
-                f"{wanted} was asked for, and accelerate runs {kind} on this machine (it splits weights on "
-                "accelerators alone); take accelerate_config: ddp, or machines with accelerators"
+                f"{wanted} was asked for, and accelerate runs {kind} on these devices; take accelerate_config: ddp, "
+                "or other machines"
             )
 
 

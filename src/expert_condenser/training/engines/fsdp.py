@@ -1,11 +1,41 @@
-"""What FSDP2 gathers at one time: the layers of the model, by the names that its family gives them."""
+"""FSDP2: what it gathers at one time, which is a layer of the model by its family's name, and where it runs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
+
+import accelerate.state
+import torch
+from accelerate.utils import DistributedType
 
 from expert_condenser.errors import UnsupportedModelError
 from expert_condenser.moe.layers import MoELayer
 from expert_condenser.moe.own_types import causal_lm
+
+
+class _WithCpu:
+    """accelerate's kinds of processes, with gloo on CPUs in the place of one that may become FSDP."""
+
+    def __getattr__(self, name: str) -> DistributedType:
+        return getattr(DistributedType, "MULTI_CPU" if name == "MULTI_MUSA" else name)
+
+
+@contextmanager
+def fsdp_on(device: torch.device) -> Iterator[None]:
+    """Within, accelerate takes FSDP2 on CPUs too, where it would run DDP without a word.
+
+    FSDP2 itself works there, which lets a recipe be tried before machines with accelerators are paid for. There is no
+    public way: accelerate compares the kind of its processes with a list of accelerators.
+    """
+    if device.type != "cpu":
+        yield
+        return
+    known = accelerate.state.DistributedType
+    accelerate.state.DistributedType = _WithCpu()
+    try:
+        yield
+    finally:
+        accelerate.state.DistributedType = known
 
 
 def name_layers(model: Any, layers: Sequence[MoELayer]) -> list[str]:

@@ -18,6 +18,11 @@ SPLITTING = ("fsdp2", "fsdp2_offload", "zero3", "zero3_offload", "ep")
 def check_support(recipe: Recipe) -> None:
     """Raise `TrainingError` where the engine of this process cannot train the recipe."""
     engine = engine_of(recipe.trainer)
+    if engine == "fsdp2_offload" and recipe.device.type == "cpu":
+        raise TrainingError(
+            "fsdp2_offload moves weights between an accelerator and the host's memory, and the run is on CPUs; "
+            "take fsdp2"
+        )
     if engine == expert_parallel.EP:
         config_file(engine)
     if (reason := refusal(recipe, engine)) is not None:
