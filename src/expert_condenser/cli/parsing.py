@@ -26,14 +26,24 @@ SHARED: dict[str, dict[str, Any]] = {
 
 
 def at_least(least: int, text: str) -> int:
-    """A whole number from `least` on; of a partial of it, argparse says what was wrong with which flag."""
+    """A whole number from `least` on, `1e9` too; of a partial of it, argparse says what was wrong with which flag."""
     try:
         value = int(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"a whole number; got {text!r}") from None
+        number = _float(text)
+        if not number.is_integer():  # nor is nan, or one that is infinite
+            raise argparse.ArgumentTypeError(f"a whole number; got {text!r}") from None
+        value = int(number)
     if value < least:
         raise argparse.ArgumentTypeError(f"at least {least}; got {value}")
     return value
+
+
+def _float(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")
 
 
 def _at_home(value: Any) -> Any:
