@@ -63,9 +63,10 @@ def start(base, folder, processes=1, pace=0.0, nan_at=-1, output=None, **options
     return found
 
 
-def launched(base, folder, engine):
-    """Two processes by one command, to their end."""
-    words = words_of(base, folder, 2, accelerate_config=engine, num_processes=2)
+def launched(base, folder, engine=None):
+    """Two processes by one command, to their end; one without an engine."""
+    both = {"accelerate_config": engine, "num_processes": 2}
+    words = words_of(base, folder) if engine is None else words_of(base, folder, 2, **both)
     command = [sys.executable, "-m", "expert_condenser.cli", "train", *map(str, words)]
     environment = {**ENVIRONMENT, "DS_ACCELERATOR": "cpu"}
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=900)

@@ -6,9 +6,11 @@ It writes `results.json`, from which the table of docs/engines.md is made.
 import json
 
 import pytest
+from safetensors.torch import load_file
 
 from expert_condenser.training.engines import ENGINES
 from tests import runs
+from tests.engines.cases import TOLERANCE
 from tests.engines.comparison import Bench, slug
 from tests.engines.table import COLUMNS, RESULTS, ROWS, reason
 from tests.short_run import launched
@@ -97,12 +99,27 @@ def test_what_deepspeed_wrote_is_for_deepspeed(whole, first, second):
         assert "the optimizer's state in" in whole.refused(first, name)
 
 
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """A base, and a run of one process by the command line."""
+    base = runs.make_base(tmp_path_factory.mktemp("base"))
+    done = launched(base, base / "run")
+    assert done.returncode == 0, done.stderr[-3000:]
+    return base
+
+
 @pytest.mark.parametrize("name", ENGINES)
-def test_one_command_starts_every_engine(tmp_path, name):
-    done = launched(runs.make_base(tmp_path), tmp_path / "run", name)
+def test_one_command_starts_every_engine(alone, tmp_path, name):
+    done = launched(alone, tmp_path / "run", name)
     if name == "fsdp2_offload":
         assert (done.returncode, "the run is on CPUs; take fsdp2" in done.stderr) == (2, True)
         return
     assert done.returncode == 0, done.stderr[-3000:]
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert (record["finished"], record["engine"], record["processes"]) == (True, name, 2)
+    found, expected = (load_file(run / "run" / "model" / "model.safetensors") for run in (tmp_path, alone))
+    assert found.keys() == expected.keys()
+    allowed = (
+        1e-5 if name == "zero3_offload" else TOLERANCE
+    )  # its AdamW is DeepSpeed's own for CPUs, which rounds otherwise
+    assert max(float((found[key] - expected[key]).abs().max()) for key in found) < allowed
