@@ -62,6 +62,7 @@ class _View:
 
         self.options, self.show = options, options.show
         self._one, self._several = Watcher(options.run), Group(options.run)
+        self._written: object = None
 
     def draw(self, hint: str) -> tuple[Any, bool]:
         """What to draw, and whether it is the last of it."""
@@ -83,7 +84,10 @@ class _View:
         """The page of the last look; the last page does not refresh itself."""
         from expert_condenser.watch.page import write_page
 
-        write_page(self.look, self.options.html, None if last else self.options.every)
+        content = (self.look.files.step, self.look.standing, self.look.pace, last)
+        if content != self._written:  # to draw takes half a second, of the run's time where there are few cores
+            write_page(self.look, self.options.html, None if last else self.options.every)
+            self._written = content
 
 
 def _follow(view: _View, console: Console, options: argparse.Namespace) -> None:

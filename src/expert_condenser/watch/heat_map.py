@@ -15,9 +15,7 @@ BARS = "▁▂▃▄▅▆▇█"
 UNUSED = "·"
 EDGES = (0.125, 0.25, 0.5, 1.0, 1.5, 2.0, 4.0)
 """Where a bar gets higher, in even shares."""
-USAGE_SCALE = (
-    f"{UNUSED} unused   {BARS[0]} under 1/8 of an even one   {BARS[4]} 1 to 1.5 times   {BARS[7]} over 4 times"
-)
+USAGE_SCALE = f"{UNUSED} unused  {BARS[0]} < 1/8  {BARS[4]} 1 to 1.5  {BARS[7]} > 4 even shares"
 
 
 @dataclass(frozen=True)

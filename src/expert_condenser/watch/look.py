@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from expert_condenser.watch.pace import Pace, duration
-from expert_condenser.watch.run_files import RunFiles, read_run
+from expert_condenser.watch.run_files import RunFiles, read_run, stamps
 from expert_condenser.watch.standing import OVER, Standing, standing_of
 
 
@@ -34,10 +34,14 @@ class Watcher:
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
         self.folder, self._clock, self._pace = folder, clock, Pace()
+        self._stamps: object = None
+        self._files: RunFiles
 
     def look(self) -> Look:
         """What the files say now."""
-        files = read_run(self.folder)
+        if (now := stamps(self.folder)) != self._stamps or now is None:  # a long log takes a while to read
+            self._stamps, self._files = now, read_run(self.folder)
+        files = self._files
         self._pace.see(files)
         standing = standing_of(files, self._pace.between_entries(files), self._clock)
         return Look(files, standing, self._pace.per_second(), self._pace.left(files))

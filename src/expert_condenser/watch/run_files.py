@@ -4,7 +4,7 @@ The run writes while they are read. A line or a file that cannot be read is left
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ class Interval:
     """The usage between two logged steps."""
 
     step: int
-    """Of its phase, at the interval's end."""
+    """Over all phases, at the interval's end."""
     counts: Int[Tensor, "L E"]
     bias: Float[Tensor, "L E"] | None
 
@@ -85,8 +85,18 @@ def read_run(folder: Path) -> RunFiles:
     for entry in entries:
         start = phases.setdefault(entry["phase"], steps[-1] if steps else 0)
         steps.append(start + entry["step"])
-    usage = _interval(folder / entries[-1]["phase"], unreadable) if entries else None
+    usage = _interval(folder, entries[-1]["phase"], phases, unreadable) if entries else None
     return RunFiles(folder, record, entries, steps, phases, usage, _condensers(folder, unreadable), unreadable)
+
+
+def stamps(folder: Path) -> list[tuple[str, int, int]] | None:
+    """The size and time of every file that is read: as long as nothing was written, the same. None where one goes."""
+    names = (RUN, METRICS, CONDENSERS, *(path.relative_to(folder) for path in folder.glob(f"*/{USAGE_HISTORY}")))
+    try:
+        found = [(str(name), (folder / name).stat()) for name in names if (folder / name).exists()]
+    except OSError:
+        return None
+    return [(name, status.st_mtime_ns, status.st_size) for name, status in found]
 
 
 def _record(path: Path, unreadable: list[str]) -> RunRecord | None:
@@ -126,16 +136,16 @@ def _entry(line: str) -> Entry | None:
     return entry if whole else None
 
 
-def _interval(folder: Path, unreadable: list[str]) -> Interval | None:
+def _interval(folder: Path, phase: str, phases: Mapping[str, int], unreadable: list[str]) -> Interval | None:
     """The last one of a phase, from the file that grows, or in what the phase left."""
-    for path in (folder / USAGE_HISTORY, folder / "final" / USAGE_HISTORY):
+    for path in (folder / phase / USAGE_HISTORY, folder / phase / "final" / USAGE_HISTORY):
         try:
             history = UsageHistory.read(path) if path.exists() else None
         except DataError as error:
             unreadable.append(str(error))
             continue
         if history is not None and history.steps:
-            return Interval(history.steps[-1], history.counts[-1], history.biases[-1])
+            return Interval(phases[phase] + history.steps[-1], history.counts[-1], history.biases[-1])
     return None
 
 

@@ -1,9 +1,9 @@
 """A run in a terminal: where it stands, the heat map, the curves; as wide as the terminal is."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions
 from rich.table import Table
 from rich.text import Text
 
@@ -46,7 +46,7 @@ class RunView:
     def __init__(self, look: Look, show: Show = "usage", hint: str = "") -> None:
         self.look, self.show, self.hint = look, show, hint
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text | Table]:
         """Draw it in the width that there is."""
         look, width = self.look, options.max_width
         yield head(look)
@@ -72,7 +72,7 @@ def head(look: Look) -> Text:
     return Text(" | ".join(parts)).append("\n").append(look.standing.text, style=style)
 
 
-def _heat(look: Look, show: Show, width: int, room: int) -> RenderResult:
+def _heat(look: Look, show: Show, width: int, room: int) -> Iterator[Text]:
     usage = look.files.usage
     if usage is None:
         yield Text("no interval of the usage is recorded yet", style="dim")
@@ -90,7 +90,7 @@ def _heat(look: Look, show: Show, width: int, room: int) -> RenderResult:
     yield Text(f"layer x expert, {show} of the steps to {usage.step}{of}", style="bold")
     for row in rows_of(levels, look.files.condensers, down, across):
         yield _line(row, margin, wide)
-    marks = "  * a condenser" if wide == 2 and look.files.condensers else ""
+    marks = "  * condenser" if wide == 2 and look.files.condensers else ""
     yield Text(f"{scale}{marks}", style="dim")
 
 
