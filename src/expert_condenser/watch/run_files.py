@@ -91,9 +91,9 @@ def read_run(folder: Path) -> RunFiles:
 
 def stamps(folder: Path) -> list[tuple[str, int, int]] | None:
     """The size and time of every file that is read: as long as nothing was written, the same. None where one goes."""
-    names = (RUN, METRICS, CONDENSERS, *(path.relative_to(folder) for path in folder.glob(f"*/{USAGE_HISTORY}")))
+    paths = [folder / name for name in (RUN, METRICS, CONDENSERS)] + list(folder.glob(f"*/{USAGE_HISTORY}"))
     try:
-        found = [(str(name), (folder / name).stat()) for name in names if (folder / name).exists()]
+        found = [(str(path), path.stat()) for path in paths if path.exists()]
     except OSError:
         return None
     return [(name, status.st_mtime_ns, status.st_size) for name, status in found]
