@@ -136,9 +136,9 @@ def _curve(axis: Any, look: Look, name: str) -> None:
 
 
 _STYLE = """
-:root { color-scheme: light dark; --ground: #fff; --ink: #1b1b1b; --grid: #e3e3e3; --line: #0b5cad; --strong: #0b3d91;
+:root { color-scheme: light dark; --ground: #fff; --ink: #1b1f24; --grid: #e2e6ea; --line: #0550ae; --strong: #0b3d91;
   --mark: #b3005e; }
-@media (prefers-color-scheme: dark) { :root { --ground: #16181c; --ink: #e8e8e8; --grid: #33373d; --line: #7ab8ff;
+@media (prefers-color-scheme: dark) { :root { --ground: #12161c; --ink: #e6edf3; --grid: #30363d; --line: #79b8ff;
   --strong: #ffd75e; --mark: #ff77b7; } }
 body { background: var(--ground); color: var(--ink); font: 1rem/1.5 system-ui, sans-serif; margin: 1rem; }
 main { max-width: 75rem; margin: auto; }
