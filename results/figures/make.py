@@ -2,7 +2,7 @@
 
 The embedded base is tuned by the three methods of `condenser demo` and by recipe.yaml, which learns (some minutes of a
 core each; finished runs are kept in --runs), and each analysis is one command, which its JSON repeats. What is there
-already, of the same command, is not made again. README.md is written from the JSON files. --usage names a folder of
+already is not made again. README.md is written from the JSON files. --usage names a folder of
 usage records of another model; each of them is a task.
 """
 
@@ -43,10 +43,16 @@ def condenser(*words: str) -> None:
 
 
 def analyze(what: str, folder: Path, *words: str) -> None:
-    """One analysis, unless its file has it already."""
+    """One analysis, unless its file has it already, of the same command and of runs that are older than it."""
     words = ("analyze", what, *words, "--output_dir", str(folder))
     file = folder / f"{what}.json"
-    if not file.exists() or read_json(file)["command"] != " ".join(["condenser", *words]):
+    runs = [Path(word.rpartition("=")[2]) / "run.json" for word in words]
+    newest = max((run.stat().st_mtime for run in runs if run.exists()), default=0.0)
+    if (
+        not file.exists()
+        or file.stat().st_mtime < newest
+        or read_json(file)["command"] != f"condenser {' '.join(words)}"
+    ):
         condenser(*words)
 
 

@@ -138,6 +138,6 @@ FIGURES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "testbed/super": ("super", _super),
     "prune_base/prune": ("prune the base", _prune),
     "prune_tuned/prune": ("prune a tuned model", _prune),
-    "prune_tuned_by_base/prune": ("the same, by the base's list", _prune),
+    "prune_tuned_by_base/prune": ("the same, by the list of the base on its old task", _prune),
 }
 """File -> what the page calls it, and its sentence."""
