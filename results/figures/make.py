@@ -2,8 +2,8 @@
 
 The embedded base is tuned by the three methods of `condenser demo` and by recipe.yaml, which learns (some minutes of a
 core each; finished runs are kept in --runs), and each analysis is one command, which its JSON repeats. What is there
-already is not made again. README.md is written from the JSON files. --usage names a folder of
-usage records of another model; each of them is a task.
+already is not made again. README.md is written from the JSON files. --usage names a folder of usage records of another
+model; each of them is a task.
 """
 
 import argparse
