@@ -61,6 +61,13 @@ def test_the_terminal_shows_bars_a_star_and_the_curves(look):
     assert "  0 ▁ ▅*▇ ▇ " in printed(look, show="bias").replace("▆", "▇")
 
 
+def test_where_only_ascii_can_be_shown_bars_are_letters(look):
+    file = io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True)
+    Console(width=120, file=file).print(RunView(look))
+    assert "  0 * = * = " not in file.buffer.getvalue().decode()
+    assert "  0 * =*  = " in file.buffer.getvalue().decode()
+
+
 @pytest.mark.parametrize("width", [20, 40, 200])
 def test_nothing_is_wider_than_the_terminal(look, width):
     assert max(map(len, printed(look, width).splitlines())) <= width

@@ -3,7 +3,7 @@
 import argparse
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.live import Live
@@ -12,6 +12,9 @@ from expert_condenser.cli.console import say_result
 from expert_condenser.cli.keys import pressed_within, reading_keys
 from expert_condenser.cli.parsing import Parser
 from expert_condenser.errors import UsageError
+
+if TYPE_CHECKING:
+    from expert_condenser.watch.look import Look
 
 
 def run(words: list[str]) -> None:
@@ -62,6 +65,7 @@ class _View:
 
         self.options, self.show = options, options.show
         self._one, self._several = Watcher(options.run), Group(options.run)
+        self._look: Look | None = None
         self._written: object = None
 
     def draw(self, hint: str) -> tuple[Any, bool]:
@@ -74,19 +78,21 @@ class _View:
             if self.options.html is not None:
                 raise UsageError(f"--html is the page of one run, and {self.options.run} has several; name one of them")
             return self._several.table(), self._several.is_over()
-        self.look = self._one.look()
-        over = self.look.standing.state in OVER
+        self._look = look = self._one.look()
+        over = look.standing.state in OVER
         if self.options.html is not None:
             self.write_page(last=over)
-        return RunView(self.look, self.show, "" if over else hint), over
+        return RunView(look, self.show, "" if over else hint), over
 
     def write_page(self, *, last: bool) -> None:
         """The page of the last look; the last page does not refresh itself."""
         from expert_condenser.watch.page import write_page
 
-        content = (self.look.files.step, self.look.standing, self.look.pace, last)
+        if self._look is None:  # interrupted before the first
+            return
+        content = (self._look.files.step, self._look.standing, self._look.pace, last)
         if content != self._written:  # to draw takes half a second, of the run's time where there are few cores
-            write_page(self.look, self.options.html, None if last else self.options.every)
+            write_page(self._look, self.options.html, None if last else self.options.every)
             self._written = content
 
 

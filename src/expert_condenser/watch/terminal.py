@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 from rich.console import Console, ConsoleOptions
-from rich.table import Table
 from rich.text import Text
 
 from expert_condenser.watch.heat_map import (
@@ -36,6 +35,8 @@ CURVES: Mapping[str, str] = {
 """Names in the log, and for people."""
 _RAMP = ("#440154", "#443983", "#31688e", "#21918c", "#35b779", "#90d743", "#c8e020", "#fde725")
 """Viridis, dark to bright: the brighter, the more."""
+_ASCII = str.maketrans(BARS + UNUSED, "_.-:=+*# ")
+"""The bars where only ASCII can be shown."""
 _MARK = "bold black on bright_magenta"
 _STATES = {State.FINISHED: "green", State.STOPPED: "red", State.SILENT: "yellow"}
 
@@ -46,19 +47,19 @@ class RunView:
     def __init__(self, look: Look, show: Show = "usage", hint: str = "") -> None:
         self.look, self.show, self.hint = look, show, hint
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text | Table]:
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
         """Draw it in the width that there is."""
         look, width = self.look, options.max_width
-        yield head(look)
         curves = [name for name in CURVES if look.files.curve(name)]
         room = max(4, console.height - len(curves) - 8) if console.is_terminal else 1000
-        yield from _heat(look, self.show, width, room)
-        if curves:
-            yield _curves(look, curves, width)
-        for problem in look.files.unreadable:
-            yield Text(f"left out: {problem}", style="yellow")
-        if self.hint:
-            yield Text(self.hint, style="dim")
+        drawn = [head(look), *_heat(look, self.show, width, room)]
+        drawn += [_curve(name, look.files.curve(name), width) for name in curves]
+        drawn += [Text(f"left out: {problem}", style="yellow") for problem in look.files.unreadable]
+        drawn += [Text(self.hint, style="dim")] if self.hint else []
+        for text in drawn:
+            if options.ascii_only:  # what cannot be encoded would end the program
+                text.plain = text.plain.translate(_ASCII)
+            yield text
 
 
 def head(look: Look) -> Text:
@@ -85,7 +86,7 @@ def _heat(look: Look, show: Show, width: int, room: int) -> Iterator[Text]:
     pool, down, across = pooled(table, room, width - margin)
     levels = bias_levels(pool) if show == "bias" else usage_levels(pool)
     wide = 2 if 2 * len(levels[0]) + margin <= width else 1
-    scale = bias_scale(table) if show == "bias" else USAGE_SCALE
+    scale = bias_scale(pool) if show == "bias" else USAGE_SCALE
     of = f", {across} experts a cell" if across > 1 else ""
     yield Text(f"layer x expert, {show} of the steps to {usage.step}{of}", style="bold")
     for row in rows_of(levels, look.files.condensers, down, across):
@@ -103,14 +104,10 @@ def _line(row: Row, margin: int, wide: int) -> Text:
     return line
 
 
-def _curves(look: Look, names: Sequence[str], width: int) -> Table:
-    grid = Table.grid(padding=(0, 2))
-    for justify in ("left", "right", "left"):
-        grid.add_column(justify=justify, no_wrap=True)
-    for name in names:
-        values = look.files.curve(name)
-        grid.add_row(CURVES[name], f"{values[-1]:.4g}", Text(spark(values, max(8, width - 32)), style="cyan"))
-    return grid
+def _curve(name: str, values: Sequence[float], width: int) -> Text:
+    """The name, the last value, and the curve in what is left of the line."""
+    line = Text(f"{CURVES[name]:<13} {values[-1]:>9.4g}  ", no_wrap=True)
+    return line.append(spark(values, max(8, width - len(line) - 8)), style="cyan")
 
 
 def spark(values: Sequence[float], width: int) -> str:
