@@ -21,9 +21,17 @@ def state(folder, **options):
 
 
 def test_a_finished_run_names_its_result(tmp_path):
-    standing = standing_of(read_run(own(make_run(tmp_path, finished=True))))
+    standing = standing_of(read_run(make_run(tmp_path, finished=True)))
     assert standing.state is State.FINISHED
     assert standing.text == f"finished; the result is {tmp_path / 'model'}"
+
+
+def test_a_finished_run_that_is_overwritten_loads_and_one_that_is_evaluated_does_not(tmp_path):
+    own(make_run(tmp_path, finished=True))
+    at(tmp_path, RUN, -10)
+    assert state(tmp_path) is State.LOADING
+    at(tmp_path, RUN, 10_000)
+    assert state(tmp_path) is State.FINISHED
 
 
 def test_a_run_whose_process_lives_trains_and_one_without_has_stopped(tmp_path):

@@ -46,6 +46,8 @@ class Standing:
 def standing_of(files: RunFiles, usual: float | None = None, clock: Callable[[], float] = time.time) -> Standing:
     """How a run stands; `usual` is how many seconds it takes between two log entries."""
     if files.record is not None and files.record.finished:
+        if _begins_anew(files.folder):
+            return Standing(State.LOADING, "loading: a new run begins over the finished one, whose numbers these are")
         return Standing(State.FINISHED, f"finished; the result is {files.folder / 'model'}")
     owner, readable = _owner(files.folder)
     alive = owner.is_alive() if owner is not None else (None if not readable else False)
@@ -59,6 +61,14 @@ def standing_of(files: RunFiles, usual: float | None = None, clock: Callable[[],
     if not files.entries:
         return Standing(State.LOADING, f"loading the model and the data{where}")
     return Standing(State.TRAINING, f"training{where}")
+
+
+def _begins_anew(folder: Path) -> bool:
+    """Whether a process took the folder after its run was finished; a study that evaluates writes `run.json` anew."""
+    try:
+        return is_owned(folder) and (folder / LOCK).stat().st_mtime > (folder / RUN).stat().st_mtime
+    except OSError:
+        return False
 
 
 def _without_process(files: RunFiles) -> Standing:
