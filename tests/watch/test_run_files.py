@@ -18,7 +18,8 @@ def test_the_log_counts_steps_over_both_phases(tmp_path):
     assert files.phases == {"sparsify": 0, "condense": 20}
     assert (files.phase, files.step, files.total_steps()) == ("condense", 40, 40)
     assert files.curve("nll") == [0.4, 0.2, 0.4, 0.2]
-    assert files.curve("eval_nll") == []
+    assert files.points("nll") == [(10, 0.4), (20, 0.2), (30, 0.4), (40, 0.2)]
+    assert files.curve("eval_nll") == files.curve("phase") == [], "not logged, and no number"
     assert files.unreadable == []
 
 

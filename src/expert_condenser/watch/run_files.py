@@ -60,19 +60,24 @@ class RunFiles:
         """The last logged step, over all phases."""
         return self.steps[-1] if self.steps else 0
 
+    def points(self, name: str) -> list[tuple[int, float]]:
+        """A number of the log by step, where it was logged."""
+        entries = zip(self.steps, self.entries, strict=True)
+        return [(step, entry[name]) for step, entry in entries if isinstance(entry.get(name), int | float)]
+
     def curve(self, name: str) -> list[float]:
-        """The values of a number of the log, where it was logged."""
-        return [entry[name] for entry in self.entries if isinstance(entry.get(name), int | float)]
+        """Its values alone."""
+        return [value for _, value in self.points(name)]
 
     def total_steps(self) -> int | None:
         """How many steps the whole run takes; by the log's epochs, about. None where neither says it."""
         config = {} if self.record is None else self.record.config
         if config.get("max_steps", -1) > 0:
             return int(config["max_steps"])
-        last = self.entries[-1] if self.entries else {}
-        if not last.get("epoch") or not config.get("num_train_epochs"):
+        epochs, wanted = self.curve("epoch"), config.get("num_train_epochs")
+        if not epochs or not epochs[-1] or not wanted:
             return None
-        return round(last["step"] / last["epoch"] * config["num_train_epochs"])
+        return round(self.entries[-1]["step"] / epochs[-1] * wanted)
 
 
 def read_run(folder: Path) -> RunFiles:
