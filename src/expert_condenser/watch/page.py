@@ -124,10 +124,7 @@ def _svg(look: Look, names: list[str]) -> str:
 
 
 def _curve(axis: Any, look: Look, name: str) -> None:
-    points = [
-        (s, e[name]) for s, e in zip(look.files.steps, look.files.entries, strict=True) if e.get(name) is not None
-    ]
-    axis.plot(*zip(*points, strict=True), color=_LINE, linewidth=1.3)
+    axis.plot(*zip(*look.files.points(name), strict=True), color=_LINE, linewidth=1.3)
     for start in list(look.files.phases.values())[1:]:
         axis.axvline(start, color=_INK, linestyle=":", linewidth=1)
     axis.set_title(CURVES[name], loc="left", fontsize=9)
