@@ -13,7 +13,8 @@ GROUPS = {
     "facts": ("facts",),
     "old families": ("word_problems", "chain_sum", "letter_counting"),
 }
-NEW = tuple(GROUPS)[:2]
+LEARNT = "the mixture"
+NEW = (LEARNT, "pairs of facts that no run is shown")
 """What the base cannot answer, with or without a tail: it has never seen how these are asked."""
 MODELS = {"base": ("base",), "sft": ("sft", "sft_seed2"), "condenser": ("condenser", "condenser_seed2")}
 RESAMPLES, LEVEL = 2000, 0.95
@@ -138,8 +139,9 @@ over the experts that are left, as in a model from which the others are cut, or 
 percentiles of a bootstrap over items, and of the difference over draws too; runs and tasks are taken as they are. The
 tail is that of the model itself (*own*), or of the base.
 
-Tasks: {tasks}. The base has never seen how the new ones are asked, so it is
-asked facts and old families alone. One size, one mixture, {seeds} seeds: nothing here is known of other models.
+Tasks: {tasks}.
+
+The base has never seen how the new ones are asked, so it is asked facts and old families alone. One size, one mixture, {seeds} seeds: nothing here is known of other models.
 
 ## The answer
 
@@ -174,26 +176,31 @@ def answer(found: list[Contrast]) -> str:
     before = [c for c in found if c.model == "base"]
     own = [c for c in found if c.model != "base" and c.by == "own"]
     by_base = [c for c in found if c.by == "base"]
-    more = {c.group for c in found if c.difference[1] > 0}
+    lost = [f"  - on {group}: {_lost([c for c in own if c.group == group])}" for group in GROUPS]
     parts = [
         f"- **Before tuning**: {_against(before)}",
         f"- **After tuning, the base's tail**: {_against(by_base)}",
         f"- **After tuning, its own tail**: {_against(own)}",
-        *(
-            f"- **Is anything lost without its own tail?** On {g}: {_lost([c for c in own if c.group == g])}"
-            for g in GROUPS
-        ),
+        "- **Is anything lost without its own tail?**",
+        *lost,
     ]
-    if more:
+    if any(c.rise[1] > 0 for c in own):
+        parts.append(f'- So "pruning the tail of the tuned model loses nothing" does not hold here. {_most(own)}')
+    if more := {c.group for c in found if c.difference[1] > 0}:
         parts.append(
             f"- Where the tail costs more than random experts, it is on {' and '.join(sorted(more))}: there, experts "
             "that the rows of the new tasks leave idle are in use."
         )
-    if any(c.rise[1] > 0 for c in own):
-        parts.append(
-            '- So "pruning the tail of the tuned model loses nothing" does not hold here, little as it may be.'
-        )
+    if better := [c for c in found if c.rise[2] < 0]:
+        parts.append(f"- In {len(better)} cases a model answers better without the tail: {_names(better)}.")
     return "\n".join(parts)
+
+
+def _most(own: list[Contrast]) -> str:
+    """What the tail costs at most where most experts are kept, on what was learnt and on the rest."""
+    kept = max(c.kept for c in own)
+    learnt, rest = ([c.rise[0] for c in own if c.kept == kept and (c.group == LEARNT) == now] for now in (True, False))
+    return f"With {kept} kept it costs up to {max(learnt):.3f} nats on {LEARNT}, and up to {max(rest):.3f} elsewhere."
 
 
 def _against(found: list[Contrast]) -> str:
