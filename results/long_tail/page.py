@@ -141,7 +141,8 @@ tail is that of the model itself (*own*), or of the base.
 
 Tasks: {tasks}.
 
-The base has never seen how the new ones are asked, so it is asked facts and old families alone. One size, one mixture, {seeds} seeds: nothing here is known of other models.
+The base has never seen how the new ones are asked, so it is asked facts and old families alone. One size, one mixture,
+{seeds} seeds: nothing here is known of other models.
 
 ## The answer
 
@@ -215,9 +216,9 @@ def _against(found: list[Contrast]) -> str:
 
 
 def _names(found: list[Contrast]) -> str:
-    return ", ".join(f"{c.model} on {c.group}, {c.kept} kept, weights {WAYS[c.way]}" for c in found[:4]) + (
-        ", ..." if len(found) > 4 else ""
-    )
+    """Which contrasts, four of them at most."""
+    named = [f"{c.model}, {c.by} tail, on {c.group}, {c.kept} kept, weights {WAYS[c.way]}" for c in found[:4]]
+    return "; ".join(named + ["..."] * (len(found) > 4))
 
 
 def _lost(found: list[Contrast]) -> str:
