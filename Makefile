@@ -5,7 +5,7 @@ READY := .venv/ready
 LONG := tests/planning/test_traced_families.py tests/planning/test_measured.py tests/test_gpu_check.py
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup demo test test-slow test-long test-all engines fuzz-runs kill-test gpu-check check catalog figures tree mutation recipes clean
+.PHONY: setup demo test test-slow test-long test-all engines fuzz-runs kill-test gpu-check check catalog figures long-tail tree mutation recipes clean
 
 setup: $(READY)
 
@@ -73,6 +73,10 @@ catalog: $(READY)
 # Every figure of `condenser analyze`; USAGE is a folder of usage records of another model, if there is one.
 figures: $(READY)
 	$(BIN)/python results/figures/make.py $(if $(USAGE),--usage $(USAGE))
+
+# results/long-tail.md: what the models of `make figures`, and those of a second seed, lose without their long tail.
+long-tail: $(READY)
+	$(BIN)/python results/long_tail/make.py
 
 recipes: $(READY)
 	$(BIN)/python recipes/make.py

@@ -12,7 +12,7 @@ from expert_condenser.analysis.output import read_analysis, write_analysis
 from expert_condenser.analysis.overlap import overlaps
 from expert_condenser.analysis.subjects import Shape, Subject
 from expert_condenser.analysis.usage import ExpertUsage
-from expert_condenser.analysis.usage_files import read_usage
+from expert_condenser.analysis.usage_files import names_of, read_usage
 from expert_condenser.errors import AnalysisError
 from expert_condenser.training.history import UsageHistory
 from expert_condenser.training.record import RunRecord
@@ -54,6 +54,13 @@ def test_a_training_s_history_is_a_usage_file(tmp_path):
         ({"selection_counts": [[0, 0, 0, 0], [1, 1, 5, 5]]}, "a layer without any"),
         ({"selection_counts": [[-1, 2, 3, 4], [1, 1, 5, 5]]}, "finite and not negative"),
         ({"top_k_gate_mass": [[1, 2, 3, float("nan")], [1, 1, 5, 5]]}, "finite and not negative"),
+        ({"top_k": 0}, "got 0 of 4"),
+        ({"top_k": 5}, "got 5 of 4"),
+        ({"num_experts": "4"}, "got 2 of '4'"),
+        ({"layers": 2}, "depth of every MoE layer; got 2"),
+        ({"condensers": [3]}, "expert ids by layer index"),
+        ({"condensers": {"2": [0]}}, "layers 0 to 1 of experts 0 to 3; condensers has layer 2"),
+        ({"condensers": {"0": [4]}}, r"condensers has layer 0, experts \[4\]"),
     ],
 )
 def test_another_file_is_no_usage_file(change, message, tmp_path):
@@ -61,6 +68,14 @@ def test_another_file_is_no_usage_file(change, message, tmp_path):
     (tmp_path / "a.json").write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
     with pytest.raises(AnalysisError, match=message):
         read_usage(tmp_path / "a.json")
+
+
+def test_usage_files_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    one, other, run = tmp_path / "a" / "law.json", tmp_path / "b" / "law.json", tmp_path / "c" / "usage.safetensors"
+    assert names_of([one, run]) == ["law", "c"]
+    assert names_of([one, other]) == ["a/law", "b/law"]
+    with pytest.raises(AnalysisError, match="a/law is there twice"):
+        names_of([one, one])
 
 
 def test_what_is_no_file_of_usage_at_all(tmp_path):
@@ -110,6 +125,8 @@ def test_a_list_of_experts_reads_as_it_was_written(tmp_path):
         ({"family": "mixtral"}, "experts of another model: mixtral"),
         ({"layer": 3}, "layers 0 to 2 .* got layer 3, expert"),
         ({"score": None}, "line 2 is no expert"),
+        ({"score": "high"}, "line 2 is no expert .*score is 'high'"),
+        ({"layer": "1"}, "line 2 is no expert .*layer is '1'"),
         ({"expert": 5, "layer": 2}, "a score for every expert of every layer"),
     ],
 )
@@ -120,6 +137,13 @@ def test_a_list_of_another_model_is_refused(change, message, tmp_path):
     (tmp_path / "x.jsonl").write_text("\n".join([lines[0], json.dumps(entry), *lines[2:]]))
     with pytest.raises(AnalysisError, match=message):
         read_list(tmp_path / "x.jsonl", SUBJECT)
+
+
+def test_a_list_that_cannot_be_read_is_none(tmp_path):
+    (tmp_path / "x.jsonl").write_bytes(b"\xff\xfe")
+    for name in ("x.jsonl", "none.jsonl", "."):
+        with pytest.raises(AnalysisError, match="--experts is a list of experts, a file of JSON lines"):
+            read_list(tmp_path / name, SUBJECT)
 
 
 def fake_run(folder, base="b", phases=(("sparsify", 2), ("condense", 3))):

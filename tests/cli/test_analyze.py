@@ -137,13 +137,26 @@ def test_bad_requests_end_before_any_work(finished, tmp_path, capsys, monkeypatc
         (["divergence", *base, "--tuned", "testbed", *data], "compared expert by expert"),
         (["prune", *base, *data, "--experts", str(other)], "experts of another model"),
         (["prune", *base, *data, "--criteria", "size"], "a criterion is one of"),
+        (["prune", *base, *data, "--criteria", ","], "got none; name one"),
+        (["prune", *base, *data, "--experts", str(tmp_path / "none.jsonl")], "a file of JSON lines"),
         (["prune", *base, *data, "--scopes", "model"], "--scopes takes layer, global"),
+        (["super", *base, *data, "--device", "gpu9"], "--device is one that torch finds here; got 'gpu9'"),
         (["gradients", *base, "--tuned", str(finished / "run"), *data], "one model at a time"),
         (["dynamics", "--runs", str(finished)], "has run.json"),
     ):
         assert main(["analyze", *words, *(["--output_dir", str(tmp_path / "out")] if words else [])]) == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_an_output_dir_that_cannot_be_is_found_before_any_work(finished, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(analysis_session, "load", None)
+    (tmp_path / "file").write_text("mine")
+    words = ["--model", str(finished / "model"), "--data", str(finished / "rows.jsonl"), "--split", "train"]
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        assert main(["analyze", "super", *words, "--output_dir", str(place)]) == 2
+        assert f"{tmp_path / 'file'} is a file; name another" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_the_help_names_every_analysis(capsys):

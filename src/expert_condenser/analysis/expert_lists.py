@@ -20,7 +20,10 @@ from expert_condenser.errors import AnalysisError
 from expert_condenser.files import write_text
 
 FORMAT_VERSION = 1
-_KEYS = ("family", "num_experts", "num_layers", "criterion", "layer", "expert", "score")
+_KEYS: dict[str, Any] = {
+    **{"family": str, "num_experts": int, "num_layers": int, "criterion": str, "layer": int, "expert": int},
+    "score": int | float,
+}
 
 
 def write_list(path: Path, subject: Subject, scores: Mapping[str, Float64[Tensor, "L E"]]) -> None:
@@ -50,7 +53,11 @@ def _lines(subject: Subject, criterion: str, table: Tensor) -> list[dict[str, An
 
 def read_list(path: Path, subject: Subject) -> dict[str, Float64[Tensor, "L E"]]:
     """The scores of a list by criterion; raises `AnalysisError` where it is none, or of another model's experts."""
-    entries = [_entry(path, number, line) for number, line in enumerate(path.read_text().splitlines(), start=1)]
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise AnalysisError(f"--experts is a list of experts, a file of JSON lines: {error}; name another") from error
+    entries = [_entry(path, number, line) for number, line in enumerate(lines, start=1)]
     if not entries:
         raise AnalysisError(f"{path} is a list of experts, a JSON line for each; it is empty")
     shape = subject.shape
@@ -80,8 +87,9 @@ def read_list(path: Path, subject: Subject) -> dict[str, Float64[Tensor, "L E"]]
 def _entry(path: Path, number: int, line: str) -> dict[str, Any]:
     try:
         entry: dict[str, Any] = json.loads(line)
-        for key in _KEYS:
-            entry[key]
+        for key, kind in _KEYS.items():
+            if not isinstance(entry[key], kind) or isinstance(entry[key], bool):
+                raise TypeError(f"{key} is {entry[key]!r}")
     except (ValueError, KeyError, TypeError) as error:
         raise AnalysisError(
             f"{path}: line {number} is no expert of a list ({error!r}); `analyze prune` writes one"

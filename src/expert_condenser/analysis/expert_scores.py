@@ -60,7 +60,9 @@ def score_experts(
 
 
 def check_criteria(criteria: Sequence[str]) -> None:
-    """Raise `AnalysisError` on a criterion that there is not."""
+    """Raise `AnalysisError` on a criterion that there is not, and on none."""
+    if not criteria:
+        raise AnalysisError(f"experts are kept by a criterion or more, of {', '.join(CRITERIA)}; got none; name one")
     if unknown := [name for name in criteria if name not in CRITERIA]:
         raise AnalysisError(f"a criterion is one of {', '.join(CRITERIA)}; got {', '.join(unknown)}; correct the name")
 

@@ -115,8 +115,18 @@ def _is_same(first: str, second: str) -> bool:
 
 def load(subject: Subject, dtype: str = "float32", device: str | None = None) -> Any:
     """The model in eval mode, on the accelerator where there is one and no other device is named."""
-    place = device or torch.accelerator.current_accelerator(check_available=True) or "cpu"
+    place = device_of(device)
     return load_model(subject.path, dtype).to(place).eval()
+
+
+def device_of(name: str | None) -> torch.device:
+    """The device of that name, or else the accelerator where there is one; raises `AnalysisError` where it is not."""
+    try:
+        place = torch.device(name or torch.accelerator.current_accelerator(check_available=True) or "cpu")
+        torch.empty(1, device=place)
+    except (RuntimeError, AssertionError) as error:  # torch asserts where it was built without that kind of device
+        raise AnalysisError(f"--device is one that torch finds here; got {name!r} ({error}); name another") from error
+    return place
 
 
 def condensers_of(model: Any) -> dict[int, list[int]]:

@@ -35,6 +35,7 @@ def read_usage(path: Path, name: str | None = None) -> ExpertUsage:
 
 
 def _of_record(path: Path, content: dict[str, Any], name: str) -> ExpertUsage:
+    _check_kinds(path, content)
     shape = len(content["layers"]), content["num_experts"]
     mass = content.get("top_k_gate_mass")
     return ExpertUsage(
@@ -43,9 +44,53 @@ def _of_record(path: Path, content: dict[str, Any], name: str) -> ExpertUsage:
         content["top_k"],
         _table(path, "selection_counts", content["selection_counts"], shape),
         None if mass is None else _table(path, "top_k_gate_mass", mass, shape, torch.float64),
-        {int(layer): ids for layer, ids in content.get("condensers", {}).items()},
+        _condensers(path, content.get("condensers") or {}, shape),
         content.get("task"),
     )
+
+
+def _check_kinds(path: Path, content: dict[str, Any]) -> None:
+    """Raise `AnalysisError` where the numbers that say of what model this is are none."""
+    layers, experts, top_k = (content[name] for name in ("layers", "num_experts", "top_k"))
+    if not isinstance(layers, list) or not layers or any(type(depth) is not int for depth in layers):
+        raise AnalysisError(f"{path}: layers is a list with the depth of every MoE layer; got {layers!r}; correct it")
+    if type(experts) is not int or type(top_k) is not int or not 1 <= top_k <= experts:
+        raise AnalysisError(
+            f"{path}: a token chooses top_k of num_experts, whole numbers from 1 on; got {top_k!r} of {experts!r}; "
+            "correct it"
+        )
+
+
+def _condensers(path: Path, found: Any, shape: tuple[int, int]) -> dict[int, list[int]]:
+    """`{layer index: expert ids}`, of layers and experts that there are."""
+    try:
+        condensers = {int(layer): [int(i) for i in ids] for layer, ids in found.items()}
+    except (AttributeError, TypeError, ValueError):
+        raise AnalysisError(
+            f'{path}: condensers has expert ids by layer index, {{"0": [3, 7]}}; got {str(found)[:60]}; correct it'
+        ) from None
+    for layer, ids in condensers.items():
+        if not 0 <= layer < shape[0] or any(not 0 <= i < shape[1] for i in ids):
+            raise AnalysisError(
+                f"{path}: there are layers 0 to {shape[0] - 1} of experts 0 to {shape[1] - 1}; condensers has layer "
+                f"{layer}, experts {ids}; correct it"
+            )
+    return condensers
+
+
+def names_of(paths: list[Path]) -> list[str]:
+    """What usage files are called: by their own name, and where two are alike by that of their folder too.
+
+    Raises `AnalysisError` where that is not enough, or one is there twice.
+    """
+    plain = [path.parent.name if path.suffix == ".safetensors" else path.stem for path in paths]
+    names = [
+        name if plain.count(name) == 1 else f"{path.resolve().parent.name}/{path.stem}"
+        for name, path in zip(plain, paths, strict=True)
+    ]
+    if double := sorted({name for name in names if names.count(name) > 1}):
+        raise AnalysisError(f"usages are told apart by name, and {', '.join(double)} is there twice; rename one file")
+    return names
 
 
 def _table(path: Path, key: str, rows: Any, shape: tuple[int, int], dtype: torch.dtype | None = None) -> Tensor:

@@ -26,6 +26,7 @@ COMMANDS = {
     "eval": "answer and score tasks with a model: --model M --tasks a,b [--data DIR] --output_dir DIR",
     "score-answers": "score a file of answers without a model: --task T --data FILE [--json [FILE]]",
     "compare": "which method won, with paired statistics over seeds and items: RUN RUN ... [--baseline sft]",
+    "watch": "what the experts of a run do while it trains: RUN [--once] [--show bias] [--html FILE]",
     "analyze": "what experts do: usage | prune | ... --model BASE --tuned RUN ... --data D --output_dir DIR",
     "bench": "time and memory side by side: layer | train | generate [--shape S] [--arms A,B] [--json FILE]",
     "simulate": "routing of real usage on 8 to 512 ranks: imbalance, bytes, condensers: USAGE.json ... [--plot FILE]",

@@ -15,7 +15,7 @@ from expert_condenser.analysis.overlap import overlaps
 from expert_condenser.analysis.subjects import condensers_of
 from expert_condenser.analysis.super_experts import super_experts
 from expert_condenser.analysis.usage import ExpertUsage, usage_of
-from expert_condenser.analysis.usage_files import check_same_shape, read_usage
+from expert_condenser.analysis.usage_files import check_same_shape, names_of, read_usage
 from expert_condenser.cli.analyses.pruning import prune
 from expert_condenser.cli.analyses.session import Session
 from expert_condenser.errors import AnalysisError
@@ -28,7 +28,7 @@ Outcome = tuple[dict[str, Any], dict[str, Any], Callable[[Path], None], list[dic
 def _counted(session: Session) -> list[ExpertUsage]:
     """Usage of files, then of every model on every data set."""
     options = session.options
-    usages = [read_usage(path) for path in options.usage]
+    usages = [read_usage(path, name) for path, name in zip(options.usage, names_of(options.usage), strict=True)]
     if options.model:
         data = {source: session.rows_of(source, options.split) for source in options.data}
         for subject, model, advance in session.models("rows", sum(map(len, data.values()))):

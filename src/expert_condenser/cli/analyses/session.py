@@ -1,6 +1,7 @@
 """One `condenser analyze`: its models, checked before any is loaded, its rows, and what it leaves."""
 
 import argparse
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from expert_condenser.analysis.output import write_analysis
 from expert_condenser.analysis.rows import read_rows
-from expert_condenser.analysis.subjects import Subject, check_together, find_subject, load
+from expert_condenser.analysis.subjects import Subject, check_together, device_of, find_subject, load
 from expert_condenser.checkpoint.load import load_tokenizer
 from expert_condenser.cli.console import progress, quiet_libraries, say_result
 from expert_condenser.data.tokens import Tokens
@@ -27,8 +28,8 @@ class Session:
     def __init__(self, name: str, options: argparse.Namespace, command: str) -> None:
         quiet_libraries()
         self.name, self.options, self.command = name, options, command
-        if options.output_dir.exists() and not options.output_dir.is_dir():
-            raise AnalysisError(f"--output_dir is a folder; {options.output_dir} is a file; name another")
+        check_room(options.output_dir)
+        device_of(getattr(options, "device", None))
 
     @cached_property
     def subjects(self) -> list[Subject]:
@@ -78,6 +79,14 @@ class Session:
         draw(folder / self.name)
         Console().print(_table(self.name, table))
         say_result(path)
+
+
+def check_room(folder: Path) -> None:
+    """Raise `AnalysisError` where no folder can be made, or none be written to, before anything is computed."""
+    there = next(place for place in (folder, *folder.resolve().parents) if place.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        what = "a file" if there.is_file() else "a folder that cannot be written"
+        raise AnalysisError(f"--output_dir is a folder, made where it is not there; {there} is {what}; name another")
 
 
 def _text(value: Any) -> Any:
