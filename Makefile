@@ -5,7 +5,7 @@ READY := .venv/ready
 LONG := tests/planning/test_traced_families.py tests/planning/test_measured.py tests/test_gpu_check.py
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup demo test test-slow test-long test-all engines fuzz-runs kill-test gpu-check check catalog figures tree mutation recipes clean
+.PHONY: setup demo test test-slow test-long test-all engines fuzz-runs kill-test gpu-check llama-check check catalog figures tree mutation recipes clean
 
 setup: $(READY)
 
@@ -51,6 +51,12 @@ kill-test: $(READY)
 gpu-check: $(READY)
 	$(BIN)/python -m tests.gpu_check
 
+# llama.cpp itself on the GGUF files that are written for it, and on the tokens of text: half a minute.
+llama-check: $(READY)
+	$(PYTHON) -m venv .venv-llama
+	.venv-llama/bin/pip install --quiet numpy llama-cpp-py-sync
+	LLAMA_CPP_PYTHON=.venv-llama/bin/python $(BIN)/python -m pytest tests/export/llama_cpp/all_of_it.py
+
 check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -78,4 +84,4 @@ recipes: $(READY)
 	$(BIN)/python recipes/make.py
 
 clean:
-	rm -rf .venv demo mutants .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf .venv .venv-llama demo mutants .pytest_cache .hypothesis .mypy_cache .ruff_cache

@@ -114,8 +114,7 @@ def _of_family(family: str, dtype: torch.dtype) -> list[Refused]:
 
 
 def _of_gguf(config: Any, family: str, policy: RoutingConfig, layers: Layers) -> list[Refused]:
-    scoring, layout = layers.scoring, LAYOUTS.get(family)
-    if layout is None:
+    if family not in LAYOUTS:
         if FAMILIES[family].rule.correction is not None:
             return [
                 Refused(
@@ -124,15 +123,21 @@ def _of_gguf(config: Any, family: str, policy: RoutingConfig, layers: Layers) ->
                 )
             ]
         return [Refused(f"no model of llama.cpp with a choice bias computes what {family} computes", _STAY)]
-    found = []
-    if (what := obstacle(config)) is not None:
-        found.append(Refused(f"the config has {what}, for which the file has no number that was checked", _STAY))
+    if (what := obstacle(family, config)) is not None:
+        reason = f"the config has {what}: llama.cpp would compute otherwise, or nobody checked that it does not"
+        return [Refused(reason, _STAY)]
+    return of_layout(family, policy, layers.scoring)
+
+
+def of_layout(family: str, policy: RoutingConfig, scoring: Scoring) -> list[Refused]:
+    """Why llama.cpp does not rank and weigh as a family of `LAYOUTS` with this policy does; empty where it does."""
+    layout, found = LAYOUTS[family], []
     if ranks_logits(family, policy) and not scoring.normalize:
         found.append(
             Refused(
                 "no engine ranks logits with a bias and weighs by a softmax over all experts that is not divided by "
                 "the sum over the chosen",
-                "Serve our own type; the way out in training is bias_space: score" if not layout.divides else _STAY,
+                _STAY if layout.divides else "Tune again with bias_space: score, or serve our own type",
             )
         )
     if layout.divides and not scoring.normalize:

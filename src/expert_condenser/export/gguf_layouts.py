@@ -62,6 +62,8 @@ LAYOUTS: dict[str, Layout] = {
     "qwen3_moe": _layout(*_GLM, zero_expert=True),
 }
 """The families that are written as GGUF."""
+LITE_LAYERS = (26, 27)
+"""llama.cpp takes a `deepseek2` of as many layers for one without compressed queries, as DeepSeek-V2-Lite is."""
 GATING = {"softmax": 1, "sigmoid": 2}
 """llama.cpp's `expert_gating_func`, by the function of the scores that are ranked."""
 GATING_BY_LOGITS = 3
@@ -78,12 +80,18 @@ def lift(ranks_logits: bool) -> float:
     return 16384.0 if ranks_logits else 1024.0
 
 
-def obstacle(config: Any) -> str | None:
-    """What of a config these layouts have no number for; None where there is nothing."""
-    rope = config.rope_parameters
-    kinds = ("default", "yarn") if hasattr(config, "kv_lora_rank") else ("default",)
+def obstacle(family: str, config: Any) -> str | None:
+    """What of a config these layouts have no number or tensor for; None where there is nothing."""
+    rope, latent = config.rope_parameters, LAYOUTS[family].latent
+    kinds = ("default", "yarn") if latent else ("default",)
     if rope["rope_type"] not in kinds:
         return f"rope_type {rope['rope_type']!r}"
+    if rope["rope_type"] == "yarn" and rope.get("mscale") != rope.get("mscale_all_dim"):
+        return "a mscale that is not mscale_all_dim"
+    if latent and not config.q_lora_rank and config.num_hidden_layers not in LITE_LAYERS:
+        return f"no q_lora_rank, which llama.cpp knows of models with {LITE_LAYERS[0]} or {LITE_LAYERS[1]} layers only"
+    if getattr(config, "attention_bias", False) and family != "glm4_moe":  # the others have it on the output too
+        return "attention_bias"
     if getattr(config, "clip_qkv", None) is not None:
         return "clip_qkv"
     window = getattr(config, "sliding_window", None)
