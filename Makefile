@@ -5,7 +5,7 @@ READY := .venv/ready
 LONG := tests/planning/test_traced_families.py tests/planning/test_measured.py tests/test_gpu_check.py
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup demo test test-slow test-long test-all engines fuzz-runs kill-test gpu-check llama-check check catalog figures tree mutation recipes clean
+.PHONY: setup demo test test-slow test-long test-all engines fuzz-runs kill-test gpu-check llama-check serve-check check catalog figures tree mutation recipes clean
 
 setup: $(READY)
 
@@ -56,6 +56,11 @@ llama-check: $(READY)
 	$(PYTHON) -m venv .venv-llama
 	.venv-llama/bin/pip install --quiet numpy llama-cpp-py-sync
 	LLAMA_CPP_PYTHON=.venv-llama/bin/python $(BIN)/python -m pytest tests/export/llama_cpp/all_of_it.py
+
+# `condenser serve` and stock `transformers serve`, through the OpenAI client: a minute.
+serve-check: $(READY)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[serve]'
+	$(BIN)/python -m pytest tests/export/serve_check.py
 
 check: $(READY)
 	$(BIN)/ruff check .

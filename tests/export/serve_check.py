@@ -16,7 +16,7 @@ from expert_condenser.checkpoint.load import base_model_path, load_model, load_t
 
 openai = pytest.importorskip("openai", reason="the extra serve")
 pytest.importorskip("fastapi", reason="the extra serve")
-MESSAGES = [{"role": "user", "content": "What is 12 plus 30?"}]
+QUESTIONS = ["What is 12 plus 30?", "Spell the word apple backwards.", "How many letters e are in the word seventeen?"]
 TOKENS = 24
 SERVERS = {
     "condenser": ["-m", "expert_condenser", "serve"],
@@ -30,7 +30,7 @@ def source(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tuned") / "model"
     model = attach(load_model(base_model_path()), RoutingConfig())
     for index, layer in enumerate(moe_layers(model)):
-        layer.router.selection_bias.copy_(torch.linspace(-2, 2, layer.num_experts).roll(7 * index))
+        layer.router.selection_bias.copy_(torch.linspace(-4, 4, layer.num_experts).roll(7 * index))
     set_condensers(model, {index: [index] for index in range(len(moe_layers(model)))})
     model.save_pretrained(folder)
     load_tokenizer(base_model_path()).save_pretrained(folder)
@@ -38,12 +38,21 @@ def source(tmp_path_factory):
     return folder
 
 
-def answer_of(folder):
+def messages(question):
+    return [{"role": "user", "content": question}]
+
+
+def answers_of(folder):
     """What `generate` says, greedily."""
     model, tokenizer = load_model(folder).eval(), load_tokenizer(folder)
-    ids = tokenizer.apply_chat_template(MESSAGES, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-    made = model.generate(**ids, max_new_tokens=TOKENS, do_sample=False)
-    return tokenizer.decode(made[0, ids.input_ids.shape[1] :], skip_special_tokens=True)
+    found = []
+    for question in QUESTIONS:
+        ids = tokenizer.apply_chat_template(
+            messages(question), add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+        made = model.generate(**ids, max_new_tokens=TOKENS, do_sample=False)
+        found.append(tokenizer.decode(made[0, ids.input_ids.shape[1] :], skip_special_tokens=True))
+    return found
 
 
 @pytest.fixture
@@ -58,15 +67,15 @@ def served(source, tmp_path):
         words = [str(source), "--port", str(port), "--host", "127.0.0.1", "--device", "cpu", "--dtype", "float32"]
         variables = {**os.environ, "HF_HOME": str(tmp_path / name), "HF_HUB_OFFLINE": "1"}
         (tmp_path / name / "hub").mkdir(parents=True, exist_ok=True)
-        log = (tmp_path / f"{name}.log").open("w")
-        process = subprocess.Popen(
-            [sys.executable, *SERVERS[name], *words, *options], env=variables, stdout=log, stderr=log
-        )
+        command = [sys.executable, *SERVERS[name], *words, *options]
+        with (tmp_path / f"{name}.log").open("w") as log:
+            process = subprocess.Popen(command, env=variables, stdout=log, stderr=log)
         processes.append(process)
         _wait(process, f"http://127.0.0.1:{port}/health", tmp_path / f"{name}.log")
         client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0)
-        made = client.chat.completions.create(model=str(source), messages=MESSAGES, max_tokens=TOKENS, temperature=0)
-        return made.choices[0].message.content
+        options = {"model": str(source), "max_tokens": TOKENS, "temperature": 0}
+        made = [client.chat.completions.create(messages=messages(question), **options) for question in QUESTIONS]
+        return [answer.choices[0].message.content for answer in made]
 
     yield run
     for process in processes:
@@ -88,7 +97,7 @@ def _wait(process, address, log, seconds=120):
 
 
 def test_both_servers_say_what_generate_says_and_the_base_says_something_else(source, served):
-    wanted = answer_of(source)
-    assert wanted != answer_of(base_model_path()), "the routing must matter here"
+    wanted = answers_of(source)
+    assert wanted != answers_of(base_model_path()), "the routing must matter here"
     assert served("condenser") == wanted
     assert served("stock", "--trust-remote-code") == wanted
