@@ -257,6 +257,9 @@ def test_a_folder_that_is_there_is_left_alone(tmp_path):
     (tmp_path / "gguf").mkdir()
     with pytest.raises(ExportError, match="a folder that is not there yet"):
         export_gguf("nowhere", tmp_path / "gguf")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ExportError, match="which is none"):
+        export_gguf("nowhere", tmp_path / "file" / "gguf")
 
 
 def test_provenance_names_the_source(tmp_path):

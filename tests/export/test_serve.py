@@ -78,13 +78,12 @@ def test_without_its_packages_the_error_names_the_extra(source, monkeypatch):
         serve(str(source), [])
 
 
-def test_the_command_hands_on_all_but_the_model(monkeypatch, capsys):
+def test_the_command_hands_on_all_but_the_model(monkeypatch):
     seen = []
     monkeypatch.setattr("expert_condenser.export.serve.serve", lambda model, options: seen.append((model, options)))
-    command.run(["runs/a/model", "--port", "8001"])
+    command.run(["runs/a/model", "--port", "8001", "--", "--continuous-batching"])
     command.run(["--model", "runs/a/model"])
-    assert seen == [("runs/a/model", ["--port", "8001"]), ("runs/a/model", [])]
-    with pytest.raises(UsageError, match="the model comes first"):
-        command.run(["--port", "8001"])
-    command.run(["--help"])
-    assert "condenser serve MODEL" in capsys.readouterr().out
+    assert seen == [("runs/a/model", ["--port", "8001", "--continuous-batching"]), ("runs/a/model", [])]
+    for words in (["--port", "8001"], ["a", "--model", "b"], []):
+        with pytest.raises(UsageError, match="one model is served"):
+            command.run(words)

@@ -11,6 +11,9 @@ from expert_condenser.errors import UsageError
 def run(words: list[str]) -> None:
     """Write the model in the target's format, load it again, and compare the logits."""
     options = _read(words)
+    from expert_condenser.checkpoint.load import resolve_model  # takes seconds to import
+
+    options.model = resolve_model(options.model)
     if options.to == "gguf":
         _to_gguf(options)
     else:
@@ -19,7 +22,7 @@ def run(words: list[str]) -> None:
 
 
 def _to_native(options: argparse.Namespace) -> None:
-    from expert_condenser.export.native import export_native  # takes seconds to import
+    from expert_condenser.export.native import export_native  # as above
 
     if options.tokenizer_pre is not None:
         raise UsageError("--tokenizer_pre is of a GGUF file; leave it out, or export --to gguf")

@@ -21,7 +21,7 @@ COMMANDS = {
     "score": "score the experts of a model on task data, for ESFT: --model M --data D [--out FILE]",
     "interpolate": "a model between its base and the tuned one, WiSE-FT: --model M --base B --alpha A --output_dir DIR",
     "export": "a tuned model for stock programs, exactly or not at all: --model M --to native | gguf --output_dir DIR",
-    "serve": "an OpenAI-compatible server of a tuned model: MODEL [options of transformers serve]",
+    "serve": "an OpenAI-compatible server of a tuned model: MODEL [--port N] [-- options of transformers serve]",
     "methods": "the methods, what they train and what they cost: [--json [FILE]]",
     "families": "the supported model families and their routing: [--json [FILE]]",
     "eval": "answer and score tasks with a model: --model M --tasks a,b [--data DIR] --output_dir DIR",

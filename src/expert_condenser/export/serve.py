@@ -21,7 +21,7 @@ def serve(model: str, options: list[str]) -> None:
     offer_classes(path)
     cache = Path(_hub_cache())
     cache.mkdir(parents=True, exist_ok=True)  # the server lists it, and fails where it is not there
-    server(["serve", path, *options])
+    server(["serve", path, *options], prog_name="transformers")
 
 
 def check_servable(path: Path) -> None:

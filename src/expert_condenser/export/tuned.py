@@ -55,6 +55,9 @@ def unchecked(output_dir: Path) -> Iterator[Path]:
     """A folder beside `output_dir` to write to, which becomes it at the end; nothing is left after an error."""
     if output_dir.exists():
         raise ExportError(f"an export writes to a folder that is not there yet; {output_dir} is")
+    above = next(folder for folder in output_dir.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise ExportError(f"an export writes to a folder; {output_dir} would be inside {above}, which is none")
     folder = output_dir.parent / f".{output_dir.name}.unchecked"
     shutil.rmtree(folder, ignore_errors=True)
     try:
