@@ -186,6 +186,7 @@ def test_the_numbers_of_a_file(tmp_path):
         ("mixtral", 0, {}, {"sliding_window": 16}, "sliding_window 16"),
         ("olmoe_normalized", 0, {}, {"clip_qkv": 8.0}, "clip_qkv"),
         ("qwen3_moe", 0, {}, {"attention_bias": True}, "attention_bias"),
+        ("deepseek_v3", 0, {}, {"rope_interleave": False}, "rope_interleave off"),
         (
             "qwen3_moe",
             0,
@@ -250,6 +251,16 @@ def test_a_tensor_without_a_place_is_an_error(tmp_path, monkeypatch):
     model.model.model.layers[0].extra = nn.Linear(2, 2, bias=False)
     monkeypatch.setattr("expert_condenser.export.gguf_export.read_tuned", lambda *_: model)
     with pytest.raises(ExportError, match="glm4moe has no place for extra of a layer"):
+        export_gguf(str(source), tmp_path / "gguf")
+
+
+def test_layers_without_experts_among_those_with_are_refused(tmp_path, monkeypatch):
+    source = tuned(tmp_path / "tuned", "mixtral", 1, **VOCABULARY)
+    model = read_tuned(str(source), "gguf", "float32")
+    monkeypatch.setattr(
+        "expert_condenser.export.gguf_export.read_tuned", lambda *_: model._replace(layers=model.layers[::2])
+    )
+    with pytest.raises(ExportError, match=r"all layers from 0 on have experts; here they are \[0, 2\]"):
         export_gguf(str(source), tmp_path / "gguf")
 
 

@@ -4,6 +4,7 @@ llama.cpp itself is not asked here: its routing rule is computed on the tuned mo
 file says (`llama_cpp_rule`). `make llama-check` asks llama.cpp.
 """
 
+import copy
 import json
 from functools import partial
 from pathlib import Path
@@ -55,7 +56,10 @@ def export_gguf(source: str, output_dir: Path, dtype: str = "float32", pre: str 
 
 def _numbers(tuned: Tuned, by_logits: bool) -> dict[str, Value]:
     assert tuned.policy is not None
-    layer = tuned.layers[0]
+    layer, blocks = tuned.layers[0], [block_of(layer) for layer in tuned.layers]
+    leading = getattr(tuned.model.config, "first_k_dense_replace", None) or 0
+    if blocks != list(range(leading, tuned.model.config.num_hidden_layers)):
+        raise ExportError(f"the file says that all layers from {leading} on have experts; here they are {blocks}")
     slots = layer.top_k + (len(layer.router.condenser_ids) if tuned.policy.budget == "additive" else 0)
     layout = LAYOUTS[family_name(tuned.model)]
     return hyperparameters(tuned.model.config, layout, layer.scoring, layer.num_experts, slots, by_logits)
@@ -69,8 +73,7 @@ def check_gguf(path: Path, tuned: Tuned, by_logits: bool) -> None:
         stored = file.tensor(name)
         if not torch.equal(stored, tensor.to(stored.dtype)):
             raise ExportError(f"{name} of the file must be the model's, and is not: the file was written wrongly")
-    # As llama.cpp computes: in float32, whatever the dtype of the weights.
-    model = tuned.model.float()
+    model = tuned.model
     checks = [
         layer.router.register_forward_pre_hook(partial(_check_layer, layer, _rule_of(file, layer), tuned))
         for layer in tuned.layers
@@ -92,8 +95,9 @@ def _check_layer(
     layer: MoELayer, rule: LlamaCppRouting, tuned: Tuned, router: nn.Module, args: tuple[Any, ...]
 ) -> None:
     hidden, *extra = args
-    state: Any = router
-    logits = routed_logits(layer.rule.logits(state, hidden), layer.scoring)
+    # As llama.cpp computes: in float32, whatever the dtype of the weights.
+    state: Any = copy.deepcopy(router).float()
+    logits = routed_logits(layer.rule.logits(state, hidden.float()), layer.scoring)
     correction = None if layer.rule.correction is None else layer.rule.correction(state, *extra)
     assert tuned.policy is not None
     wanted = route(

@@ -90,6 +90,8 @@ def obstacle(family: str, config: Any) -> str | None:
         return "a mscale that is not mscale_all_dim"
     if latent and not config.q_lora_rank and config.num_hidden_layers not in LITE_LAYERS:
         return f"no q_lora_rank, which llama.cpp knows of models with {LITE_LAYERS[0]} or {LITE_LAYERS[1]} layers only"
+    if latent and (config.rms_norm_eps != 1e-6 or not getattr(config, "rope_interleave", True)):
+        return "a rms_norm_eps other than 1e-6 or rope_interleave off"  # transformers norms latent vectors by 1e-6
     if getattr(config, "attention_bias", False) and family != "glm4_moe":  # the others have it on the output too
         return "attention_bias"
     if getattr(config, "clip_qkv", None) is not None:
