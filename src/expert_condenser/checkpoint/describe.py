@@ -19,10 +19,15 @@ _OF_TRAINING = ("method_state.json", "usage.safetensors", MANIFEST)
 
 _CODE = '''"""This model routes with a selection bias and condenser experts: pip install expert-condenser."""
 
+import sys
+
 from expert_condenser.architectures import auto_class, own_config_class, own_model_class, own_trunk_class
 
 {config} = own_config_class("{model_type}")
 {model} = own_model_class("{model_type}")
+_server = sys.modules.get("transformers.cli.serving.model_manager")
+if _server is not None:  # `transformers serve` looks for the class there
+    _server.transformers.{model} = {model}
 '''
 _README = """# {name}
 
@@ -82,8 +87,8 @@ def copy_model(source: Path, target: Path) -> None:
 def describe_model(folder: Path, provenance: dict[str, Any]) -> None:
     """Add `provenance.json` to a saved model; and to one of our own type how to load it.
 
-    That is the code file which `trust_remote_code=True` runs (it only imports `expert_condenser`), and a
-    README that says what to install.
+    That is a README that says what to install, and the code file which `trust_remote_code=True` runs: it only imports
+    `expert_condenser`, and shows the class to `transformers serve` where that is what runs.
     """
     (folder / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
     path = folder / "config.json"

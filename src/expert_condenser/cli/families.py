@@ -18,7 +18,9 @@ def run(words: list[str]) -> None:
     if options.json is not None:
         put_json(options.json, {"families": rows}, indent=1)
     elif options.export:
-        print(exports(rows))
+        from expert_condenser.export.gguf_table import gguf_table  # takes seconds to import
+
+        print(exports(rows), gguf_table(), sep="\n\n")
     elif options.markdown:
         print(markdown(rows))
     else:

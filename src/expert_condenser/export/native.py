@@ -3,7 +3,6 @@
 What is saved is loaded again as its users will load it, and must give the tuned model's logits, bit for bit.
 """
 
-import shutil
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -11,22 +10,17 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from peft import PeftModel
 from torch import Tensor, nn
 
 from expert_condenser.checkpoint.describe import save_stock
 from expert_condenser.checkpoint.load import load_model, load_tokenizer
 from expert_condenser.errors import ExportError
-from expert_condenser.export.exportability import Layers, Refused, exportability
+from expert_condenser.export.tuned import check_outweighed, probe, read_tuned, unchecked
 from expert_condenser.functional.routing import outweighing
 from expert_condenser.functional.scoring import native_ranks, routed_logits
 from expert_condenser.moe.attach import detach
-from expert_condenser.moe.attachment import find_attachment
 from expert_condenser.moe.corrections import correction_of
 from expert_condenser.moe.layers import MoELayer, moe_layers
-
-PROBE = (4, 32)
-"""Rows and tokens of the check, drawn over the vocabulary."""
 
 
 def export_native(source: str, output_dir: Path, dtype: str = "float32") -> str:
@@ -35,32 +29,16 @@ def export_native(source: str, output_dir: Path, dtype: str = "float32") -> str:
     Raises `ExportError` where there is no exact one, where the folder is there already, and where what was written
     does not give the same logits; then nothing is left.
     """
-    if output_dir.exists():
-        raise ExportError(f"an export writes to a folder that is not there yet; {output_dir} is")
-    model = load_model(source, dtype).eval()
-    if isinstance(model, PeftModel):
-        raise ExportError(f"whole weights are exported; {source} is an adapter: take the run's model/")
-    layers, attachment = moe_layers(model), find_attachment(model)
-    policy = None if attachment is None else attachment.policy
-    counts = tuple(len(layer.router.condenser_ids) if policy else 0 for layer in layers)
-    found = exportability(model.config, policy, "native", _dtype(dtype), Layers(layers[0].scoring, counts))
-    if isinstance(found, Refused):
-        raise ExportError(f"{source} has no exact checkpoint of its stock type: {found}")
-    ids = _probe(model)
-    expected = _logits(model, ids)
-    condensers = {layer.name: layer.router.condenser_ids.tolist() if policy else [] for layer in layers}
-    if policy is not None:
-        _write_corrections(model, layers)
-    unchecked = output_dir.parent / f".{output_dir.name}.unchecked"
-    shutil.rmtree(unchecked, ignore_errors=True)
-    try:
-        provenance = {"exported": {"from": source, "to": "native", "how": found.how}}
-        save_stock(model, load_tokenizer(source), unchecked, provenance)
-        check_export(unchecked, dtype, ids, expected, condensers)
-        unchecked.rename(output_dir)
-    finally:
-        shutil.rmtree(unchecked, ignore_errors=True)
-    return found.how
+    with unchecked(output_dir) as folder:
+        tuned = read_tuned(source, "native", dtype)
+        model, ids, condensers = tuned.model, probe(tuned.model), tuned.condensers()
+        expected = _logits(model, ids)
+        if tuned.policy is not None:
+            _write_corrections(model, tuned.layers)
+        provenance = {"exported": {"from": source, "to": "native", "how": tuned.how}}
+        save_stock(model, load_tokenizer(source), folder, provenance)
+        check_export(folder, dtype, ids, expected, condensers)
+    return tuned.how
 
 
 def lifted_correction(
@@ -94,12 +72,8 @@ def check_export(folder: Path, dtype: str, ids: Tensor, expected: Tensor, conden
     for hook in hooks:
         hook.remove()
     for layer in layers:
-        above = outweighing(layer.scoring)
-        if condensers[layer.name] and not highest[layer.name] < above / 2:
-            raise ExportError(
-                f"a condenser is chosen by a correction bias of {above:g}, which must be twice every other rank; "
-                f"{layer.name} has one of {highest[layer.name]:g}. Serve our own type."
-            )
+        if condensers[layer.name]:
+            check_outweighed(layer.name, highest[layer.name], outweighing(layer.scoring))
     if not torch.equal(found, expected):
         apart = (found.float() - expected.float()).abs().max().item()
         raise ExportError(f"the exported model must give the tuned one's logits; they differ by up to {apart:g}")
@@ -116,18 +90,7 @@ def _note_highest(
     highest[layer.name] = max(rank, highest.get(layer.name, -torch.inf))
 
 
-def _probe(model: Any) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    vocabulary = model.config.get_text_config().vocab_size
-    return torch.randint(0, vocabulary, PROBE, generator=generator).to(model.device)
-
-
 @torch.no_grad()
 def _logits(model: Any, ids: Tensor) -> Tensor:
     logits: Tensor = model(input_ids=ids, use_cache=False).logits
     return logits
-
-
-def _dtype(name: str) -> torch.dtype:
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype

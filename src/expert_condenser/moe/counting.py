@@ -61,10 +61,10 @@ class Watch:
 
     def open(self, decoder: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Before the decoder's forward; one that is recomputed within a backward pass is not counted."""
-        # The only sign of a running backward pass, which -1 says there is none: the public flag, `is_grad_enabled`, is
-        # on while reentrant checkpointing recomputes.
-        recomputed = torch._C._current_graph_task_id() != -1
-        self.counting = decoder.training and torch.is_grad_enabled() and not recomputed
+        # The last is the only sign of a running backward pass, which -1 says there is none: the public flag,
+        # `is_grad_enabled`, is on while reentrant checkpointing recomputes. Asked in training alone: a served model is
+        # captured as one graph, into which it cannot go.
+        self.counting = decoder.training and torch.is_grad_enabled() and torch._C._current_graph_task_id() == -1
         self.token_mask = token_mask(decoder, args, kwargs) if self.counting else None
 
     def close(self) -> None:
