@@ -1,0 +1,144 @@
+"""The answer of a page in sentences: which arm won and by how much, "no difference", or why nothing can be said."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a reader is told first."""
+
+    headline: str
+    details: list[str] = field(default_factory=list)
+
+
+def answer_of_comparison(report: dict[str, Any], focus: Sequence[str]) -> Answer:
+    """The answer of `compare_both`'s report; the first metric of `focus` is what is asked for, the others follow."""
+    sentences = [_of_metric(report, metric) for metric in focus]
+    with_nll = {row["metric"] for row in report.get("nll", {}).get("rows", [])}
+    sentences += [f"In nll: {_of_metric(report['nll'], metric)}" for metric in focus if metric in with_nll]
+    return Answer(sentences[0], sentences[1:])
+
+
+def _of_metric(report: dict[str, Any], metric: str) -> str:
+    rows = [row for row in report["rows"] if row["metric"] == metric]
+    base = next(row for row in rows if row["arm"] == report["baseline"])
+    others = [row for row in rows if row is not base]
+    if len(report["seeds"]) == 1:
+        scores = ", ".join(f"{row['arm']} {_number(report, row['mean'])}" for row in rows)
+        return f"One seed: no statement about methods on {metric}. On these items: {scores} {report['unit']}."
+    better, worse = (
+        sorted((row for row in others if row["verdict"].startswith(word)), key=lambda row: -abs(row["difference"]))
+        for word in ("better", "worse")
+    )
+    rest = [row for row in others if row not in better and row not in worse]
+    return " ".join([_winner(report, metric, base, better, worse), *_others(report, better[1:], worse, rest)])
+
+
+def _winner(report: dict[str, Any], metric: str, base: dict[str, Any], better: list[Any], worse: list[Any]) -> str:
+    terms = f"{100 * (1 - report['alpha']):g} % CI, {len(report['seeds'])} seeds"
+    if better:
+        best = better[0]
+        return f"{best['arm']} won on {metric}: {_difference(report, best)} against {base['arm']} ({terms})."
+    if worse and len(worse) == len([row for row in report["rows"] if row["metric"] == metric]) - 1:
+        return f"{base['arm']} won on {metric}: every other arm is worse ({terms})."
+    if worse:
+        return f"No arm beat {base['arm']} on {metric} ({terms})."
+    return f"No difference on {metric} between {base['arm']} and the other arms ({terms})."
+
+
+def _others(report: dict[str, Any], better: list[Any], worse: list[Any], rest: list[Any]) -> list[str]:
+    groups = {"Also better": better, "Worse": worse, "No difference found" if better or worse else "Found": rest}
+    texts = {
+        name: "; ".join(f"{row['arm']} {_difference(report, row)}" for row in rows) for name, rows in groups.items()
+    }
+    return [f"{name}: {text}." for name, text in texts.items() if text]
+
+
+def _difference(report: dict[str, Any], row: dict[str, Any]) -> str:
+    interval = row["t_interval"]
+    ends = ", no interval" if interval is None else f" {_interval(report, interval)}"
+    return f"{_number(report, row['difference'], '+')}{ends} {report['unit']}"
+
+
+def _interval(report: dict[str, Any], interval: dict[str, float]) -> str:
+    return f"[{_number(report, interval['low'], '+')}, {_number(report, interval['high'], '+')}]"
+
+
+def _number(report: dict[str, Any], value: float, sign: str = "") -> str:
+    return f"{value:{sign}.{1 if report['unit'] == 'points' else 3}f}"
+
+
+def answer_against_base(report: dict[str, Any]) -> Answer:
+    """What runs of one arm learnt and forgot, from their comparison with the base."""
+    rows = [row for row in report["rows"] if row["difference"] is not None and row["metric"] in _tasks(report)]
+    groups = {
+        "Learnt": [row for row in rows if row["verdict"].startswith("better")],
+        "Forgotten": [row for row in rows if row["verdict"].startswith("worse")],
+        "No difference from the base": [row for row in rows if not row["verdict"].startswith(("better", "worse"))],
+    }
+    found = [f"{name}: {'; '.join(_against_base(report, row) for row in own)}." for name, own in groups.items() if own]
+    missing = [f"Nothing was {name.lower()}." for name in ("Learnt", "Forgotten") if not groups[name]]
+    one_seed = ["One seed: this is of one model on these items, and no statement about its method."]
+    details = [*found, *missing]
+    return Answer(details[0], [*details[1:], *(one_seed if len(report["seeds"]) == 1 else [])])
+
+
+def _tasks(report: dict[str, Any]) -> list[str]:
+    """The metrics without means over tasks, where there are others."""
+    names = list(dict.fromkeys(row["metric"] for row in report["rows"]))
+    return [name for name in names if name != "average"] or names
+
+
+def _against_base(report: dict[str, Any], row: dict[str, Any]) -> str:
+    before = next(r["mean"] for r in report["rows"] if r["metric"] == row["metric"] and r["difference"] is None)
+    interval = row["t_interval"] or row["bootstrap_interval"]
+    ends = "" if interval is None else f", {_interval(report, interval)}"
+    change = _number(report, row["difference"], "+")
+    return f"{row['metric']} from {_number(report, before)} to {_number(report, row['mean'])} % ({change}{ends} points)"
+
+
+def answer_of_contrasts(contrasts: Sequence[dict[str, Any]]) -> list[str]:
+    """A sentence for every contrast of a study, with its verdict."""
+    return [_of_contrast(each) for each in contrasts]
+
+
+def _of_contrast(each: dict[str, Any]) -> str:
+    digits = 3 if each["unit"] in ("nats", "log ratio") else 2
+    interval = each["interval"]
+    ends = "" if interval is None else f" [{interval['low']:+.{digits}f}, {interval['high']:+.{digits}f}]"
+    what = f"{each['arm']} against {each['against']}, {each['measure']} of {each['of']}"
+    return f"{each['name']}: {each['verdict']} ({what}: {each['difference']:+.{digits}f}{ends} {each['unit']})."
+
+
+def answer_of_fronts(fronts: dict[str, Any]) -> str:
+    """Whose front is the largest, and whether it is larger than the baseline's."""
+    against = fronts["against"]
+    means = {arm: sum(found["scores"]) / len(found["scores"]) for arm, found in fronts["arms"].items()}
+    best = max(means, key=lambda arm: means[arm])
+    seeds = len(fronts["arms"][against]["scores"])
+    largest = f"The largest front is that of {best}, {means[best]:.2f} % of the unit square"
+    if seeds == 1:
+        return f"One seed: no statement about methods. {largest}, {against}'s is {means[against]:.2f} %."
+    if best == against:
+        return f"No arm has a larger front than {against}, {means[against]:.2f} % of the unit square ({seeds} seeds)."
+    found = fronts["arms"][best]
+    interval = found["interval"]
+    if interval is None:
+        return f"{largest}, {against}'s is {means[against]:.2f} %; there is no spread to test it with."
+    ends = f"{found['difference']:+.2f} [{interval['low']:+.2f}, {interval['high']:+.2f}], {seeds} seeds"
+    is_larger = interval["low"] > 0
+    verdict = f"more than {against}'s" if is_larger else f"no difference from {against}'s, as its interval holds 0"
+    return f"{largest}: {verdict} ({ends}; not corrected for {len(means) - 1} arms)."
+
+
+def answer_of_one(label: str, scores: dict[str, float]) -> Answer:
+    """What can be said of one arm without the base's results."""
+    if not scores:
+        return Answer(f"{label} is not evaluated: nothing is known of what it learnt. `condenser eval` asks it.")
+    found = ", ".join(f"{task} {100 * accuracy:.1f} %" for task, accuracy in scores.items())
+    return Answer(
+        f"One arm, {label}, and nothing to compare it with: {found}.",
+        ["What it learnt and forgot shows beside its base: evaluate that alike, and name its folder with --base."],
+    )

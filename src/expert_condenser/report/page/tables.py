@@ -1,0 +1,30 @@
+"""A table as a page shows it, and the same of every figure's curves: what is drawn can be read."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+ROWS = 40
+"""Of the table of a figure's curves at most; longer ones are thinned, which its caption says."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as text; the first of a row is its heading."""
+
+    caption: str
+    titles: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def table_of_curves(caption: str, x: str, curves: dict[str, tuple[Sequence[float], Sequence[float | None]]]) -> Table:
+    """A row for every x that any curve has, a column for every curve, with the ends kept where rows are left out."""
+    every = sorted({value for xs, _ in curves.values() for value in xs})
+    shown = every if len(every) <= ROWS else [every[at * (len(every) - 1) // (ROWS - 1)] for at in range(ROWS)]
+    found = {name: dict(zip(xs, ys, strict=True)) for name, (xs, ys) in curves.items()}
+    rows = [[f"{value:g}", *(_number(of.get(value)) for of in found.values())] for value in shown]
+    left = "" if len(shown) == len(every) else f", {len(shown)} of {len(every)} rows"
+    return Table(caption + left, [x, *curves], rows)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
