@@ -33,7 +33,8 @@ def read_analyses(folders: Sequence[Path]) -> list[Analysis]:
         inside = [path for path in pictures if path.with_suffix(".json").is_file()]
         if not inside:
             raise AnalysisError(
-                f"--analyses names output folders of `condenser analyze`, with NAME.json and NAME.svg; {folder} has none"
+                f"--analyses names folders that `condenser analyze` wrote, with WHAT.json and WHAT.svg; {folder} has "
+                "none"
             )
         found += [_read(path) for path in inside]
     return found

@@ -37,19 +37,22 @@ def _of_metric(report: dict[str, Any], metric: str) -> str:
 
 
 def _winner(report: dict[str, Any], metric: str, base: dict[str, Any], better: list[Any], worse: list[Any]) -> str:
-    terms = f"{100 * (1 - report['alpha']):g} % CI, {len(report['seeds'])} seeds"
+    arms = len([row for row in report["rows"] if row["metric"] == metric]) - 1
+    corrected = f", corrected for {arms} arms" if arms > 1 else ""
+    terms = f"{100 * (1 - report['alpha']):g} % CI, {len(report['seeds'])} seeds{corrected}"
     if better:
         best = better[0]
         return f"{best['arm']} won on {metric}: {_difference(report, best)} against {base['arm']} ({terms})."
-    if worse and len(worse) == len([row for row in report["rows"] if row["metric"] == metric]) - 1:
+    if len(worse) == arms:
         return f"{base['arm']} won on {metric}: every other arm is worse ({terms})."
     if worse:
         return f"No arm beat {base['arm']} on {metric} ({terms})."
-    return f"No difference on {metric} between {base['arm']} and the other arms ({terms})."
+    other = "the other arms" if arms > 1 else next(r["arm"] for r in report["rows"] if r["difference"] is not None)
+    return f"No difference found on {metric} between {base['arm']} and {other} ({terms})."
 
 
 def _others(report: dict[str, Any], better: list[Any], worse: list[Any], rest: list[Any]) -> list[str]:
-    groups = {"Also better": better, "Worse": worse, "No difference found" if better or worse else "Found": rest}
+    groups = {"Also better": better, "Worse": worse, "No difference found" if better or worse else "Differences": rest}
     texts = {
         name: "; ".join(f"{row['arm']} {_difference(report, row)}" for row in rows) for name, rows in groups.items()
     }
@@ -57,9 +60,10 @@ def _others(report: dict[str, Any], better: list[Any], worse: list[Any], rest: l
 
 
 def _difference(report: dict[str, Any], row: dict[str, Any]) -> str:
-    interval = row["t_interval"]
-    ends = ", no interval" if interval is None else f" {_interval(report, interval)}"
-    return f"{_number(report, row['difference'], '+')}{ends} {report['unit']}"
+    interval, change = row["t_interval"], _number(report, row["difference"], "+")
+    if row["t_p"] is None:
+        return f"{change} {report['unit']} at every seed"
+    return f"{change} {_interval(report, interval)} {report['unit']}"
 
 
 def _interval(report: dict[str, Any], interval: dict[str, float]) -> str:

@@ -8,15 +8,16 @@ from typing import Any
 from expert_condenser.comparison.arms import Arm, Run, group, read_run, read_task
 from expert_condenser.comparison.compare import AVERAGE, compare_both
 from expert_condenser.comparison.runs import Design, read_design
-from expert_condenser.comparison.tables import tables as comparison_tables
 from expert_condenser.errors import EvaluationError
 from expert_condenser.evaluation.results import RESULTS, Results
 from expert_condenser.report.page.answers import Answer, answer_against_base, answer_of_comparison, answer_of_one
 from expert_condenser.report.page.report import Report, shown_runs
 from expert_condenser.report.page.runs import RunFiles, check_one_base, read_files
-from expert_condenser.report.page.tables import Table
+from expert_condenser.report.page.tables import Table, comparison_tables
 
 BASE = "the base"
+_FEW = 4
+"""So many tasks are shown each by a table, and not their average alone."""
 LEARNT, OTHERS = "what was to be learnt", "all other tasks"
 
 
@@ -47,7 +48,9 @@ def report_of_runs(folders: Sequence[Path], terms: Terms) -> Report:
     found = compare_both(design, baseline=terms.baseline, groups=groups)
     runs, left_out = shown_runs(*_first_seed(design.arms))
     notes = [*_notes(found), *_base_scores(design.tasks, terms), *left_out]
-    return Report(_title(design.arms), answer_of_comparison(found, focus), _tables(found), runs, notes)
+    return Report(
+        _title(design.arms), answer_of_comparison(found, focus), *comparison_tables(found, focus), runs, notes
+    )
 
 
 def _title(arms: Collection[str]) -> str:
@@ -63,7 +66,7 @@ def _not_evaluated(files: Sequence[RunFiles], without: Sequence[RunFiles]) -> Re
         answer = Answer(
             f"No comparison: not finished, or not evaluated, is {names}.", ["`condenser eval` asks a run's model."]
         )
-    return Report(_title([run.label for run in runs]), answer, [], runs, left_out)
+    return Report(_title([run.label for run in runs]), answer, [], [], runs, left_out)
 
 
 def _of_one_arm(arm: Arm, terms: Terms) -> Report:
@@ -73,10 +76,11 @@ def _of_one_arm(arm: Arm, terms: Terms) -> Report:
     first = next(iter(arm.runs.values()))
     if terms.base is None:
         answer = answer_of_one(arm.label, {name: task.accuracy for name, task in first.tasks.items()})
-        return Report(arm.label, answer, [_scores(arm)], runs, left_out)
+        return Report(arm.label, answer, [_scores(arm)], [], runs, left_out)
     design = _beside_base(arm, terms.base)
     found = compare_both(design, baseline=BASE)
-    return Report(arm.label, answer_against_base(found), _tables(found), runs, [*_notes(found), *left_out])
+    shown = comparison_tables(found, design.tasks if len(design.tasks) < _FEW else [AVERAGE])
+    return Report(arm.label, answer_against_base(found), *shown, runs, [*_notes(found), *left_out])
 
 
 def _scores(arm: Arm) -> Table:
@@ -98,8 +102,8 @@ def _beside_base(arm: Arm, folder: Path) -> Design:
         for name in shared:
             if (run.tasks[name].items, run.tasks[name].prompts) != (tasks[name].items, tasks[name].prompts):
                 raise EvaluationError(
-                    f"a run and its base answer the same items by the same prompts; {run.folder} and {folder} differ on "
-                    f"{name}: evaluate both alike"
+                    f"a run and its base answer the same items by the same prompts; {run.folder} and {folder} differ "
+                    f"on {name}: evaluate both alike"
                 )
     base = Arm(BASE, {seed: replace(run, name=BASE, folder=folder, tasks=tasks) for seed, run in arm.runs.items()})
     return Design({BASE: base, arm.label: arm}, list(arm.runs), shared, paired_items=True)
@@ -145,10 +149,6 @@ def _first_seed(arms: Mapping[str, Arm]) -> tuple[list[Path], dict[Path, str]]:
         run: Run = next(iter(arm.runs.values()))
         found[run.folder] = label
     return list(found), found
-
-
-def _tables(found: dict[str, Any]) -> list[Table]:
-    return [Table(title, *cells) for title, cells in comparison_tables(found)]
 
 
 def _notes(found: dict[str, Any]) -> list[str]:

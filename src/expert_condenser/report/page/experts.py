@@ -1,4 +1,4 @@
-"""The heat maps of a page: the usage and bias of every expert at every logged interval, thinned to what a page holds."""
+"""The heat maps of a page: the usage and bias of every expert at every logged interval, or as many as a page holds."""
 
 from collections.abc import Sequence
 from typing import Any

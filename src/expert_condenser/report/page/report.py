@@ -21,6 +21,8 @@ class Report:
     title: str
     answer: Answer
     tables: list[Table]
+    more: list[Table]
+    """Tables that a reader opens."""
     runs: list[RunFiles]
     """Those whose experts are shown: one of every arm."""
     notes: list[str] = field(default_factory=list)

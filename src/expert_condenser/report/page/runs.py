@@ -67,7 +67,7 @@ def _routing(path: Path) -> dict[str, Tensor]:
     except (OSError, KeyError, ValueError, SafetensorError) as error:
         raise DataError(
             f"{path} is the routing that a training recorded, tokens (T,), row (T,), layers (L,) and choices (T, L, S); "
-            f"this one is damaged or none ({error}): restore or delete it"
+            f"this is damaged or none ({error}): restore or delete it"
         ) from error
     return found
 
@@ -88,11 +88,8 @@ def _check_shapes(files: RunFiles) -> None:
     counts = None if files.log is None else files.log.counts
     if counts is None:
         return
-    if (
-        counts.ndim != 3
-        or files.log is not None
-        and files.log.bias is not None
-        and files.log.bias.shape != counts.shape
+    if counts.ndim != 3 or (
+        files.log is not None and files.log.bias is not None and files.log.bias.shape != counts.shape
     ):
         raise DataError(
             f"the usage history of {files.folder} is of (intervals, layers, experts); got {tuple(counts.shape)}: it is "
@@ -101,8 +98,8 @@ def _check_shapes(files: RunFiles) -> None:
     layers, experts = counts.shape[1:]
     if any(layer >= layers or max(ids, default=0) >= experts for layer, ids in files.condensers.items()):
         raise DataError(
-            f"{files.folder / CONDENSERS} names experts that {layers} layers of {experts} do not have: it is of another "
-            "run, restore or delete it"
+            f"{files.folder / CONDENSERS} names experts that {layers} layers of {experts} do not have: it is of "
+            "another run, restore or delete it"
         )
 
 

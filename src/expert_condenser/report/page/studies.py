@@ -1,9 +1,9 @@
 """The report of a study: its answer, its tables and its front, from the raw files of its runs."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from expert_condenser.comparison.tables import tables as comparison_tables
 from expert_condenser.report.page.answers import (
     Answer,
     answer_of_comparison,
@@ -13,7 +13,7 @@ from expert_condenser.report.page.answers import (
 from expert_condenser.report.page.figures import front_figure
 from expert_condenser.report.page.recipes import reproduce_study
 from expert_condenser.report.page.report import Report, shown_runs
-from expert_condenser.report.page.tables import Table
+from expert_condenser.report.page.tables import Table, comparison_tables
 from expert_condenser.study.contrast_tables import contrast_cells, front_cells, front_notes
 from expert_condenser.study.gather import Gathered, gather
 from expert_condenser.study.plan import BEFORE
@@ -30,10 +30,13 @@ def report_of_study(root: Path) -> Report:
     # Of a grid the first point of every arm: all points of all arms are more than a page can show.
     points = {run.name.partition(" ")[0]: run.folder for run in reversed(first)}
     runs, left_out = shown_runs([points[arm] for arm in gathered.labels])
+    focus = [gathered.study.learnt, *([BEFORE] if BEFORE in gathered.study.named_groups else [])]
+    first, more = comparison_tables(found, focus) if "rows" in found else ([], [])
     return Report(
         title=root.resolve().name,
-        answer=_answer(gathered, found),
-        tables=_tables(gathered, found),
+        answer=_answer(found, focus),
+        tables=[*_tables(gathered, found), *first],
+        more=more,
         notes=[*_notes(gathered, found), *left_out],
         front=front_figure(found["fronts"]) if "fronts" in found else None,
         runs=runs,
@@ -41,13 +44,11 @@ def report_of_study(root: Path) -> Report:
     )
 
 
-def _answer(gathered: Gathered, found: dict[str, Any]) -> Answer:
+def _answer(found: dict[str, Any], focus: Sequence[str]) -> Answer:
     """What the study asks for first: its contrasts are its questions, then its fronts, then arm by arm."""
     sentences = answer_of_contrasts(found.get("contrasts", []))
     sentences += [answer_of_fronts(found["fronts"])] if "fronts" in found else []
     if "rows" in found:
-        groups = gathered.study.named_groups
-        focus = [gathered.study.learnt, *([BEFORE] if BEFORE in groups else [])]
         by_arm = answer_of_comparison(found, focus)
         sentences = [by_arm.headline, *sentences, *by_arm.details]
     return Answer(sentences[0], sentences[1:])
@@ -59,8 +60,6 @@ def _tables(gathered: Gathered, found: dict[str, Any]) -> list[Table]:
         tables.append(Table(*front_cells(found["fronts"], len(found["seeds"]))))
     if "contrasts" in found:
         tables.append(Table(*contrast_cells(found["contrasts"])))
-    if "rows" in found:
-        tables += [Table(title, *cells) for title, cells in comparison_tables(found)]
     return tables
 
 

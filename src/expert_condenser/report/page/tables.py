@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from expert_condenser.comparison.tables import tables
 
 ROWS = 40
 """Of the table of a figure's curves at most; longer ones are thinned, which its caption says."""
@@ -14,6 +17,16 @@ class Table:
     caption: str
     titles: Sequence[str]
     rows: Sequence[Sequence[str]]
+
+
+def comparison_tables(report: dict[str, Any], focus: Sequence[str]) -> tuple[list[Table], list[Table]]:
+    """The tables of `compare_both`'s report: those of the metrics that the answer is of, and the others."""
+    of_metric: dict[str, list[Table]] = {row["metric"]: [] for row in report["rows"]}
+    for title, cells in tables(report):
+        metric = max((name for name in of_metric if title.startswith(f"{name}: ")), key=len)
+        of_metric[metric].append(Table(title, *cells))
+    first = [table for metric in focus for table in of_metric[metric]]
+    return first, [table for metric, own in of_metric.items() if metric not in focus for table in own]
 
 
 def table_of_curves(caption: str, x: str, curves: dict[str, tuple[Sequence[float], Sequence[float | None]]]) -> Table:

@@ -76,9 +76,13 @@ if (EXPERTS.length) {
     const ring = { type: "scatter", mode: "markers", x: rings.map(([x]) => x), y: rings.map(([, y]) => y), hoverinfo: "skip", marker: { symbol: "circle-open", size: 9, color: isDifference() || isBias() ? "#000" : "#fff", line: { width: 2 } } };
     const height = Math.max(240, Math.min(560, 26 * layers.length + 90));
     const byUsage = control("order").value === "usage";
-    return draw(control(`map-${index}`), [map, ring], { height, showlegend: false, margin: { l: 55, r: 10, t: 10, b: 45 },
+    const place = control(`map-${index}`);
+    draw(place, [map, ring], { height, showlegend: false, margin: { l: 55, r: 10, t: 10, b: 45 },
       xaxis: { title: { text: byUsage ? "experts, by usage at the start" : "expert" }, showgrid: false, zeroline: false },
       yaxis: { title: { text: "layer" }, type: "category", autorange: "reversed", showgrid: false } });
+    if (place.dataset.clicks) return;
+    place.dataset.clicks = "yes";
+    place.on("plotly_click", ({ points: [point] }) => chooseExpert(point.pointIndex[0], orders()[point.pointIndex[0]][point.pointIndex[1]]));
   }
 
   function summaryOf(run, cells) {
@@ -140,15 +144,5 @@ if (EXPERTS.length) {
   if (EXPERTS.length === 1) for (const name of ["other", "view"]) control(name).parentElement.hidden = true;
   if (!EXPERTS.some((run) => run.bias)) control("measure").parentElement.hidden = true;
   setSteps();
-  redraws.push(drawExperts);
-  for (const index of [0, 1])
-    redraws.push(() => {
-      const map = control(`map-${index}`);
-      if (map.chosen || !map.on) return;
-      map.chosen = true;
-      map.on("plotly_click", ({ points: [point] }) => {
-        const layer = point.pointIndex[0];
-        chooseExpert(layer, orders()[layer][point.pointIndex[1]]);
-      });
-    });
+  drawWhenSeen(control("map-0"), drawExperts);
 }

@@ -2,7 +2,7 @@
 function chooseExpert(layer, expert) {
   byId("one-layer").selectedIndex = layer;
   byId("one-expert").value = expert;
-  drawOne();
+  seen.has(byId("one-plot")) ? drawOne() : see(byId("one-plot"));
 }
 
 function drawOne() {
@@ -32,8 +32,11 @@ function drawOne() {
 if (EXPERTS.length) {
   setOptions(byId("one-layer"), EXPERTS[0].layers.map(String));
   byId("one-expert").max = EXPERTS[0].counts.shape[2] - 1;
+  const first = EXPERTS[0].condensers.findIndex((ids) => ids.length);
+  byId("one-layer").selectedIndex = Math.max(0, first);
+  byId("one-expert").value = first < 0 ? 0 : EXPERTS[0].condensers[first][0];
   byId("one-form").addEventListener("submit", (event) => event.preventDefault());
   byId("one-form").addEventListener("input", drawOne);
   byId("one-details").addEventListener("toggle", drawOne);
-  redraws.push(drawOne);
+  drawWhenSeen(byId("one-plot"), drawOne);
 }
