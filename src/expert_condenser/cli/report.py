@@ -2,11 +2,15 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from expert_condenser.cli.console import say_result
 from expert_condenser.cli.parsing import Parser
 from expert_condenser.errors import EvaluationError
 from expert_condenser.files import write_text
+
+if TYPE_CHECKING:
+    from expert_condenser.report.page.report import Report
 
 DESCRIPTION = (
     "Runs, or the folder of one study, as one HTML file: the answer, the comparison, what every expert did, the tokens "
@@ -42,7 +46,7 @@ def _read(words: list[str]) -> argparse.Namespace:
     return parser.read(words)
 
 
-def _report(options: argparse.Namespace):  # type: ignore[no-untyped-def]
+def _report(options: argparse.Namespace) -> "Report":
     from expert_condenser.report.page.comparisons import Terms, report_of_runs
     from expert_condenser.report.page.studies import STUDY, report_of_study
 

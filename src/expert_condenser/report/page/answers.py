@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from expert_condenser.comparison.compare import AVERAGE
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -15,48 +17,60 @@ class Answer:
 
 def answer_of_comparison(report: dict[str, Any], focus: Sequence[str]) -> Answer:
     """The answer of `compare_both`'s report; the first metric of `focus` is what is asked for, the others follow."""
-    sentences = [_of_metric(report, metric) for metric in focus]
     with_nll = {row["metric"] for row in report.get("nll", {}).get("rows", [])}
-    sentences += [f"In nll: {_of_metric(report['nll'], metric)}" for metric in focus if metric in with_nll]
+    sentences = [sentence for metric in focus for sentence in _of_metric(report, metric)]
+    sentences += [each for metric in focus if metric in with_nll for each in _of_metric(report["nll"], metric)]
     return Answer(sentences[0], sentences[1:])
 
 
-def _of_metric(report: dict[str, Any], metric: str) -> str:
+def _of_metric(report: dict[str, Any], metric: str) -> list[str]:
+    """What is true of one metric: who won, and then the differences of all arms."""
     rows = [row for row in report["rows"] if row["metric"] == metric]
     base = next(row for row in rows if row["arm"] == report["baseline"])
     others = [row for row in rows if row is not base]
+    name = _called(report, metric)
     if len(report["seeds"]) == 1:
         scores = ", ".join(f"{row['arm']} {_number(report, row['mean'])}" for row in rows)
-        return f"One seed: no statement about methods on {metric}. On these items: {scores} {report['unit']}."
+        return [f"One seed: no statement about methods on {name}.", f"On these items: {scores} {report['unit']}."]
     better, worse = (
         sorted((row for row in others if row["verdict"].startswith(word)), key=lambda row: -abs(row["difference"]))
         for word in ("better", "worse")
     )
     rest = [row for row in others if row not in better and row not in worse]
-    return " ".join([_winner(report, metric, base, better, worse), *_others(report, better[1:], worse, rest)])
+    return [
+        f"{_winner(base['arm'], others, better, worse, name)} ({_terms(report, others)}).",
+        *_differences(report, better, worse, rest),
+    ]
 
 
-def _winner(report: dict[str, Any], metric: str, base: dict[str, Any], better: list[Any], worse: list[Any]) -> str:
-    arms = len([row for row in report["rows"] if row["metric"] == metric]) - 1
-    corrected = f", corrected for {arms} arms" if arms > 1 else ""
-    terms = f"{100 * (1 - report['alpha']):g} % CI, {len(report['seeds'])} seeds{corrected}"
+def _called(report: dict[str, Any], metric: str) -> str:
+    """A metric in a sentence."""
+    name = "the average over all tasks" if metric == AVERAGE else metric
+    return name if report["metric"] == "accuracy" else f"the nll of {name}"
+
+
+def _terms(report: dict[str, Any], others: Sequence[dict[str, Any]]) -> str:
+    corrected = f", corrected for {len(others)} arms" if len(others) > 1 else ""
+    return f"{100 * (1 - report['alpha']):g} % CI, {len(report['seeds'])} seeds{corrected}"
+
+
+def _winner(base: str, others: Sequence[Any], better: Sequence[Any], worse: Sequence[Any], name: str) -> str:
     if better:
-        best = better[0]
-        return f"{best['arm']} won on {metric}: {_difference(report, best)} against {base['arm']} ({terms})."
-    if len(worse) == arms:
-        return f"{base['arm']} won on {metric}: every other arm is worse ({terms})."
+        return f"{better[0]['arm']} won on {name} against {base}"
+    if len(worse) == len(others):
+        return f"{base} won on {name}: {'every other arm' if len(others) > 1 else others[0]['arm']} is worse"
     if worse:
-        return f"No arm beat {base['arm']} on {metric} ({terms})."
-    other = "the other arms" if arms > 1 else next(r["arm"] for r in report["rows"] if r["difference"] is not None)
-    return f"No difference found on {metric} between {base['arm']} and {other} ({terms})."
+        return f"No arm beat {base} on {name}"
+    return (
+        f"No difference found on {name} between {base} and {'the other arms' if len(others) > 1 else others[0]['arm']}"
+    )
 
 
-def _others(report: dict[str, Any], better: list[Any], worse: list[Any], rest: list[Any]) -> list[str]:
-    groups = {"Also better": better, "Worse": worse, "No difference found" if better or worse else "Differences": rest}
-    texts = {
-        name: "; ".join(f"{row['arm']} {_difference(report, row)}" for row in rows) for name, rows in groups.items()
-    }
-    return [f"{name}: {text}." for name, text in texts.items() if text]
+def _differences(report: dict[str, Any], better: Sequence[Any], worse: Sequence[Any], rest: Sequence[Any]) -> list[str]:
+    groups = {"Better": better, "Worse": worse, "No difference found": rest}
+    texts = {word: "; ".join(f"{r['arm']} {_difference(report, r)}" for r in rows) for word, rows in groups.items()}
+    against = f"than {report['baseline']}"
+    return [f"{word}{'' if word.startswith('No') else f' {against}'}: {text}." for word, text in texts.items() if text]
 
 
 def _difference(report: dict[str, Any], row: dict[str, Any]) -> str:
@@ -85,14 +99,23 @@ def answer_against_base(report: dict[str, Any]) -> Answer:
     found = [f"{name}: {'; '.join(_against_base(report, row) for row in own)}." for name, own in groups.items() if own]
     missing = [f"Nothing was {name.lower()}." for name in ("Learnt", "Forgotten") if not groups[name]]
     one_seed = ["One seed: this is of one model on these items, and no statement about its method."]
-    details = [*found, *missing]
+    details = [*found, *missing, *_nll_against_base(report)]
     return Answer(details[0], [*details[1:], *(one_seed if len(report["seeds"]) == 1 else [])])
+
+
+def _nll_against_base(report: dict[str, Any]) -> list[str]:
+    """The change of the nll of every task, which shows where no answer has changed."""
+    rows = [row for row in report.get("nll", {}).get("rows", []) if row["metric"] in _tasks(report)]
+    means = {(row["metric"], row["difference"] is None): row["mean"] for row in rows}
+    names = dict.fromkeys(metric for metric, _ in means)
+    texts = [f"{name} from {means[name, True]:.3f} to {means[name, False]:.3f}" for name in names]
+    return [f"The nll went, {'; '.join(texts)} nats."] if texts else []
 
 
 def _tasks(report: dict[str, Any]) -> list[str]:
     """The metrics without means over tasks, where there are others."""
     names = list(dict.fromkeys(row["metric"] for row in report["rows"]))
-    return [name for name in names if name != "average"] or names
+    return [name for name in names if name != AVERAGE] or names
 
 
 def _against_base(report: dict[str, Any], row: dict[str, Any]) -> str:
@@ -113,7 +136,8 @@ def _of_contrast(each: dict[str, Any]) -> str:
     interval = each["interval"]
     ends = "" if interval is None else f" [{interval['low']:+.{digits}f}, {interval['high']:+.{digits}f}]"
     what = f"{each['arm']} against {each['against']}, {each['measure']} of {each['of']}"
-    return f"{each['name']}: {each['verdict']} ({what}: {each['difference']:+.{digits}f}{ends} {each['unit']})."
+    p = "" if each["holm_p"] is None else f", p {each['holm_p']:.2g} after Holm's correction"
+    return f"{each['name']}: {each['verdict']} ({what}: {each['difference']:+.{digits}f}{ends} {each['unit']}{p})."
 
 
 def answer_of_fronts(fronts: dict[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """The figures that plotly draws from one table of numbers: the front of a study, curves over steps, the long tail."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from expert_condenser.report.page.runs import RunFiles
-from expert_condenser.report.page.tables import Table, table_of_curves
+from expert_condenser.report.page.tables import Curve, Table, table_of_curves
 
 NAMES = {
     "nll": "nll, nats per token",
@@ -33,7 +33,7 @@ class Figure:
     table: Table
 
 
-def _line(name: str, x: Sequence[float], y: Sequence[float | None], mode: str = "lines") -> dict[str, Any]:
+def _line(name: str, x: Sequence[int | float], y: Sequence[int | float | None], mode: str = "lines") -> dict[str, Any]:
     """Plotly reads names as HTML, so they are escaped."""
     return {"type": "scatter", "mode": mode, "name": escape(name, quote=False), "x": list(x), "y": list(y)}
 
@@ -49,7 +49,7 @@ def curve_figures(runs: Sequence[RunFiles]) -> list[Figure]:
     return [*found, *([_over_steps("Gini index of usage", gini)] if gini else [])]
 
 
-def _over_steps(title: str, curves: dict[str, tuple[Sequence[int], Sequence[float | None]]]) -> Figure:
+def _over_steps(title: str, curves: Mapping[str, Curve]) -> Figure:
     ends = []
     for name, (_, values) in curves.items():
         known = [value for value in values if value is not None]
@@ -65,7 +65,7 @@ def _over_steps(title: str, curves: dict[str, tuple[Sequence[int], Sequence[floa
 
 def tail_figure(runs: Sequence[RunFiles]) -> Figure | None:
     """The long tail: shares of the experts of a layer, sorted, mean over layers, in the first and last interval."""
-    curves: dict[str, tuple[Sequence[int], list[float]]] = {}
+    curves: dict[str, Curve] = {}
     for run in runs:
         counts = None if run.log is None else run.log.counts
         if counts is not None and run.log is not None:
@@ -75,7 +75,7 @@ def tail_figure(runs: Sequence[RunFiles]) -> Figure | None:
                 curves[f"{run.label} {moment}"] = range(1, len(tail) + 1), tail.tolist()
     if not curves:
         return None
-    busiest = "; ".join(f"{name} {100 * tail[0]:.1f} %" for name, (_, tail) in curves.items())
+    busiest = "; ".join(f"{name} {100 * (tail[0] or 0):.1f} %" for name, (_, tail) in curves.items())
     return Figure(
         "The long tail: share of selections, experts sorted in their layer",
         f"Share of selections by rank of the expert, mean over layers. The busiest expert has: {busiest}.",
@@ -99,7 +99,7 @@ def front_figure(fronts: dict[str, Any]) -> Figure:
     traces.append({**_line("base", base[:1], base[1:], "markers"), "marker": star, "text": ["base"]})
     areas = ", ".join(f"{arm} {sum(f['scores']) / len(f['scores']):.2f} %" for arm, f in fronts["arms"].items())
     return Figure(
-        "Gain against forgetting",
+        "Fronts, mean over seeds",
         f"What arms gained against what they kept, a point for each point of the grid. Area dominated: {areas}.",
         [{**trace, "hovertemplate": "%{text}<br>gained %{x:.4f}<br>kept %{y:.4f}<extra></extra>"} for trace in traces],
         {

@@ -43,8 +43,13 @@ def check_place(path: Path) -> None:
         raise FolderError(f"--out is a file; got the directory {path}")
     if not path.parent.is_dir():
         raise FolderError(f"--out is written into a directory that exists; there is no {path.parent}")
-    if path.exists() and MARKER.encode() not in path.open("rb").read(_HEAD):
+    if path.exists() and not _is_page(path):
         raise FolderError(f"--out replaces a report only, and {path} is another file; name another, or move it away")
+
+
+def _is_page(path: Path) -> bool:
+    with path.open("rb") as file:
+        return MARKER.encode() in file.read(_HEAD)
 
 
 def page_of(report: Report, analyses: Sequence[Analysis], library: str) -> str:

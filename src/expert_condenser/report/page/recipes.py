@@ -1,7 +1,7 @@
 """How to make the runs again: the whole recipe of each, the versions that computed it, and the command."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ def versions_table(runs: Sequence[RunFiles]) -> Table:
     """A column for every run, a row for every package, the commit, the rows and the hardware-side choices."""
     packages = list(dict.fromkeys(name for run in runs for name in run.record.versions))
     rows = [[name, *(run.record.versions.get(name, "") for run in runs)] for name in packages]
-    facts = {
+    facts: dict[str, Callable[[RunFiles], Any]] = {
         "git commit": lambda run: run.record.git_commit,
         "digest of the rows": lambda run: (run.record.data or {}).get("digest"),
         "engine": lambda run: run.record.engine,

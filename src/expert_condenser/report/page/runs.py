@@ -66,8 +66,8 @@ def _routing(path: Path) -> dict[str, Tensor]:
             raise ValueError("its tensors are not of the same tokens and layers")
     except (OSError, KeyError, ValueError, SafetensorError) as error:
         raise DataError(
-            f"{path} is the routing that a training recorded, tokens (T,), row (T,), layers (L,) and choices (T, L, S); "
-            f"this is damaged or none ({error}): restore or delete it"
+            f"{path} is the routing that a training recorded, tokens (T,), row (T,), layers (L,), choices (T, L, S); "
+            f"this one is damaged or none ({error}): restore or delete it"
         ) from error
     return found
 

@@ -31,11 +31,11 @@ def report_of_study(root: Path) -> Report:
     points = {run.name.partition(" ")[0]: run.folder for run in reversed(first)}
     runs, left_out = shown_runs([points[arm] for arm in gathered.labels])
     focus = [gathered.study.learnt, *([BEFORE] if BEFORE in gathered.study.named_groups else [])]
-    first, more = comparison_tables(found, focus) if "rows" in found else ([], [])
+    of_focus, more = comparison_tables(found, focus) if "rows" in found else ([], [])
     return Report(
         title=root.resolve().name,
         answer=_answer(found, focus),
-        tables=[*_tables(gathered, found), *first],
+        tables=[*_tables(gathered, found), *of_focus],
         more=more,
         notes=[*_notes(gathered, found), *left_out],
         front=front_figure(found["fronts"]) if "fronts" in found else None,

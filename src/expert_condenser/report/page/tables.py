@@ -1,11 +1,13 @@
 """A table as a page shows it, and the same of every figure's curves: what is drawn can be read."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from expert_condenser.comparison.tables import tables
 
+Curve = tuple[Sequence[int | float], Sequence[int | float | None]]
+"""The x and the y of a curve, None where there is no value."""
 ROWS = 40
 """Of the table of a figure's curves at most; longer ones are thinned, which its caption says."""
 
@@ -24,12 +26,18 @@ def comparison_tables(report: dict[str, Any], focus: Sequence[str]) -> tuple[lis
     of_metric: dict[str, list[Table]] = {row["metric"]: [] for row in report["rows"]}
     for title, cells in tables(report):
         metric = max((name for name in of_metric if title.startswith(f"{name}: ")), key=len)
-        of_metric[metric].append(Table(title, *cells))
+        of_metric[metric].append(Table(title, *_verdict_first(*cells)))
     first = [table for metric in focus for table in of_metric[metric]]
     return first, [table for metric, own in of_metric.items() if metric not in focus for table in own]
 
 
-def table_of_curves(caption: str, x: str, curves: dict[str, tuple[Sequence[float], Sequence[float | None]]]) -> Table:
+def _verdict_first(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
+    """The last column after the first: a narrow screen shows what follows from the others without scrolling."""
+    one, *others = [[row[0], row[-1], *row[1:-1]] for row in (titles, *rows)]
+    return one, others
+
+
+def table_of_curves(caption: str, x: str, curves: Mapping[str, Curve]) -> Table:
     """A row for every x that any curve has, a column for every curve, with the ends kept where rows are left out."""
     every = sorted({value for xs, _ in curves.values() for value in xs})
     shown = every if len(every) <= ROWS else [every[at * (len(every) - 1) // (ROWS - 1)] for at in range(ROWS)]
@@ -39,5 +47,5 @@ def table_of_curves(caption: str, x: str, curves: dict[str, tuple[Sequence[float
     return Table(caption + left, [x, *curves], rows)
 
 
-def _number(value: float | None) -> str:
+def _number(value: int | float | None) -> str:
     return "" if value is None else f"{value:.4g}"

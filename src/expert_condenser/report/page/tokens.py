@@ -45,7 +45,7 @@ def _of_run(run: RunFiles, choices: int) -> dict[str, Any]:
 
 def _moments(run: RunFiles) -> dict[str, Tensor]:
     """The start of the first phase, and the end of every phase: a phase begins as the one before it ended."""
-    found = {}
+    found: dict[str, Tensor] = {}
     for phase, tensors in run.routing.items():
         for moment, word in _MOMENTS.items():
             experts = tensors.get(f"{moment}.experts")
