@@ -1,4 +1,4 @@
-"""The pages that `check.mjs` opens: `python -m tests.pages.make DIR` writes them, from made runs, without a training."""
+"""The pages that `check.mjs` opens: `python -m tests.pages.make DIR` writes them, from made runs without a training."""
 
 import sys
 import tempfile
@@ -27,7 +27,7 @@ def comparison(root: Path) -> Report:
 
 
 def _answers(name: str, seed: int) -> dict[str, str]:
-    right = {"sft": 10, "condenser": 25, "evil": 11}[name] + seed % 2
+    right = {"sft": 10, "condenser": 25, "evil": 11}[name] + (seed**2 % 4 if name == "condenser" else seed)
     return {TASK: "1" * right + "0" * (40 - right), OLD: "1" * 40}
 
 

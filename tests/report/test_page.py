@@ -118,7 +118,25 @@ def test_the_winner_is_named_with_its_interval(two_seeds):
     report = report_of_runs(two_seeds, Terms())
     assert report.answer.headline == f"condenser won on {TASK} against sft (95 % CI, 3 seeds)."
     assert "Better than sft: condenser +50.0 [+43.8, +56.2] points." in report.answer.details
-    assert f"No difference found on {OLD} between sft and condenser (95 % CI, 3 seeds)." in report.answer.details
+    equal = f"No difference on {OLD}: sft and condenser are equal at every seed (95 % CI, 3 seeds)."
+    assert equal in report.answer.details
+
+
+def test_the_baseline_wins_where_all_others_are_worse(tmp_path):
+    for seed, right in ((1, 12), (2, 9), (3, 10)):
+        make_run(tmp_path / f"sft{seed}", "sft", seed, correct=answers(30))
+        make_run(tmp_path / f"condenser{seed}", seed=seed, correct=answers(right))
+    answer = report_of_runs(sorted(tmp_path.iterdir()), Terms()).answer
+    assert answer.headline == f"sft won on {TASK}: condenser is worse (95 % CI, 3 seeds)."
+
+
+def test_the_same_difference_at_every_seed_is_no_statement(tmp_path):
+    for seed in (1, 2):
+        make_run(tmp_path / f"sft{seed}", "sft", seed, correct=answers(10))
+        make_run(tmp_path / f"condenser{seed}", seed=seed, correct=answers(20))
+    answer = report_of_runs(sorted(tmp_path.iterdir()), Terms()).answer
+    assert answer.headline.startswith(f"No statement on {TASK}:")
+    assert answer.details[0] == "Not tested: condenser +25.0 points at every seed."
 
 
 def test_an_interval_that_holds_zero_is_no_difference(tmp_path):

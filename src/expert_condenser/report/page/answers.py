@@ -55,27 +55,43 @@ def _terms(report: dict[str, Any], others: Sequence[dict[str, Any]]) -> str:
 
 
 def _winner(base: str, others: Sequence[Any], better: Sequence[Any], worse: Sequence[Any], name: str) -> str:
+    everyone = "the other arms" if len(others) > 1 else others[0]["arm"]
     if better:
         return f"{better[0]['arm']} won on {name} against {base}"
     if len(worse) == len(others):
-        return f"{base} won on {name}: {'every other arm' if len(others) > 1 else others[0]['arm']} is worse"
+        return f"{base} won on {name}: {everyone} {'are' if len(others) > 1 else 'is'} worse"
     if worse:
         return f"No arm beat {base} on {name}"
-    return (
-        f"No difference found on {name} between {base} and {'the other arms' if len(others) > 1 else others[0]['arm']}"
-    )
+    if any(_is_untested(row) and not _is_equal(row) for row in others):
+        return f"No statement on {name}: a difference that is the same at every seed has no test"
+    if all(_is_equal(row) for row in others):
+        return f"No difference on {name}: {base} and {everyone} are equal at every seed"
+    return f"No difference found on {name} between {base} and {everyone}"
+
+
+def _is_untested(row: dict[str, Any]) -> bool:
+    return row["t_p"] is None
+
+
+def _is_equal(row: dict[str, Any]) -> bool:
+    return _is_untested(row) and abs(row["difference"]) < 1e-9
 
 
 def _differences(report: dict[str, Any], better: Sequence[Any], worse: Sequence[Any], rest: Sequence[Any]) -> list[str]:
-    groups = {"Better": better, "Worse": worse, "No difference found": rest}
-    texts = {word: "; ".join(f"{r['arm']} {_difference(report, r)}" for r in rows) for word, rows in groups.items()}
     against = f"than {report['baseline']}"
-    return [f"{word}{'' if word.startswith('No') else f' {against}'}: {text}." for word, text in texts.items() if text]
+    groups = {
+        f"Better {against}": better,
+        f"Worse {against}": worse,
+        f"No difference from {report['baseline']} found": [row for row in rest if not _is_untested(row)],
+        "Not tested": [row for row in rest if _is_untested(row) and not _is_equal(row)],
+    }
+    texts = {word: "; ".join(f"{r['arm']} {_difference(report, r)}" for r in rows) for word, rows in groups.items()}
+    return [f"{word}: {text}." for word, text in texts.items() if text]
 
 
 def _difference(report: dict[str, Any], row: dict[str, Any]) -> str:
     interval, change = row["t_interval"], _number(report, row["difference"], "+")
-    if row["t_p"] is None:
+    if _is_untested(row):
         return f"{change} {report['unit']} at every seed"
     return f"{change} {_interval(report, interval)} {report['unit']}"
 

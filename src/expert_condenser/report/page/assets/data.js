@@ -20,7 +20,7 @@ function setOptions(select, names) {
 
 function tableOf(caption, titles, rows) {
   const table = document.createElement("table");
-  table.createCaption().textContent = caption;
+  table.createCaption().append(Object.assign(document.createElement("span"), { textContent: caption }));
   const add = (row, tag, text, scope) => {
     const cell = document.createElement(tag);
     cell.textContent = text;
