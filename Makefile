@@ -5,7 +5,7 @@ READY := .venv/ready
 LONG := tests/planning/test_traced_families.py tests/planning/test_measured.py tests/test_gpu_check.py
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup demo test test-slow test-long test-all engines fuzz-runs kill-test gpu-check check catalog figures tree mutation recipes clean
+.PHONY: setup demo pages test test-slow test-long test-all engines fuzz-runs kill-test gpu-check check catalog figures tree mutation recipes clean
 
 setup: $(READY)
 
@@ -50,6 +50,14 @@ kill-test: $(READY)
 # What only a GPU can show, under 8 minutes on one H100; the report goes to gpu-check/.
 gpu-check: $(READY)
 	$(BIN)/python -m tests.gpu_check
+
+# Pages of `condenser report` in Debian's Chromium (apt-get install chromium): requests, keyboard, axe-core, screenshots.
+PAGES ?= /tmp/condenser-pages
+pages: $(READY)
+	npm install --silent --no-package-lock --prefix tests/pages
+	mkdir -p $(PAGES)
+	$(BIN)/python -m tests.pages.make $(PAGES)
+	node tests/pages/check.mjs $(PAGES)
 
 check: $(READY)
 	$(BIN)/ruff check .

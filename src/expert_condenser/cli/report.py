@@ -36,7 +36,7 @@ def _read(words: list[str]) -> argparse.Namespace:
     parser = Parser("report", DESCRIPTION)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of runs, or the folder of one study")
     parser.shared("out", required=True, help="the page; a page that is there is replaced")
-    parser.add_argument("--base", type=Path, metavar="DIR", help="of runs: folder of `condenser eval --model BASE`")
+    parser.add_argument("--base", type=Path, metavar="DIR", help="of runs: folder of the results of their base")
     parser.add_argument("--learn", default="", metavar="TASKS", help="of runs: what was to be learnt, with commas")
     parser.add_argument("--baseline", help="of runs: label of the arm to compare with, as in `condenser compare`")
     parser.add_argument("--allow", default="", metavar="KIND,...", help="of runs: as in `condenser compare`")
