@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from expert_condenser.cli.main import main
 from expert_condenser.errors import ExpertCondenserError
@@ -164,13 +165,23 @@ def test_one_run_is_compared_with_its_base(tmp_path):
     assert answer.details[-1].startswith("One seed:")
     alone = report_of_runs([run], Terms()).answer
     assert alone.headline == f"One arm, condenser, and nothing to compare it with: {TASK} 100.0 %, {OLD} 0.0 %."
-    same = report_of_runs([run], Terms(base=run)).answer
+    again = make_results(tmp_path / "again", {TASK: RIGHT, OLD: WRONG})
+    same = report_of_runs([run], Terms(base=again)).answer
     assert same.headline.startswith("No difference from the base:")
     assert "Nothing was learnt." in same.details
     other = make_results(tmp_path / "other", {TASK: WRONG})
     (other / "results.json").write_text((other / "results.json").read_text().replace('"items": "i"', '"items": "j"'))
     with pytest.raises(ExpertCondenserError, match="the same items"):
         report_of_runs([run], Terms(base=other))
+    with pytest.raises(ExpertCondenserError, match="that of a run"):
+        report_of_runs([run], Terms(base=run))
+
+
+@pytest.mark.parametrize("terms", [Terms(learn=(TASK,)), Terms(baseline="sft"), Terms(allow=("tokens",))])
+def test_what_has_no_effect_is_refused(tmp_path, terms):
+    run = make_run(tmp_path / "run", correct=answers(3))
+    with pytest.raises(ExpertCondenserError, match="no effect on a report of runs of one method"):
+        report_of_runs([run], terms)
 
 
 def test_a_run_that_is_not_evaluated_says_so(tmp_path):
@@ -296,6 +307,30 @@ def test_a_damaged_file_is_named(tmp_path, name, word):
     (folder / name).write_bytes((folder / name).read_bytes()[:40])
     with pytest.raises(ExpertCondenserError, match=word):
         report_of_runs([folder], Terms())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"counts": torch.ones(3, EXPERTS, dtype=torch.int64)},
+        {"counts": -torch.ones(3, LAYERS, EXPERTS, dtype=torch.int64)},
+        {"counts": torch.ones(3, LAYERS, EXPERTS + 1, dtype=torch.int64)},
+    ],
+)
+def test_usage_of_another_shape_or_below_zero_is_refused(tmp_path, content):
+    folder = make_run(tmp_path / "run")
+    save_file({"step": torch.tensor([1, 2, 3]), **content}, folder / "sparsify" / "usage.safetensors")
+    with pytest.raises(ExpertCondenserError, match="usage"):
+        read_files(folder)
+
+
+def test_a_log_without_its_phases_is_refused(tmp_path):
+    folder = make_run(tmp_path / "run")
+    (folder / "metrics.jsonl").write_text('{"loss": 1}\n')
+    with pytest.raises(ExpertCondenserError, match="phase and step"):
+        read_files(folder)
+    (folder / "metrics.jsonl").write_text("")
+    assert read_files(folder).log is None
 
 
 def test_condensers_of_another_model_are_refused(tmp_path):

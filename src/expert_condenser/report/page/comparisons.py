@@ -14,6 +14,7 @@ from expert_condenser.report.page.answers import Answer, answer_against_base, an
 from expert_condenser.report.page.report import Report, shown_runs
 from expert_condenser.report.page.runs import RunFiles, check_one_base, read_files
 from expert_condenser.report.page.tables import Table, comparison_tables
+from expert_condenser.training.record import RUN
 
 BASE = "the base"
 _FEW = 4
@@ -32,6 +33,11 @@ class Terms:
     baseline: str | None = None
     allow: tuple[str, ...] = ()
 
+    def check_unused(self, what: str, *names: str) -> None:
+        """Raise `EvaluationError` where something is asked for that has no effect on a report of `what`."""
+        if given := [f"--{name}" for name in names if getattr(self, name)]:
+            raise EvaluationError(f"{', '.join(given)} has no effect on a report of {what}; leave it out")
+
 
 def report_of_runs(folders: Sequence[Path], terms: Terms) -> Report:
     """Read runs; raises an `ExpertCondenserError` where they do not belong together, or a file is damaged."""
@@ -39,9 +45,11 @@ def report_of_runs(folders: Sequence[Path], terms: Terms) -> Report:
     check_one_base(files)
     without = [run for run in files if not run.record.finished or not (run.folder / RESULTS).is_file()]
     if without:
+        terms.check_unused("runs that are not all evaluated", "base", "learn", "baseline", "allow")
         return _not_evaluated(files, without)
     arms = group(read_run(folder) for folder in folders)
     if len(arms) == 1:
+        terms.check_unused("runs of one method", "learn", "baseline", "allow")
         return _of_one_arm(next(iter(arms.values())), terms)
     design = read_design(folders, allow=terms.allow)
     groups, focus = _focus(design, terms)
@@ -115,6 +123,8 @@ def _base_tasks(folder: Path) -> dict[str, Any]:
         raise EvaluationError(
             f"--base is the folder of `condenser eval --model BASE`, with {RESULTS}; {folder} has none"
         )
+    if (folder / RUN).exists():
+        raise EvaluationError(f"--base is the folder of a base's results; {folder} is that of a run: name another")
     return {name: read_task(name, content, path) for name, content in Results.read(path).tasks.items()}
 
 

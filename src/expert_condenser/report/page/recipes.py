@@ -13,11 +13,15 @@ from expert_condenser.report.page.tables import Table
 
 def recipe_of(run: RunFiles) -> dict[str, Any]:
     """The recipe as YAML that `condenser train` reads, and where it ran; `null` is the default of every option."""
-    options = {name: value for name, value in run.record.config.items() if value is not None}
+    config = run.record.config
+    # transformers writes this in place of every token, set or not, as one of them may be a password.
+    masked = [name for name, value in config.items() if value == f"<{name.upper()}>"]
+    options = {name: value for name, value in config.items() if value is not None and name not in masked}
+    note = f"# Whether these were set is not recorded: {', '.join(masked)}\n" if masked else ""
     return {
         "name": run.label,
         "folder": str(run.folder),
-        "text": yaml.safe_dump(options, sort_keys=True, allow_unicode=True),
+        "text": note + yaml.safe_dump(options, sort_keys=True, allow_unicode=True),
         "command": "condenser train --config recipe.yaml",
     }
 
@@ -33,7 +37,7 @@ def versions_table(runs: Sequence[RunFiles]) -> Table:
     packages = list(dict.fromkeys(name for run in runs for name in run.record.versions))
     rows = [[name, *(run.record.versions.get(name, "") for run in runs)] for name in packages]
     facts: dict[str, Callable[[RunFiles], Any]] = {
-        "git commit": lambda run: run.record.git_commit,
+        "git commit": lambda run: _short(run.record.git_commit),
         "digest of the rows": lambda run: (run.record.data or {}).get("digest"),
         "engine": lambda run: run.record.engine,
         "processes": lambda run: run.record.processes,
@@ -51,6 +55,11 @@ def options_table(runs: Sequence[RunFiles]) -> Table | None:
     rows = [[name, *(_text(run.record.config.get(name)) for run in runs)] for name in names]
     differing = [row for row in rows if len(set(row[1:])) > 1]
     return Table("Options that differ", ["option", *(run.label for run in runs)], differing) if differing else None
+
+
+def _short(commit: str | None) -> str | None:
+    """Twelve digits name a commit; what follows them says that files were changed."""
+    return None if commit is None else "-".join([commit.partition("-")[0][:12], *commit.split("-")[1:]])
 
 
 def _text(value: Any) -> str:

@@ -1,7 +1,7 @@
 """The files of one run that a page shows: its record, its log, its usage, its condensers and its recorded routing."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,9 @@ def read_files(folder: Path) -> RunFiles:
     if not (folder / RUN).is_file():
         raise AnalysisError(_no_run(folder))
     record = RunRecord.read(folder / RUN)
-    log = replace(dynamics_of(f"run={folder}"), name=record.arm or record.method) if _has_logged(folder) else None
+    if not isinstance(record.config.get("model"), str):
+        raise DataError(f"{folder / RUN} names the base as the option `model`; it has none: restore it")
+    log = _log(folder) if _has_logged(folder) else None
     phases = dict.fromkeys([*(log.phases if log else ()), *record.phases])
     routing = {phase: _routing(path) for phase in phases if (path := folder / phase / ROUTING).is_file()}
     files = RunFiles(record.arm or record.method, folder, record, log, _condensers(folder / CONDENSERS), routing)
@@ -51,6 +53,16 @@ def _no_run(folder: Path) -> str:
     return f"a report is of runs, folders with {RUN}, or of one study; {folder} has no {RUN}{found}"
 
 
+def _log(folder: Path) -> Dynamics:
+    try:
+        return dynamics_of(f"run={folder}")
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise DataError(
+            f"{folder / METRICS} has phase and step of every log entry, and usage is of one model in all phases; "
+            f"here they are not ({error!r}): restore them"
+        ) from error
+
+
 def _has_logged(folder: Path) -> bool:
     path = folder / METRICS
     return path.is_file() and '"loss"' in path.read_text(encoding="utf-8", errors="replace")
@@ -62,8 +74,8 @@ def _routing(path: Path) -> dict[str, Tensor]:
         tokens, layers = found["tokens"].shape[0], found["layers"].shape[0]
         choices = {name: each for name, each in found.items() if name.endswith(".experts")}
         whole = all(each.ndim == 3 and tuple(each.shape[:2]) == (tokens, layers) for each in choices.values())
-        if found["row"].shape[0] != tokens or not choices or not whole:
-            raise ValueError("its tensors are not of the same tokens and layers")
+        if not tokens or found["row"].shape[0] != tokens or not choices or not whole:
+            raise ValueError("its tensors are empty, or not of the same tokens and layers")
     except (OSError, KeyError, ValueError, SafetensorError) as error:
         raise DataError(
             f"{path} is the routing that a training recorded, tokens (T,), row (T,), layers (L,), choices (T, L, S); "
@@ -88,12 +100,11 @@ def _check_shapes(files: RunFiles) -> None:
     counts = None if files.log is None else files.log.counts
     if counts is None:
         return
-    if counts.ndim != 3 or (
-        files.log is not None and files.log.bias is not None and files.log.bias.shape != counts.shape
-    ):
+    bias = None if files.log is None else files.log.bias
+    if counts.ndim != 3 or (bias is not None and bias.shape != counts.shape) or (counts < 0).any():
         raise DataError(
-            f"the usage history of {files.folder} is of (intervals, layers, experts); got {tuple(counts.shape)}: it is "
-            "damaged, restore or delete it"
+            f"the usage history of {files.folder} has counts from 0 on, (intervals, layers, experts), and a bias for "
+            f"each; got {tuple(counts.shape)}: it is damaged, restore or delete it"
         )
     layers, experts = counts.shape[1:]
     if any(layer >= layers or max(ids, default=0) >= experts for layer, ids in files.condensers.items()):

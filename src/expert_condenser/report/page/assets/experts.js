@@ -100,7 +100,6 @@ if (EXPERTS.length) {
 
   function fillTable() {
     if (!control("details").open) return;
-    const order = orders();
     const tables = shown().map(({ run, cells }) => {
       const write = (cell) => (isBias() ? cell.bias.toFixed(4) : percent(cell.share)) + (cell.condenser ? " condenser" : "");
       return tableOf(`${run.name}, ${isBias() ? "bias" : "share of the layer's selections"}`, ["layer", ...cells[0].map((_, expert) => `expert ${expert}`)],
