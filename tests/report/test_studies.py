@@ -19,8 +19,9 @@ def noisy(by):
 
 def test_a_larger_front_is_the_answer_and_the_figure_has_its_points(tmp_path):
     report = report_of_study(make(tmp_path, {"sft": noisy(0), "better": noisy(-0.3)}, **allowed()))
-    assert report.answer.headline.startswith("The largest front is that of better,")
-    assert "more than sft's" in report.answer.headline
+    assert report.answer.headline == "better won: its front is larger than sft's (2 seeds)."
+    assert report.answer.details[0].startswith("The largest front is that of better, ")
+    assert report.answer.details[1].startswith("Larger: better +")
     sft, better, base = report.front.traces
     assert [trace["name"] for trace in report.front.traces] == ["sft", "better", "base"]
     assert [round(y, 6) for y in sft["y"]] == [1.0, 0.5]
@@ -35,8 +36,23 @@ def test_a_larger_front_is_the_answer_and_the_figure_has_its_points(tmp_path):
 def test_equal_fronts_are_no_difference(tmp_path):
     other = [[(a, b + (-0.03, 0.02)[at]) for at, (a, b) in enumerate(pair)] for pair in noisy(0)]
     report = report_of_study(make(tmp_path, {"sft": noisy(0), "other": other}, **allowed()))
-    said = report.answer.headline
-    assert "no difference from sft's" in said or said.startswith("No arm has a larger front")
+    assert report.answer.headline == "No front is found to be larger than sft's (2 seeds)."
+    assert report.answer.details[1].startswith("No difference found: other ")
+
+
+def test_the_best_of_many_arms_is_corrected_for_their_number(tmp_path):
+    """One arm that alone would be larger is not, among others: its p is multiplied by their number."""
+
+    def answer(folder, others):
+        root = tmp_path / folder
+        root.mkdir()
+        close = {f"other{number}": noisy(0.01 * number) for number in range(1, others + 1)}
+        study = make(root, {"sft": noisy(0), "better": spread, **close}, **allowed())
+        return report_of_study(study).answer.headline
+
+    spread = [[(a - 0.3 - 0.015 * at, b) for at, (a, b) in enumerate(pair)] for pair in noisy(0)]
+    assert answer("alone", 0).startswith("better won:")
+    assert answer("among", 5).startswith("No front is found to be larger")
 
 
 def test_of_one_seed_a_study_says_nothing_about_methods(tmp_path):

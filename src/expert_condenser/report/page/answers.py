@@ -6,6 +6,9 @@ from typing import Any
 
 from expert_condenser.comparison.compare import AVERAGE
 
+_LEVEL = 0.05
+"""Of the fronts of a study, as in `study.fronts`."""
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -156,25 +159,31 @@ def _of_contrast(each: dict[str, Any]) -> str:
     return f"{each['name']}: {each['verdict']} ({what}: {each['difference']:+.{digits}f}{ends} {each['unit']}{p})."
 
 
-def answer_of_fronts(fronts: dict[str, Any]) -> str:
-    """Whose front is the largest, and whether it is larger than the baseline's."""
-    against = fronts["against"]
-    means = {arm: sum(found["scores"]) / len(found["scores"]) for arm, found in fronts["arms"].items()}
+def answer_of_fronts(fronts: dict[str, Any]) -> list[str]:
+    """Whose fronts are larger and smaller than the baseline's, with Holm's correction; then whose is the largest."""
+    against, arms = fronts["against"], fronts["arms"]
+    means = {arm: sum(found["scores"]) / len(found["scores"]) for arm, found in arms.items()}
     best = max(means, key=lambda arm: means[arm])
-    seeds = len(fronts["arms"][against]["scores"])
-    largest = f"The largest front is that of {best}, {means[best]:.2f} % of the unit square"
+    areas = f"The largest front is that of {best}, {means[best]:.2f} % of the unit square; {against}'s is "
+    areas += f"{means[against]:.2f} %."
+    seeds = len(arms[against]["scores"])
     if seeds == 1:
-        return f"One seed: no statement about methods. {largest}, {against}'s is {means[against]:.2f} %."
-    if best == against:
-        return f"No arm has a larger front than {against}, {means[against]:.2f} % of the unit square ({seeds} seeds)."
-    found = fronts["arms"][best]
-    interval = found["interval"]
-    if interval is None:
-        return f"{largest}, {against}'s is {means[against]:.2f} %; there is no spread to test it with."
-    ends = f"{found['difference']:+.2f} [{interval['low']:+.2f}, {interval['high']:+.2f}], {seeds} seeds"
-    is_larger = interval["low"] > 0
-    verdict = f"more than {against}'s" if is_larger else f"no difference from {against}'s, as its interval holds 0"
-    return f"{largest}: {verdict} ({ends}; not corrected for {len(means) - 1} arms)."
+        return ["One seed: no statement about methods.", areas]
+    found = {arm: each for arm, each in arms.items() if each["holm_p"] is not None and each["holm_p"] <= _LEVEL}
+    larger, smaller = ([arm for arm, each in found.items() if sign * each["difference"] > 0] for sign in (1, -1))
+    terms = f"{seeds} seeds" + (f", corrected for {len(arms) - 1} arms" if len(arms) > 2 else "")
+    first = max(larger, key=lambda arm: means[arm], default=None)
+    head = f"{first} won: its front is" if first else "No front is found to be"
+    rest = [arm for arm in arms if arm not in found and arm != against]
+    groups = {"Larger": larger, "Smaller": smaller, "No difference found": rest}
+    texts = {word: "; ".join(_front(arm, arms[arm]) for arm in names) for word, names in groups.items()}
+    sentences = [f"{word}: {text}." for word, text in texts.items() if text]
+    return [f"{head} larger than {against}'s ({terms}).", areas, *sentences]
+
+
+def _front(arm: str, found: dict[str, Any]) -> str:
+    ends = "" if found["interval"] is None else f" [{found['interval']['low']:+.2f}, {found['interval']['high']:+.2f}]"
+    return f"{arm} {found['difference']:+.2f}{ends}"
 
 
 def answer_of_one(label: str, scores: dict[str, float]) -> Answer:

@@ -47,7 +47,7 @@ def report_of_study(root: Path) -> Report:
 def _answer(found: dict[str, Any], focus: Sequence[str]) -> Answer:
     """What the study asks for first: its contrasts are its questions, then its fronts, then arm by arm."""
     sentences = answer_of_contrasts(found.get("contrasts", []))
-    sentences += [answer_of_fronts(found["fronts"])] if "fronts" in found else []
+    sentences += answer_of_fronts(found["fronts"]) if "fronts" in found else []
     if "rows" in found:
         by_arm = answer_of_comparison(found, focus)
         sentences = [by_arm.headline, *sentences, *by_arm.details]

@@ -5,7 +5,8 @@ const DATA = JSON.parse(byId("data").textContent);
 const TYPES = { uint8: Uint8Array, uint16: Uint16Array, uint32: Uint32Array, int16: Int16Array, float64: Float64Array };
 
 function unpacked(packed) {
-  const bytes = Uint8Array.from(atob(packed.data), (letter) => letter.charCodeAt(0));
+  const text = atob(packed.data), bytes = new Uint8Array(text.length);
+  for (let at = 0; at < text.length; at++) bytes[at] = text.charCodeAt(at); // Uint8Array.from takes ten times as long
   return { shape: packed.shape, step: packed.step || 1, values: new TYPES[packed.type](bytes.buffer) };
 }
 
