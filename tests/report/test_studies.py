@@ -17,6 +17,11 @@ def noisy(by):
     return [[first, (second[0] + 0.01, second[1])], [third, (fourth[0] + 0.02, fourth[1])]]
 
 
+def unlike():
+    """Better than `noisy(0)` at one seed, worse at the other."""
+    return [[(a, b + (-0.03, 0.02)[at]) for at, (a, b) in enumerate(pair)] for pair in noisy(0)]
+
+
 def test_a_larger_front_is_the_answer_and_the_figure_has_its_points(tmp_path):
     report = report_of_study(make(tmp_path, {"sft": noisy(0), "better": noisy(-0.3)}, **allowed()))
     assert report.answer.headline == "better won: its front is larger than sft's (2 seeds)."
@@ -34,8 +39,7 @@ def test_a_larger_front_is_the_answer_and_the_figure_has_its_points(tmp_path):
 
 
 def test_equal_fronts_are_no_difference(tmp_path):
-    other = [[(a, b + (-0.03, 0.02)[at]) for at, (a, b) in enumerate(pair)] for pair in noisy(0)]
-    report = report_of_study(make(tmp_path, {"sft": noisy(0), "other": other}, **allowed()))
+    report = report_of_study(make(tmp_path, {"sft": noisy(0), "other": unlike()}, **allowed()))
     assert report.answer.headline == "No front is found to be larger than sft's (2 seeds)."
     assert report.answer.details[1].startswith("No difference found: other ")
 
@@ -46,8 +50,8 @@ def test_the_best_of_many_arms_is_corrected_for_their_number(tmp_path):
     def answer(folder, others):
         root = tmp_path / folder
         root.mkdir()
-        close = {f"other{number}": noisy(0.01 * number) for number in range(1, others + 1)}
-        study = make(root, {"sft": noisy(0), "better": spread, **close}, **allowed())
+        more = {f"other{number}": unlike() for number in range(others)}
+        study = make(root, {"sft": noisy(0), "better": spread, **more}, **allowed())
         return report_of_study(study).answer.headline
 
     spread = [[(a - 0.3 - 0.015 * at, b) for at, (a, b) in enumerate(pair)] for pair in noisy(0)]
