@@ -117,8 +117,8 @@ def test_thinned_intervals_are_sums_of_neighbours():
 
 def test_the_winner_is_named_with_its_interval(two_seeds):
     report = report_of_runs(two_seeds, Terms())
-    assert report.answer.headline == f"condenser won on {TASK} against sft (95 % CI, 3 seeds)."
-    assert "Better than sft: condenser +50.0 [+43.8, +56.2] points." in report.answer.details
+    said = f"condenser won on {TASK} against sft (+50.0 [+43.8, +56.2] points; 95 % CI, 3 seeds)."
+    assert report.answer.headline == said
     equal = f"No difference on {OLD}: sft and condenser are equal at every seed (95 % CI, 3 seeds)."
     assert equal in report.answer.details
 
@@ -128,7 +128,16 @@ def test_the_baseline_wins_where_all_others_are_worse(tmp_path):
         make_run(tmp_path / f"sft{seed}", "sft", seed, correct=answers(30))
         make_run(tmp_path / f"condenser{seed}", seed=seed, correct=answers(right))
     answer = report_of_runs(sorted(tmp_path.iterdir()), Terms()).answer
-    assert answer.headline == f"sft won on {TASK}: condenser is worse (95 % CI, 3 seeds)."
+    assert answer.headline.startswith(f"sft won on {TASK}: condenser is worse (-49.2 [-58.7, -39.7] points; 95 % CI")
+
+
+def test_of_three_arms_the_best_is_named_and_the_others_follow(two_seeds):
+    for seed, right in ((1, 2), (2, 1), (3, 3)):
+        two_seeds.append(make_run(two_seeds[0].parent / f"worse{seed}", "router_only", seed, correct=answers(right)))
+    answer = report_of_runs(two_seeds, Terms()).answer
+    assert answer.headline.startswith(f"condenser won on {TASK} against sft (+50.0 [")
+    assert answer.headline.endswith("3 seeds, corrected for 2 arms).")
+    assert answer.details[0].startswith("Worse than sft: router_only -20.0 [")
 
 
 def test_the_same_difference_at_every_seed_is_no_statement(tmp_path):
@@ -137,7 +146,7 @@ def test_the_same_difference_at_every_seed_is_no_statement(tmp_path):
         make_run(tmp_path / f"condenser{seed}", seed=seed, correct=answers(20))
     answer = report_of_runs(sorted(tmp_path.iterdir()), Terms()).answer
     assert answer.headline.startswith(f"No statement on {TASK}:")
-    assert answer.details[0] == "Not tested: condenser +25.0 points at every seed."
+    assert "(+25.0 points at every seed; 95 % CI, 2 seeds)" in answer.headline
 
 
 def test_an_interval_that_holds_zero_is_no_difference(tmp_path):
@@ -145,7 +154,8 @@ def test_an_interval_that_holds_zero_is_no_difference(tmp_path):
         make_run(tmp_path / f"sft{seed}", "sft", seed, correct=answers(10))
         make_run(tmp_path / f"condenser{seed}", seed=seed, correct=answers(right))
     report = report_of_runs(sorted(tmp_path.iterdir()), Terms(learn=(TASK,)))
-    assert report.answer.headline == f"No difference found on {TASK} between sft and condenser (95 % CI, 3 seeds)."
+    said = f"No difference found on {TASK} between sft and condenser (+0.8 [-8.7, +10.3] points; 95 % CI, 3 seeds)."
+    assert report.answer.headline == said
     assert "won" not in " ".join(report.answer.details)
 
 

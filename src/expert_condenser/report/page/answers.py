@@ -39,10 +39,13 @@ def _of_metric(report: dict[str, Any], metric: str) -> list[str]:
         sorted((row for row in others if row["verdict"].startswith(word)), key=lambda row: -abs(row["difference"]))
         for word in ("better", "worse")
     )
-    rest = [row for row in others if row not in better and row not in worse]
+    first = better[0] if better else others[0] if len(others) == 1 else None
+    with_ends = first is not None and not _is_equal(first)
+    terms = [*([_difference(report, first)] if first and with_ends else []), _terms(report, others)]
+    rest = [row for row in others if row is not first]
     return [
-        f"{_winner(base['arm'], others, better, worse, name)} ({_terms(report, others)}).",
-        *_differences(report, better, worse, rest),
+        f"{_winner(base['arm'], others, better, worse, name)} ({'; '.join(terms)}).",
+        *_differences(report, [row for row in rest if row in better], [row for row in rest if row in worse], rest),
     ]
 
 
@@ -80,7 +83,9 @@ def _is_equal(row: dict[str, Any]) -> bool:
     return _is_untested(row) and abs(row["difference"]) < 1e-9
 
 
-def _differences(report: dict[str, Any], better: Sequence[Any], worse: Sequence[Any], rest: Sequence[Any]) -> list[str]:
+def _differences(report: dict[str, Any], better: Sequence[Any], worse: Sequence[Any], rows: Sequence[Any]) -> list[str]:
+    """The arms that the first sentence has no numbers of."""
+    rest = [row for row in rows if row not in better and row not in worse]
     against = f"than {report['baseline']}"
     groups = {
         f"Better {against}": better,
@@ -189,7 +194,7 @@ def _front(arm: str, found: dict[str, Any]) -> str:
 def answer_of_one(label: str, scores: dict[str, float]) -> Answer:
     """What can be said of one arm without the base's results."""
     if not scores:
-        return Answer(f"{label} is not evaluated: nothing is known of what it learnt. `condenser eval` asks it.")
+        return Answer(f"{label} is not evaluated: nothing is known of what it learnt. Ask it with condenser eval.")
     found = ", ".join(f"{task} {100 * accuracy:.1f} %" for task, accuracy in scores.items())
     return Answer(
         f"One arm, {label}, and nothing to compare it with: {found}.",

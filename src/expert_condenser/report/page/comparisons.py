@@ -72,7 +72,7 @@ def _not_evaluated(files: Sequence[RunFiles], without: Sequence[RunFiles]) -> Re
     else:
         names = ", ".join(str(run.folder) for run in without)
         answer = Answer(
-            f"No comparison: not finished, or not evaluated, is {names}.", ["`condenser eval` asks a run's model."]
+            f"No comparison: not finished, or not evaluated, is {names}.", ["Ask a run's model with condenser eval."]
         )
     return Report(_title([run.label for run in runs]), answer, [], [], runs, left_out)
 
