@@ -6,6 +6,7 @@ from expert_condenser.report.page.comparisons import Terms, report_of_runs
 from expert_condenser.report.page.recipes import recipe_of
 from expert_condenser.report.page.runs import read_files
 from expert_condenser.report.page.studies import report_of_study
+from expert_condenser.study.worker import keep_results
 from expert_condenser.training.parse import parse_recipe
 from tests.report.made import make_run
 from tests.study.test_fronts import NEW, allowed, make, points
@@ -81,6 +82,20 @@ def test_the_recipe_of_a_page_is_read_as_that_of_the_run(tmp_path):
     assert parse_recipe(["--config", str(path)]).flat() == run.record.config
     changed = parse_recipe(["--config", str(path), "--learning_rate", "0.5"]).flat()
     assert {name for name in changed if changed[name] != run.record.config[name]} == {"learning_rate"}
+
+
+def test_a_study_keeps_what_a_page_shows_and_no_weights(tmp_path):
+    folder = make_run(tmp_path / "run")
+    for place in ("sparsify/final", "sparsify/checkpoint-3", "model"):
+        (folder / place).mkdir()
+        (folder / place / "model.safetensors").write_bytes(b"weights")
+    (folder / "sparsify" / "README.md").write_text("of the weights")
+    before = read_files(folder)
+    keep_results(folder, ("sparsify", "condense"))
+    assert not list(folder.rglob("model.safetensors"))
+    assert sorted(path.name for path in (folder / "sparsify").iterdir()) == ["routing.safetensors", "usage.safetensors"]
+    assert read_files(folder).log.counts.equal(before.log.counts)
+    assert read_files(folder).routing.keys() == before.routing.keys()
 
 
 def test_a_page_shows_twelve_runs_and_names_the_others(tmp_path):

@@ -55,7 +55,9 @@ def _is_page(path: Path) -> bool:
 def page_of(report: Report, analyses: Sequence[Analysis], library: str) -> str:
     """The page, complete; `library` is `plotly_js()`."""
     experts, tokens = expert_data(report.runs), token_data(report.runs)
-    figures = [*([report.front] if report.front else []), *_more_figures(report)]
+    tail = tail_figure(report.runs)
+    curves = [*([tail] if tail else []), *curve_figures(report.runs)]
+    figures = [*([report.front] if report.front else []), *curves]
     scripts = [_inline(library), _inline("\n".join(map(_asset, _SCRIPTS)))]
     content = {
         "marker": Markup(MARKER),
@@ -66,7 +68,7 @@ def page_of(report: Report, analyses: Sequence[Analysis], library: str) -> str:
         "report": report,
         "figures": figures,
         "front": report.front,
-        "curves": _more_figures(report),
+        "curves": curves,
         "experts": experts,
         "tokens": tokens,
         "analyses": analyses,
@@ -76,11 +78,6 @@ def page_of(report: Report, analyses: Sequence[Analysis], library: str) -> str:
         "data": {"figures": [_drawn(figure) for figure in figures], "experts": experts, "tokens": tokens},
     }
     return _environment().get_template("page.html").render(content)
-
-
-def _more_figures(report: Report) -> list[Figure]:
-    tail = tail_figure(report.runs)
-    return [*([tail] if tail else []), *curve_figures(report.runs)]
 
 
 def _drawn(figure: Figure) -> Mapping[str, Any]:
