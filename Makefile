@@ -5,7 +5,7 @@ READY := .venv/ready
 LONG := tests/planning/test_traced_families.py tests/planning/test_measured.py tests/test_gpu_check.py
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup demo test test-slow test-long test-all engines fuzz-runs kill-test gpu-check check catalog figures long-tail tree mutation recipes clean llama-check serve-check vllm-check
+.PHONY: setup demo test test-slow test-long test-all engines fuzz-runs kill-test gpu-check check catalog figures long-tail tree mutation recipes clean llama-check serve-check vllm-check pages
 
 setup: $(READY)
 
@@ -69,6 +69,13 @@ vllm-check:
 	.venv-vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	.venv-vllm/bin/pip install --quiet --no-deps --editable .
 	VLLM_CPU_KVCACHE_SPACE=1 .venv-vllm/bin/python -m pytest --noconftest -c /dev/null --rootdir . tests/export/vllm_check.py
+# Pages of `condenser report` in Debian's Chromium (apt-get install chromium): requests, keyboard, axe-core, screenshots.
+PAGES ?= /tmp/condenser-pages
+pages: $(READY)
+	npm install --silent --no-package-lock --prefix tests/pages
+	mkdir -p $(PAGES)
+	$(BIN)/python -m tests.pages.make $(PAGES)
+	node tests/pages/check.mjs $(PAGES)
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -71,7 +71,10 @@ def test_what_a_run_leaves(done):
         assert record["cost"]["flops"] > 1e6
         assert record["cost"]["peak_mb"] > 100
         assert all(task["nll"] > 1 for task in results["tasks"].values())
-        assert not list(run.rglob("*.safetensors"))
+        recorded = {str(path.relative_to(run)) for path in run.rglob("*.safetensors")}
+        phases = ("sparsify", "condense") if record["method"] == "condenser" else ("train",)
+        assert recorded == {f"{phase}/{name}.safetensors" for phase in phases for name in ("usage", "routing")}
+        assert not list(run.rglob("tokenizer.json"))
     assert (done / "base" / "results.json").exists()
     assert not list(done.rglob("items.jsonl"))
     assert not list(done.rglob("*.log"))

@@ -29,6 +29,7 @@ COMMANDS = {
     "compare": "which method won, with paired statistics over seeds and items: RUN RUN ... [--baseline sft]",
     "watch": "what the experts of a run do while it trains: RUN [--once] [--show bias] [--html FILE]",
     "analyze": "what experts do: usage | prune | ... --model BASE --tuned RUN ... --data D --output_dir DIR",
+    "report": "runs, a comparison or a study as one page that needs no network: RUN ... --out report.html",
     "bench": "time and memory side by side: layer | train | generate [--shape S] [--arms A,B] [--json FILE]",
     "simulate": "routing of real usage on 8 to 512 ranks: imbalance, bytes, condensers: USAGE.json ... [--plot FILE]",
     "study": "a grid of methods, seeds and options on one base: FILE.yaml --output_dir DIR; tables DIR; best DIR",
@@ -39,6 +40,7 @@ COMMANDS = {
 _EXTRAS = {
     "lm_eval": "eval",
     "matplotlib": "plots",
+    "plotly": "report",
     "reasoning_gym": "testbed",
     "scipy": "statistics",
     "submitit": "cluster",

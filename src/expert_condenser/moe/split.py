@@ -86,7 +86,7 @@ def write_rows(weight: Tensor, ids: Tensor, rows: Tensor) -> None:
 @contextmanager
 def gathered(weights: list[Tensor], *, changed: bool = False) -> Iterator[None]:
     """Weights of ZeRO-3, whole within; `changed` ones are split again as the first process has them."""
-    from deepspeed import zero  # type: ignore[import-not-found]
+    from deepspeed import zero
 
     with zero.GatheredParameters(weights, modifier_rank=0 if changed else None):
         yield

@@ -12,7 +12,12 @@ from expert_condenser.study.fronts import GAIN
 
 
 def contrast_table(contrasts: Sequence[dict[str, Any]]) -> str:
-    """A row for each contrast, in the order of the study's file."""
+    """The contrasts as Markdown."""
+    return plain_table(*contrast_cells(contrasts), "markdown")
+
+
+def contrast_cells(contrasts: Sequence[dict[str, Any]]) -> tuple[str, list[str], list[list[str]]]:
+    """Title, titles of columns, and a row for each contrast, in the order of the study's file."""
     titles = [
         "contrast",
         "arm",
@@ -40,11 +45,28 @@ def contrast_table(contrasts: Sequence[dict[str, Any]]) -> str:
         for each in contrasts
     ]
     title = f"Contrasts, paired over seeds and items; Holm's correction is over the {len(contrasts)} of them"
-    return plain_table(title, titles, rows, "markdown")
+    return title, titles, rows
 
 
 def front_table(fronts: dict[str, Any], seeds: int) -> str:
-    """A row for each arm, and what the screening rule drops."""
+    """The fronts as Markdown, and what the screening rule drops."""
+    table, (rule, *notes) = plain_table(*front_cells(fronts, seeds), "markdown"), front_notes(fronts, seeds)
+    parts = [table, rule, "\n".join(f"- {note}" for note in notes)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def front_notes(fronts: dict[str, Any], seeds: int) -> list[str]:
+    """What the screening rule drops, nothing with one seed; then the tasks that have no nll of single items."""
+    dropped = ", ".join(fronts["dropped"]) or "none"
+    rule = (
+        f"Dropped, as {fronts['against']}'s front dominates every point of the grid by more than {SPREADS:g} sd: "
+        f"{dropped}."
+    )
+    return [rule if seeds > 1 else "", *(f"{name} has no nll of single items" for name in fronts["without_items"])]
+
+
+def front_cells(fronts: dict[str, Any], seeds: int) -> tuple[str, list[str], list[list[str]]]:
+    """Title, titles of columns, and a row for each arm."""
     against = fronts["against"]
     titles = ["arm", "hypervolume, %", f"difference from {against} [95% CI]", "items' part", "kept", "dominated at"]
     rows = []
@@ -63,11 +85,7 @@ def front_table(fronts: dict[str, Any], seeds: int) -> str:
         f"Fronts over the grid: area of (exp(-task nll), exp(-rise of the old nll)), reference point (0, 0), margin "
         f"{MARGIN:g}; kept is the second at {GAIN:.0%} of {against}'s best gain"
     )
-    dropped = ", ".join(fronts["dropped"]) or "none"
-    rule = f"Dropped, as {against}'s front dominates every point of the grid by more than {SPREADS:g} sd: {dropped}."
-    notes = [f"- {name} has no nll of single items" for name in fronts["without_items"]]
-    parts = [plain_table(title, titles, rows, "markdown"), rule if seeds > 1 else "", "\n".join(notes)]
-    return "\n\n".join(part for part in parts if part)
+    return title, titles, rows
 
 
 def _value(each: dict[str, Any], which: int) -> str:

@@ -1,5 +1,6 @@
 """The contrasts and the fronts of a study, as numbers: from the items of its runs, paired over seeds and items."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
@@ -11,6 +12,7 @@ from jaxtyping import Float
 from expert_condenser.comparison.contrasts import MARGIN, Difference, difference_of, with_verdicts
 from expert_condenser.comparison.fronts import Screening, hypervolume, kept_at, point, screen
 from expert_condenser.comparison.items import Items
+from expert_condenser.comparison.statistics import holm
 from expert_condenser.study.contrasts import HIGHER_IS_BETTER, HYPERVOLUME, UNITS, Contrast
 from expert_condenser.study.gather import Gathered
 
@@ -139,8 +141,16 @@ def fronts_of(gathered: Gathered, scores: Scores) -> dict[str, Any] | None:
         "target": target,
         "without_items": [name for name in needed if any(run.tasks[name].nll_items is None for run in runs)],
         "dropped": [arm for arm, found in screening.items() if found.dropped],
-        "arms": {arm: _front(gathered, scores, arm, points, target, screening) for arm in points},
+        "arms": _corrected({arm: _front(gathered, scores, arm, points, target, screening) for arm in points}),
     }
+
+
+def _corrected(arms: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The fronts with Holm's correction over all arms that are compared with the baseline."""
+    raw = [math.nan if found["p"] is None else found["p"] for found in arms.values()]
+    adjusted = holm(np.array(raw))
+    known = [None if np.isnan(p) else float(p) for p in adjusted]
+    return {arm: {**found, "holm_p": p} for (arm, found), p in zip(arms.items(), known, strict=True)}
 
 
 def _front(
@@ -160,6 +170,7 @@ def _front(
         "scores": found.scores[0],
         "difference": None if arm == gathered.baseline else found.difference,
         "interval": None if found.interval is None else asdict(found.interval),
+        "p": None if arm == gathered.baseline else found.p,
         "item_share": found.item_share,
         "kept": kept_at(points[arm].mean(1), target),
         "kept_by_seed": [kept_at(points[arm][:, seed], target) for seed in range(points[arm].shape[1])],

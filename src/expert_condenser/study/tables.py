@@ -70,7 +70,7 @@ def markdown(gathered: Gathered, report: dict[str, Any]) -> str:
         + ", ".join(f"{name} {_both(gathered, name)}" for name in _scores(gathered))
         + "."
     )
-    summary = plain_table("Summary; mean ± standard deviation over seeds", *_summary(gathered), "markdown")
+    summary = plain_table("Summary; mean ± standard deviation over seeds", *summary_cells(gathered), "markdown")
     return (
         "\n\n".join(
             [
@@ -107,7 +107,7 @@ def _shown(gathered: Gathered) -> tuple[list[str], dict[str, float]]:
     return names, {**points, **{f"nats {name}": nll for name in names[1:] if (nll := gathered.base_nll(name))}}
 
 
-def _summary(gathered: Gathered) -> tuple[list[str], list[list[str]]]:
+def summary_cells(gathered: Gathered) -> tuple[list[str], list[list[str]]]:
     """One row per arm: what was learnt, what was forgotten, each with its nll, and what it cost."""
     titles = ["arm", "learning rate"]
     for name in _scores(gathered):

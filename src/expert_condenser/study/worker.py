@@ -33,7 +33,9 @@ from expert_condenser.study.cost import FlopCounter, peak_memory
 from expert_condenser.study.folder import STUDY_KIND
 from expert_condenser.study.measures import MEASURES, measure
 from expert_condenser.study.plan import Cell
+from expert_condenser.training.fixed_rows import ROUTING
 from expert_condenser.training.folder import annotate, check_same_run
+from expert_condenser.training.history import USAGE_HISTORY
 from expert_condenser.training.recipe import Recipe
 from expert_condenser.training.record import RUN, RunRecord
 from expert_condenser.training.run import train
@@ -151,10 +153,21 @@ def _is_same_run(folder: Path, config: Recipe) -> bool:
 
 
 def keep_results(folder: Path, phases: Sequence[str]) -> None:
-    """Delete weights and answers of a finished run: `run.json`, `results.json` and the training log stay."""
-    for name in (*phases, "model", "adapter", BETWEEN):
+    """Delete weights and answers of a finished run: `run.json`, `results.json`, the log, usage and routing stay."""
+    for phase in phases:
+        _keep_recorded(folder / phase)
+    for name in ("model", "adapter", BETWEEN):
         shutil.rmtree(folder / name, ignore_errors=True)
     _delete_answers(folder)
+
+
+def _keep_recorded(phase: Path) -> None:
+    """Delete a phase but for the usage and the routing that it recorded, which reports show."""
+    for path in phase.iterdir() if phase.is_dir() else ():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name not in (USAGE_HISTORY, ROUTING):
+            path.unlink(missing_ok=True)
 
 
 def _delete_answers(folder: Path) -> None:
