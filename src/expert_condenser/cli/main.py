@@ -20,6 +20,7 @@ COMMANDS = {
     "plan": "memory, time and cost of a training, from the config: --model M --method M --devices N --memory 80GB",
     "score": "score the experts of a model on task data, for ESFT: --model M --data D [--out FILE]",
     "interpolate": "a model between its base and the tuned one, WiSE-FT: --model M --base B --alpha A --output_dir DIR",
+    "prune": "remove experts for good, condensers never: --model M --keep N --by usage --data D --output_dir DIR",
     "export": "a tuned model as a stock checkpoint, exactly or not at all: --model M --to native --output_dir DIR",
     "methods": "the methods, what they train and what they cost: [--json [FILE]]",
     "families": "the supported model families and their routing: [--json [FILE]]",

@@ -27,7 +27,7 @@ _PARTS = ("ffn_config",)
 
 @torch.no_grad()
 def cut_experts(model: nn.Module, removed: Removed) -> Any:
-    """A new model without the experts `{layer index: ids}`; `model` stays as it is, and shares memory with it.
+    """A new model without the experts `{layer index: ids}`; `model` stays as it is.
 
     The experts that are left keep their order and are numbered anew; condensers, selection bias, and what the family
     has per expert follow. Type and dtypes are those of `model`. Raises `SurgeryError` where `check_removed` does, and
@@ -57,9 +57,13 @@ def _kept(layer: MoELayer, removed: Any) -> Int64[Tensor, " n"]:
 
 def _check_cuttable(model: Any) -> None:
     if causal_lm(model) is not model or any(is_adapter(name) for name, _ in model.named_parameters()):
-        raise SurgeryError(f"a whole model with a language head is cut; got {type(model).__name__}: merge adapters first")
+        raise SurgeryError(
+            f"a whole model with a language head is cut; got {type(model).__name__}: merge adapters first"
+        )
     if any(name.endswith(".tid2eid") for name, _ in model.named_buffers()):
-        raise SurgeryError(f"some layers of {family_name(model)} have a table of experts for every token id, and keep them")
+        raise SurgeryError(
+            f"some layers of {family_name(model)} have a table of experts for every token id, and keep them"
+        )
 
 
 def _built_with(model: Any, count: int) -> Any:
@@ -77,7 +81,9 @@ def _built_with(model: Any, count: int) -> Any:
     except (ValueError, RuntimeError, KeyError, IndexError) as error:
         raise SurgeryError(f"{family_name(model)} cannot be built with {count} experts: {error}") from error
     if found != [count] * len(wanted):
-        raise SurgeryError(f"the config of {family_name(model)} has no number of experts; built with {count}, it has {found}")
+        raise SurgeryError(
+            f"the config of {family_name(model)} has no number of experts; built with {count}, it has {found}"
+        )
     return small
 
 
@@ -90,9 +96,12 @@ def _cut(
         if at is not None and name == f"{layers[at].name}.{IDS}":
             yield name, torch.searchsorted(kept[at].to(tensor.device), tensor)
         elif name in small and small[name].shape == tensor.shape:
-            yield name, tensor
+            yield name, tensor.clone()
         elif at is None or name not in small:
-            raise SurgeryError(f"a tensor per expert belongs to a MoE layer; {name} {tuple(tensor.shape)} does not")
+            raise SurgeryError(
+                f"only experts of the text's MoE layers are removed, and the same number of the config is that of "
+                f"{name} {tuple(tensor.shape)}: this model cannot be pruned"
+            )
         else:
             yield name, rows_of(tensor, small[name].shape, layers[at], kept[at])
 
@@ -104,15 +113,19 @@ def rows_of(tensor: Tensor, wanted: torch.Size, layer: MoELayer, kept: Int64[Ten
     """
     differing = [d for d, (old, new) in enumerate(zip(tensor.shape, wanted, strict=True)) if old != new]
     if len(differing) != 1:
-        raise SurgeryError(f"{layer.name}: a tensor has its experts in one dimension; {tuple(tensor.shape)}, {tuple(wanted)}")
+        raise SurgeryError(
+            f"{layer.name}: a tensor has its experts in one dimension; {tuple(tensor.shape)}, {tuple(wanted)}"
+        )
     dim = differing[0]
     old, new = tensor.shape[dim], wanted[dim]
     for size in (layer.num_experts, layer.num_weighted):
         ids = kept[kept < size].to(tensor.device)
         if old * len(ids) == new * size:  # a place, or several, for each of them
-            blocks = tensor.unflatten(dim, (size, old // size))
-            return blocks.index_select(dim, ids).flatten(dim, dim + 1).contiguous()
+            blocks = tensor.reshape(*tensor.shape[:dim], size, old // size, *tensor.shape[dim + 1 :])
+            return blocks.index_select(dim, ids).reshape(wanted)
         if old >= size and old - new == size - len(ids):  # others follow
             ids = torch.cat([ids, torch.arange(size, old, device=ids.device)])
             return tensor.index_select(dim, ids)
-    raise SurgeryError(f"{layer.name}: a tensor of {old} rows has none per expert, of which there are {layer.num_experts}")
+    raise SurgeryError(
+        f"{layer.name}: a tensor of {old} rows has none per expert, of which there are {layer.num_experts}"
+    )

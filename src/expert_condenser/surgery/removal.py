@@ -91,7 +91,9 @@ def check_removed(layers: Sequence[MoELayer], removed: Removed, condensers: Remo
 def _check_ids(at: int, layer: MoELayer, ids: Sequence[int], condensers: Sequence[int]) -> None:
     where = f"layer {at} ({layer.name})"
     if len(set(ids)) != len(ids) or any(not 0 <= i < layer.num_weighted for i in ids):
-        raise SurgeryError(f"{where} has the experts 0 to {layer.num_weighted - 1}; got {list(ids)[:8]}; name each once")
+        raise SurgeryError(
+            f"{where} has the experts 0 to {layer.num_weighted - 1}; got {list(ids)[:8]}; name each once"
+        )
     if among := sorted(set(ids) & set(condensers)):
         raise SurgeryError(f"{where}: condensers are never removed, and {among} are; leave them out")
     size = layer.num_experts // layer.scoring.num_groups
