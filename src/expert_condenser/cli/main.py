@@ -21,6 +21,7 @@ COMMANDS = {
     "score": "score the experts of a model on task data, for ESFT: --model M --data D [--out FILE]",
     "interpolate": "a model between its base and the tuned one, WiSE-FT: --model M --base B --alpha A --output_dir DIR",
     "prune": "remove experts for good, condensers never: --model M --keep N --by usage --data D --output_dir DIR",
+    "upcycle": "a MoE model from a dense one that computes the same: --model M --shards G --copies N --output_dir DIR",
     "export": "a tuned model as a stock checkpoint, exactly or not at all: --model M --to native --output_dir DIR",
     "methods": "the methods, what they train and what they cost: [--json [FILE]]",
     "families": "the supported model families and their routing: [--json [FILE]]",
