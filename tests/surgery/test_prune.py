@@ -8,12 +8,14 @@ import torch
 from expert_condenser import RoutingConfig, attach, moe_layers, set_condensers
 from expert_condenser.checkpoint.load import load_model
 from expert_condenser.cli.main import main
+from expert_condenser.errors import TrainingError
 from expert_condenser.moe.own_types import condensers_of, selection_biases
 from expert_condenser.moe.without_experts import without_experts
 from expert_condenser.surgery.prune import left_of, prune
 from expert_condenser.testbed.tokenizer import VOCABULARY_SIZE
 from expert_condenser.testing import tiny_batch, tiny_model
-from tests.runs import make_base
+from expert_condenser.training.run import train
+from tests.runs import config, make_base
 
 IDS = tiny_batch()
 ALL = {"family": "olmoe", "num_experts": 8, "num_layers": 3}
@@ -160,3 +162,27 @@ def test_a_folder_that_is_there_stays(base, tmp_path, capsys):
     assert run(tmp_path / "mine", base, "--by", "weight_norm", "--keep", 6) == 2
     assert "not there yet" in capsys.readouterr().err
     assert (tmp_path / "mine" / "letter.txt").read_text() == "dear"
+
+
+def test_only_a_pruned_model_with_routing_trains_on_and_only_by_sft(tuned, tmp_path):
+    prune(str(tuned / "model"), {at: [at] for at in range(3)}, tmp_path / "model")
+    for source, method in ((tuned, "sft"), (tmp_path, "condenser")):
+        recipe = config(tuned, tmp_path / "run", model=str(source / "model"), method=method, max_steps=2)
+        with pytest.raises(TrainingError, match="a run starts from a base model"):
+            train(recipe)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_below_a_file_is_refused(base, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert run(tmp_path / "file" / "out", base, "--by", "weight_norm", "--keep", 6) == 2
+    assert "is a file" in capsys.readouterr().err
+
+
+def test_an_interrupted_one_leaves_nothing(base, tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("expert_condenser.surgery.pruning.prune", interrupted)
+    assert run(tmp_path / "out", base, "--by", "weight_norm", "--keep", 6) == 130
+    assert list(tmp_path.iterdir()) == []

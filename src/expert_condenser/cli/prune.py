@@ -1,8 +1,6 @@
 """`condenser prune`: a checkpoint without some of its experts, for good; what that cost, and tuning after it."""
 
 import argparse
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from expert_condenser.cli.appearing import appearing, check_free
 from expert_condenser.cli.console import progress, quiet_libraries, say_result
 from expert_condenser.cli.parsing import Parser, positive
 from expert_condenser.errors import UsageError
@@ -19,21 +18,17 @@ from expert_condenser.errors import UsageError
 def run(words: list[str]) -> None:
     """Choose, cut, save, ask the model before and after, and tune it."""
     options = _read(words)
-    from expert_condenser.surgery.healing import heal  # takes seconds to import
+    from expert_condenser.surgery.healing import heal, healing_recipe  # takes seconds to import
     from expert_condenser.surgery.pruning import RESULT, Pruning, Request, check_request
 
     quiet_libraries()
     request = Request(**{field.name: getattr(options, field.name) for field in fields(Request)})
     check_request(request)
+    if options.heal:  # what is wrong in it is said before the pruning
+        healing_recipe(options.output_dir, options.heal, options.heal_config, options.data)
     pruning = Pruning(request)
-    options.output_dir.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{options.output_dir.name}.", dir=options.output_dir.parent))
-    try:
-        with progress("layers scored", len(pruning.subject.shape.layers)) as advance:
-            pruning.run(unfinished, advance)
-        unfinished.rename(options.output_dir)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    with appearing(options.output_dir) as folder, progress("layers scored", pruning.num_layers) as advance:
+        pruning.run(folder, advance)
     if options.heal:
         heal(pruning, options.output_dir, options.heal, options.heal_config)
     content = pruning.content()
@@ -67,8 +62,10 @@ def _quality(version: Mapping[str, Any]) -> tuple[str, ...]:
 def _remarks(content: Mapping[str, Any]) -> list[str]:
     """What a person should know about the routing."""
     layers = content["routing"]
-    if not layers:
+    if not layers and "nll" not in content["versions"][0]:
         return ["without --data nothing was asked: accuracy, nll and the effect on the routing are not known"]
+    if not layers:
+        return ["what the removed experts had of the choices is not known: this family's calls cannot be read"]
     choices = [layer["choices"] for layer in layers]
     lines = [
         f"the removed experts had {sum(choices) / len(choices):.1%} of all choices, {max(choices):.1%} in the layer "
@@ -110,8 +107,7 @@ def _read(words: list[str]) -> argparse.Namespace:
 
 
 def _check(options: argparse.Namespace) -> None:
-    if options.output_dir.exists():
-        raise UsageError(f"--output_dir is a directory that is not there yet; {options.output_dir} is")
+    check_free(options.output_dir)
     named = options.listed is not None
     if options.keep is None and options.remove is None and not named:
         raise UsageError("--keep N or --remove N says how many experts every layer has after it, or loses")

@@ -1,13 +1,11 @@
 """`condenser upcycle`: a MoE model from a dense one, which computes the same until it is tuned."""
 
 import argparse
-import shutil
-import tempfile
 from pathlib import Path
 
+from expert_condenser.cli.appearing import appearing, check_free
 from expert_condenser.cli.console import quiet_libraries, say_result
 from expert_condenser.cli.parsing import Parser, positive
-from expert_condenser.errors import UsageError
 
 
 def run(words: list[str]) -> None:
@@ -18,13 +16,8 @@ def run(words: list[str]) -> None:
 
     quiet_libraries()
     shape = Shape(options.shards, options.copies, options.top_k, options.router_std, options.router_noise, options.seed)
-    options.output_dir.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{options.output_dir.name}.", dir=options.output_dir.parent))
-    try:
-        apart = upcycle(resolve_model(options.model), shape, unfinished)
-        unfinished.rename(options.output_dir)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    with appearing(options.output_dir) as folder:
+        apart = upcycle(resolve_model(options.model), shape, folder)
     exact = "the dense one's within rounding" if not shape.router_noise else "with router_noise not the dense one's"
     print(f"{shape.num_experts} experts, {shape.chosen} per token; logits differ by {apart:.1e}: {exact}")
     print(
@@ -46,6 +39,5 @@ def _read(words: list[str]) -> argparse.Namespace:
     parser.shared("seed", default=0)
     parser.add_argument("--output_dir", metavar="DIR", type=Path, required=True, help="a directory that is not there")
     options = parser.read(words)
-    if options.output_dir.exists():
-        raise UsageError(f"--output_dir is a directory that is not there yet; {options.output_dir} is")
+    check_free(options.output_dir)
     return options

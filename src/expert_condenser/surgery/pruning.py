@@ -22,6 +22,7 @@ from expert_condenser.checkpoint.load import load_tokenizer
 from expert_condenser.data.tokens import Tokens
 from expert_condenser.errors import SurgeryError
 from expert_condenser.files import local_path, write_json
+from expert_condenser.moe.handover import SCORES
 from expert_condenser.moe.layers import moe_layers
 from expert_condenser.surgery.choice import criterion_of, read_choice, scores_of_usage
 from expert_condenser.surgery.effect import Effect, effects_of
@@ -91,6 +92,11 @@ class Pruning:
         return read_rows(request.data, self.subject.path, self.tokenizer, split=split, **limits)
 
     @property
+    def num_layers(self) -> int:
+        """How many layers have experts."""
+        return len(self.subject.shape.layers)
+
+    @property
     def count(self) -> int:
         """How many experts every layer loses."""
         asked, total = self.request, self.subject.shape.num_experts
@@ -122,7 +128,7 @@ class Pruning:
             self.removed = lowest_scored(self.scores, self.count, layers, condensers)
         check_removed(layers, self.removed, condensers)
         self.versions = [self._version("before", model, self.subject.path)]
-        if self.rows:
+        if self.rows and layers[0].rule.handover is not SCORES:  # Llama 4 weighs what goes in, and has no such calls
             calls = calls_on(model, self.rows, request.score_tokens)
             self.effects = effects_of(layers, calls, self.removed)
 
