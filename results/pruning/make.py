@@ -100,5 +100,4 @@ if __name__ == "__main__":
     base = numbers(curve(runs, "base", "testbed"))
     content = {"kept": [48, *KEEP], "base": base, **found}
     (OUT / "curves.json").write_text(json.dumps(content, indent=1) + "\n")
-    (OUT / "table.md").write_text(table(found))
     print(table(found), end="")

@@ -131,7 +131,14 @@ class Chain:
 
     def prune(self, arm: str) -> None:
         """Without the least used expert of every layer."""
-        rows = ["--data", str(self.data / "train" / "arc_easy.json"), "--limit", "40", "--batch_size", "8"]
+        rows = [
+            "--data",
+            str(self.data / "train" / "arc_easy.json"),
+            "--limit",
+            str(min(self.rows, 40)),
+            "--batch_size",
+            "8",
+        ]
         self.command(
             f"{arm}-pruned", "prune", "--model", str(self.work / arm), "--keep", str(KEEP), "--by", "usage", *rows
         )
