@@ -156,6 +156,20 @@ def test_lists_that_do_not_fit_are_refused(tuned, tmp_path, capsys, entries, hea
     assert [path.name for path in tmp_path.iterdir()] == ["list.jsonl"]
 
 
+def test_a_list_says_who_goes_or_a_number_does(base, tmp_path, capsys):
+    named = listed(tmp_path / "gone.jsonl", (0, 1), (1, 2), (2, 7))
+    assert run(tmp_path / "out", base, "--list", named, "--keep", 7) == 2
+    assert "says who is removed: leave --keep" in capsys.readouterr().err.replace("\n", " ")
+    scored = [{**ALL, "criterion": "reap", "layer": at, "expert": e, "score": e} for at in range(3) for e in range(8)]
+    (tmp_path / "ranked.jsonl").write_text("".join(json.dumps(line) + "\n" for line in scored))
+    assert run(tmp_path / "out", base, "--list", tmp_path / "ranked.jsonl") == 2
+    assert "ranks experts: give --keep" in capsys.readouterr().err.replace("\n", " ")
+    assert run(tmp_path / "out", base, "--list", tmp_path / "ranked.jsonl", "--keep", 6) == 0
+    assert json.loads((tmp_path / "out" / "pruning.json").read_text())["removed"] == {
+        str(at): [0, 1] for at in range(3)
+    }
+
+
 def test_a_folder_that_is_there_stays(base, tmp_path, capsys):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear")

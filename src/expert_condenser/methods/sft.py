@@ -8,7 +8,6 @@ from expert_condenser.errors import TrainingError
 from expert_condenser.functional.routing import RoutingConfig
 from expert_condenser.methods.base import Method, RouterConfig
 from expert_condenser.moe.attach import set_top_k
-from expert_condenser.moe.attachment import find_attachment
 
 
 @dataclass(frozen=True)
@@ -37,17 +36,15 @@ class Sft(Method):
     name = "sft"
     summary = "plain fine-tuning, auxiliary-loss coefficient 0"
     paper = "the baseline"
-    _kept: RoutingConfig | None = None
+    keeps_routing = True
 
     @property
     def routing(self) -> RoutingConfig | None:
-        """None, or that of a pruned model: its bias and its condensers stay as they are."""
-        return self._kept
+        """None, or that of a pruned model."""
+        return self.kept
 
     def prepare(self, model: nn.Module) -> None:
         """Also set the number of experts per token."""
-        if (attachment := find_attachment(model)) is not None:
-            self._kept = attachment.policy
         if self.config.top_k is not None:
             set_top_k(model, self.config.top_k)
         super().prepare(model)

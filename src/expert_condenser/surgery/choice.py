@@ -21,8 +21,6 @@ from expert_condenser.names import unknown
 USAGE = "usage"
 """The usual name of the criterion `activation`: how often an expert is chosen."""
 NAMES = (USAGE, *(name for name in CRITERIA if name != "activation"))
-WITHOUT_DATA = ("weight_norm", "bias")
-_HEAD = {"family": "family", "num_experts": "num_experts"}
 
 
 def criterion_of(name: str) -> str:

@@ -54,7 +54,7 @@ def _effect(at: int, layer: MoELayer, call: ExpertsCall, removed: Sequence[int])
     mass = (weights.masked_fill(~gone, 0).sum() / weights.sum()).item()
     if not is_rescaled(layer.scoring):
         return Effect(at, choices, mass, rescaled=False)
-    factor = 1 / (1 - _share(layer, call, removed))
+    factor = 1 / (1 - _share(layer, call, removed)).clamp(min=1e-9)  # the removed may have all that float32 shows
     return Effect(at, choices, mass, True, factor.mean().item(), factor.max().item())
 
 

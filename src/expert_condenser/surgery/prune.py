@@ -29,6 +29,8 @@ def prune(source: str, removed: Removed, folder: Path, why: Mapping[str, Any] | 
     model = load_model(subject.path, "auto")
     if isinstance(model, PeftModel):
         raise SurgeryError(f"whole weights are pruned; {source} is an adapter: take the run's model/")
+    if getattr(model.config, "quantization_config", None) is not None:
+        raise SurgeryError(f"weights are pruned as they are, and those of {source} are quantised: take another version")
     small = cut_experts(model, removed)
     make_savable(small)
     small.save_pretrained(folder)

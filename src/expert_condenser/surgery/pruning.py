@@ -82,6 +82,12 @@ class Pruning:
         if request.listed is None:
             return None, None
         found = read_choice(request.listed, self.subject, self.criterion)
+        counted = request.keep is not None or request.remove is not None
+        if counted == isinstance(found, dict):
+            raise SurgeryError(
+                f"{request.listed} "
+                + ("says who is removed: leave --keep and --remove out" if counted else "ranks experts: give --keep N")
+            )
         return (None, found) if isinstance(found, dict) else (found, None)
 
     def _rows(self, split: str) -> list[Tokens]:
