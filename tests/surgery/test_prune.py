@@ -126,6 +126,7 @@ def test_experts_that_are_named(base, tmp_path):
         (["--by", "weight_norm", "--keep", 2], "1 to 5 of them can be removed; got 6"),
         (["--by", "weight_norm", "--keep", 8], "got 0"),
         (["--by", "weight_norm", "--keep", 6, "--heal", 2], "--heal tunes on --data"),
+        (["--by", "weight_norm", "--keep", 6, "--device", "nowhere"], "a device of this machine"),
         (["--by", "bias", "--keep", 6], "kept by a learnt bias"),
         (["--list", "nowhere.jsonl"], "there is no nowhere.jsonl"),
         (["--usage", "nowhere.json", "--keep", 6], "there is none"),

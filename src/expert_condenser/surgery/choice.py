@@ -47,7 +47,10 @@ def read_choice(path: Path, subject: Subject, criterion: str | None) -> Float64[
         raise SurgeryError(
             f"--list is a file of `condenser analyze prune`, or of experts to remove; there is no {path}"
         )
-    lines = path.read_text(encoding="utf-8").splitlines()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise SurgeryError(f"{path} is a list of experts, a JSON line for each; it is no text ({error})") from error
     entries = [_entry(path, number, line) for number, line in enumerate(lines, start=1)]
     if not entries:
         raise SurgeryError(f"{path} is a list of experts, a JSON line for each; it is empty")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from expert_condenser.analysis.calls import calls_on
@@ -171,6 +172,10 @@ def check_request(request: Request) -> None:
         raise SurgeryError("experts are ranked by --list or by --usage; give one of them")
     if request.by is None and request.listed is None and request.usage is None:
         raise SurgeryError("experts are removed by a criterion, --by usage say, by --usage FILE, or by --list FILE")
+    try:
+        torch.empty(0, device=request.device)
+    except (RuntimeError, AssertionError) as error:
+        raise SurgeryError(f"--device names a device of this machine; got {request.device!r}. {error}") from error
     if request.usage is not None and request.by not in (None, "usage", "activation"):
         raise SurgeryError(f"--usage has counts, which rank --by usage; got --by {request.by}")
 
