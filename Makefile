@@ -77,7 +77,7 @@ pruning: $(READY)
 # A published dense model becomes a MoE, is tuned, asked, pruned and exported; DATA=DIR has ARC-Easy. Hours of a CPU.
 real-chain: $(READY)
 	$(BIN)/pip install --quiet gguf
-	$(BIN)/python results/real-chain/make.py --work real-chain --data $(DATA)
+	PYTHONPATH=. $(BIN)/python results/real-chain/make.py --work real-chain --data $(DATA)
 
 # Every figure of `condenser analyze`; USAGE is a folder of usage records of another model, if there is one.
 figures: $(READY)

@@ -9,12 +9,15 @@ is not done again, so that an interrupted chain goes on; a training goes on from
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+
+from asking_llama_cpp import compare  # the file beside this one
 
 from expert_condenser.checkpoint.describe import save_stock
 from expert_condenser.cli.main import main
@@ -145,16 +148,16 @@ class Chain:
 
     def export(self, arm: str) -> None:
         """A GGUF file of the pruned model, where there is an exact one; why not, where there is none."""
-        place, log = self.work / f"{arm}-gguf", self.work / f"{arm}-gguf.txt"
-        if place.exists() or log.exists():
-            return
-        source = ["--model", str(self.work / f"{arm}-pruned" / "model"), "--output_dir", str(place)]
-        done = subprocess.run(
-            [sys.executable, "-m", "expert_condenser", "export", *source, "--to", "gguf"],
-            capture_output=True,
-            text=True,
-        )
-        log.write_text(done.stdout + done.stderr)
+        place, source = self.work / f"{arm}-gguf", self.work / f"{arm}-pruned" / "model"
+        log = self.work / "eval" / f"{arm}-gguf.txt"
+        if not place.exists():
+            words = ["export", "--to", "gguf", "--model", str(source), "--output_dir", str(place)]
+            command = [sys.executable, "-m", "expert_condenser", *words]
+            done = subprocess.run(command, capture_output=True, text=True)
+            log.write_text(done.stdout + done.stderr)
+        python, file = os.environ.get("LLAMA_CPP_PYTHON"), place / "model.gguf"
+        if python and file.exists() and not (said := log.with_suffix(".llama_cpp.txt")).exists():
+            said.write_text(compare(python, source, file) + "\n")
 
     def table(self) -> str:
         """What was found, as Markdown."""
