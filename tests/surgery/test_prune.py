@@ -95,7 +95,7 @@ def test_the_command_by_usage_and_healing(tuned, tmp_path, capsys):
     assert healed["nll"] != after["nll"]
     assert before["parameters"] - after["parameters"] == 3 * 2 * (3 * 32 * 24 + 32)
     assert not {1} & set(found["removed"]["0"]) | {4} & set(found["removed"]["1"]) | {7} & set(found["removed"]["2"])
-    assert all(0 < layer["choices"] < 1 and layer["factor_mean"] > 1 for layer in found["routing"])
+    assert all(0 < layer["choices"] < 1 and layer["factor_median"] > 1 for layer in found["routing"])
     pruned, tuned_more = load_model(tmp_path / "out" / "model"), load_model(tmp_path / "out" / "healed" / "model")
     assert condensers_of(tuned_more) == condensers_of(pruned)
     assert torch.equal(selection_biases(tuned_more), selection_biases(pruned)), "they stay as they are"

@@ -72,11 +72,12 @@ def _remarks(content: Mapping[str, Any]) -> list[str]:
         "where they had most"
     ]
     if any(layer["rescaled"] for layer in layers):
-        mean = sum(layer["factor_mean"] for layer in layers) / len(layers)
+        median = max(layer["factor_median"] for layer in layers)
         largest = max(layer["factor_largest"] for layer in layers)
         lines.append(
             "this family does not renormalise: without the removed experts' part of the softmax all gate weights rise, "
-            f"{mean:.3f} times in the mean and up to {largest:.2f} times for a token; --heal tunes that away"
+            f"{median:.2f} times for the median token in the layer where most, {largest:.4g} times at most; "
+            "--heal tunes that away"
         )
     return lines
 

@@ -28,7 +28,8 @@ class Effect:
     """The share of the sum of all gate weights that they had."""
     rescaled: bool
     """Whether the weights of the others change with what is removed."""
-    factor_mean: float = 1.0
+    factor_median: float = 1.0
+    """Of the tokens; a few had nearly all of their softmax on the removed, and are far above it."""
     factor_largest: float = 1.0
 
     def content(self) -> dict[str, Any]:
@@ -55,7 +56,7 @@ def _effect(at: int, layer: MoELayer, call: ExpertsCall, removed: Sequence[int])
     if not is_rescaled(layer.scoring):
         return Effect(at, choices, mass, rescaled=False)
     factor = 1 / (1 - _share(layer, call, removed)).clamp(min=1e-9)  # the removed may have all that float32 shows
-    return Effect(at, choices, mass, True, factor.mean().item(), factor.max().item())
+    return Effect(at, choices, mass, True, factor.median().item(), factor.max().item())
 
 
 def _share(layer: MoELayer, call: ExpertsCall, removed: Sequence[int]) -> Tensor:
