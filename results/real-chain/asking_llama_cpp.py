@@ -15,7 +15,7 @@ import torch
 from expert_condenser.checkpoint.load import load_model, load_tokenizer
 
 ASK = Path("tests/export/llama_cpp/ask.py")
-QUESTION = "Which gas do plants take in from the air? Answer in one short sentence."
+QUESTION = "Write three sentences about the ocean."
 NEW_TOKENS = 24
 
 
@@ -39,7 +39,8 @@ def _asked(python: str, file: Path, ids: list[int]) -> np.ndarray:
     with tempfile.TemporaryDirectory() as folder:
         asked, answers = Path(folder, "asked.json"), Path(folder, "answers.npz")
         asked.write_text(json.dumps({"files": {"it": str(file)}, "ids": [ids], "texts": []}))
-        subprocess.run([python, str(ASK), str(asked), str(answers)], check=True, env=_variables(python, folder))
+        command = [python, str(ASK), str(asked), str(answers)]
+        subprocess.run(command, check=True, capture_output=True, env=_variables(python, folder))
         with np.load(answers) as found:
             return found["it"][0]
 
