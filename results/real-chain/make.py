@@ -189,7 +189,7 @@ def interval(share: float, items: float) -> tuple[float, float]:
 def read() -> argparse.Namespace:
     """The options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="where models and answers go, about 6 GB")
+    parser.add_argument("--work", type=Path, required=True, help="where models and answers go, about 15 GB")
     parser.add_argument("--data", type=Path, required=True, help="train/arc_easy.json and eval/ARC-Easy.json")
     parser.add_argument("--rows", type=int, default=400, help="to tune on")
     parser.add_argument("--items", type=int, default=120, help="to ask")
