@@ -5,7 +5,7 @@ READY := .venv/ready
 LONG := tests/planning/test_traced_families.py tests/planning/test_measured.py tests/test_gpu_check.py
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup demo test test-slow test-long test-all engines fuzz-runs kill-test gpu-check check catalog figures long-tail tree mutation recipes clean llama-check serve-check vllm-check pages
+.PHONY: setup demo test test-slow test-long test-all engines fuzz-runs kill-test gpu-check check catalog figures long-tail tree mutation recipes clean llama-check serve-check vllm-check pages pruning real-chain
 
 setup: $(READY)
 
@@ -95,6 +95,15 @@ tree: $(READY)
 # What `condenser methods` and `condenser families` print.
 catalog: $(READY)
 	$(BIN)/python -m expert_condenser.cli.catalog
+
+# What can be removed after plain tuning and after sparsification: six runs and seven curves, half an hour of one core.
+pruning: $(READY)
+	$(BIN)/python results/pruning/make.py --runs pruning-runs
+
+# A published dense model becomes a MoE, is tuned, asked, pruned and exported; DATA=DIR has ARC-Easy. Hours of a CPU.
+real-chain: $(READY)
+	$(BIN)/pip install --quiet gguf
+	PYTHONPATH=. $(BIN)/python results/real-chain/make.py --work real-chain --data $(DATA)
 
 # Every figure of `condenser analyze`; USAGE is a folder of usage records of another model, if there is one.
 figures: $(READY)

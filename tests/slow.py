@@ -138,6 +138,12 @@ SLOW = (
         r"\[0\.3\]",
         "9 s: three factors on the rate of the rest; fast is one that needs parameter groups and slices",
     ),
+    Slow(
+        "surgery/test_cut.py",
+        "test_it_is_the_model_without_these_experts",
+        r"\[(olmoe_normalized|deepseek_v2_grouped|glm4_moe)\]",
+        "60 s: every family; fast are a softmax, groups, and groups with a correction bias",
+    ),
 )
 
 

@@ -19,7 +19,7 @@ ROOMS = (
     "methods",
     "data",
     *("training", "evaluation"),
-    *("comparison", "analysis", "study", "bench", "testbed", "planning", "report", "watch", "export"),
+    *("comparison", "analysis", "study", "bench", "testbed", "planning", "report", "watch", "export", "surgery"),
     "cli",
     *("architectures", "registration", "__init__", "__main__"),
 )

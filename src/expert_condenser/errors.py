@@ -59,3 +59,7 @@ class PlanError(ExpertCondenserError):
 
 class AnalysisError(ExpertCondenserError):
     """An analysis that cannot be made as asked: of models that do not belong together, or of a file that is another."""
+
+
+class SurgeryError(ExpertCondenserError):
+    """A model that cannot be pruned or upcycled as asked."""

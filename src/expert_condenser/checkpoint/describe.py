@@ -10,10 +10,11 @@ from transformers import PreTrainedTokenizerBase
 
 from expert_condenser.checkpoint.cast import save_in
 from expert_condenser.checkpoint.generation import make_savable
-from expert_condenser.files import MANIFEST
+from expert_condenser.files import MANIFEST, read_json
 from expert_condenser.moe.layers import MODEL_TYPE_PREFIX
 from expert_condenser.moe.own_types import auto_class, own_config_class, own_trunk_class
 
+PROVENANCE = "provenance.json"
 CODE_MODULE = "expert_condenser_model"
 _OF_TRAINING = ("method_state.json", "usage.safetensors", MANIFEST)
 
@@ -73,7 +74,7 @@ def save_stock(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, pro
     make_savable(model)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    (folder / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
+    (folder / PROVENANCE).write_text(json.dumps(provenance, indent=2) + "\n")
 
 
 def copy_model(source: Path, target: Path) -> None:
@@ -84,13 +85,25 @@ def copy_model(source: Path, target: Path) -> None:
             shutil.copy2(file, target / file.name)
 
 
+def provenance_of(path: str | Path) -> dict[str, Any]:
+    """What the directory of a saved model says about how it was made; nothing where it says nothing."""
+    file = Path(path) / PROVENANCE
+    found: dict[str, Any] = read_json(file) if file.is_file() else {}
+    return found
+
+
+def is_pruned(path: str | Path) -> bool:
+    """Whether the directory of a model says that experts were removed from it."""
+    return "pruned" in provenance_of(path)
+
+
 def describe_model(folder: Path, provenance: dict[str, Any]) -> None:
     """Add `provenance.json` to a saved model; and to one of our own type how to load it.
 
     That is a README that says what to install, and the code file which `trust_remote_code=True` runs: it only imports
     `expert_condenser`, and shows the class to `transformers serve` where that is what runs.
     """
-    (folder / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
+    (folder / PROVENANCE).write_text(json.dumps(provenance, indent=2) + "\n")
     path = folder / "config.json"
     if not path.exists():
         (folder / "README.md").write_text(_ADAPTER_README.format(name=folder.name))

@@ -20,6 +20,8 @@ COMMANDS = {
     "plan": "memory, time and cost of a training, from the config: --model M --method M --devices N --memory 80GB",
     "score": "score the experts of a model on task data, for ESFT: --model M --data D [--out FILE]",
     "interpolate": "a model between its base and the tuned one, WiSE-FT: --model M --base B --alpha A --output_dir DIR",
+    "prune": "remove experts for good, condensers never: --model M --keep N --by usage --data D --output_dir DIR",
+    "upcycle": "a MoE model from a dense one that computes the same: --model M --shards G --copies N --output_dir DIR",
     "export": "a tuned model for stock programs, exactly or not at all: --model M --to native | gguf --output_dir DIR",
     "serve": "an OpenAI-compatible server of a tuned model: MODEL [--port N] [-- options of transformers serve]",
     "methods": "the methods, what they train and what they cost: [--json [FILE]]",

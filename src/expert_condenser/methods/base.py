@@ -71,6 +71,10 @@ class Method(ABC):
     """Whether the method works on whole weights only, not on those that FSDP2 or ZeRO-3 split over processes."""
     all_experts: bool = False
     """Whether every expert runs on every token, which needs all of them in one process."""
+    keeps_routing: ClassVar[bool] = False
+    """Whether the method trains a pruned model that has a bias and condensers, and leaves both as they are."""
+    kept: RoutingConfig | None = None
+    """The routing of such a model."""
     router_aux_loss_coef: float = 0.0
     now: tuple[int, int] | None = None
     """Which optimizer step of how many is about to be acted on, from 1 on; whoever calls `step` may set it."""

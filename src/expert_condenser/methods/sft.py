@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from expert_condenser.errors import TrainingError
+from expert_condenser.functional.routing import RoutingConfig
 from expert_condenser.methods.base import Method, RouterConfig
 from expert_condenser.moe.attach import set_top_k
 
@@ -35,6 +36,12 @@ class Sft(Method):
     name = "sft"
     summary = "plain fine-tuning, auxiliary-loss coefficient 0"
     paper = "the baseline"
+    keeps_routing = True
+
+    @property
+    def routing(self) -> RoutingConfig | None:
+        """None, or that of a pruned model."""
+        return self.kept
 
     def prepare(self, model: nn.Module) -> None:
         """Also set the number of experts per token."""

@@ -10,10 +10,12 @@ from peft import PeftModel
 from transformers import AutoConfig, Mxfp4Config
 
 from expert_condenser.adapters.lora import add_adapter
+from expert_condenser.checkpoint.describe import is_pruned
 from expert_condenser.checkpoint.generation import make_savable
 from expert_condenser.checkpoint.load import load_model, resolve_model
 from expert_condenser.errors import TrainingError
 from expert_condenser.methods import Method
+from expert_condenser.moe.attachment import attachment_of
 from expert_condenser.moe.experts import default_implementation
 from expert_condenser.moe.layers import moe_layers
 from expert_condenser.moe.own_types import CondenserModel
@@ -94,11 +96,17 @@ def load_for_training(source: str | Path, recipe: Recipe, method: Method, *, is_
     with loading_whole(recipe.trainer) if adapted or method.whole_start else nullcontext():
         model = load_model(source, run.dtype, train=True, **options)
     make_savable(model)
-    if is_base and isinstance(model, CondenserModel | PeftModel):
+    if (
+        is_base
+        and isinstance(model, CondenserModel | PeftModel)
+        and not (method.keeps_routing and is_pruned(source) and not adapted and isinstance(model, CondenserModel))
+    ):
         raise TrainingError(
             f"a run starts from a base model, and {source} is the result of one, with router state or an adapter; "
             "name its base, or --resume the run that made it"
         )
+    if method.keeps_routing and isinstance(model, CondenserModel):
+        method.kept = attachment_of(model).policy  # type: ignore[arg-type]  # a mixin, in front of a module
     if is_base and adapted:
         torch.manual_seed(recipe.trainer.seed)
         model = add_adapter(model, recipe.adapter, recipe.adapter_targets, method.routing)
