@@ -2,7 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
-LONG := tests/planning/test_traced_families.py tests/planning/test_measured.py tests/test_gpu_check.py
+LONG := tests/planning/test_traced_families.py tests/planning/test_measured.py tests/test_gpu_check.py tests/test_registration.py \
+	tests/moe/test_methods_by_family.py tests/training/test_equivalence_of_methods.py
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 .PHONY: setup demo test test-slow test-long test-all engines fuzz-runs kill-test gpu-check check catalog figures long-tail tree mutation recipes clean llama-check serve-check vllm-check pages pruning real-chain
@@ -26,7 +27,8 @@ test: $(READY)
 test-slow: $(READY)
 	$(PYTEST) -m slow $(LONG:%=--ignore=%)
 
-# What takes minutes by itself: plans against torch's memory tracker, and of every family; the GPU day on a CPU.
+# What takes minutes by itself: plans against torch's memory tracker, and of every family; the GPU day on a CPU; other orders of imports, the other
+# families under every method.
 test-long: $(READY)
 	$(PYTEST) -m slow $(LONG)
 
