@@ -35,23 +35,39 @@ def read_usage(path: Path, name: str | None = None) -> ExpertUsage:
 
 
 def _of_record(path: Path, content: dict[str, Any], name: str) -> ExpertUsage:
-    shape = len(content["layers"]), content["num_experts"]
+    layers, condensers = content["layers"], content.get("condensers", {})
+    numbers = [content["num_experts"], content["top_k"], *(layers if isinstance(layers, list) else [None])]
+    if any(type(number) is not int or number < 0 for number in numbers) or not 1 <= content["top_k"] <= numbers[0]:
+        raise AnalysisError(
+            f"{path} has layers, a list of depths, num_experts, and top_k up to it; got "
+            f"{ {key: content[key] for key in _NEEDED[:3]} }"
+        )
+    if not _are_condensers(condensers):
+        raise AnalysisError(f"{path}: condensers are expert ids by layer; got {condensers!r}")
+    shape = len(layers), content["num_experts"]
     mass = content.get("top_k_gate_mass")
     return ExpertUsage(
         name,
-        tuple(content["layers"]),
+        tuple(layers),
         content["top_k"],
         _table(path, "selection_counts", content["selection_counts"], shape),
         None if mass is None else _table(path, "top_k_gate_mass", mass, shape, torch.float64),
-        {int(layer): ids for layer, ids in content.get("condensers", {}).items()},
+        {int(layer): ids for layer, ids in condensers.items()},
         content.get("task"),
+    )
+
+
+def _are_condensers(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        layer.isdecimal() and isinstance(ids, list) and all(type(id_) is int for id_ in ids)
+        for layer, ids in value.items()
     )
 
 
 def _table(path: Path, key: str, rows: Any, shape: tuple[int, int], dtype: torch.dtype | None = None) -> Tensor:
     try:
         table = torch.tensor(rows, dtype=dtype)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:  # torch raises them all on no such table
         raise AnalysisError(f"{path}: {key} is a row of numbers for each layer; {error}") from error
     if tuple(table.shape) != shape:
         raise AnalysisError(f"{path}: {key} is of (layers, experts) = {shape}; got {tuple(table.shape)}; correct it")
