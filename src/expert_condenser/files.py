@@ -29,6 +29,11 @@ def local_path(name: str | Path) -> Path:
         return Path(name)
 
 
+def is_file_name(name: str) -> bool:
+    """Whether a name is that of a file in a folder, and of nothing above, below or beside it."""
+    return name not in ("", ".", "..") and not {"/", os.sep, "\0"} & {*name}
+
+
 @contextmanager
 def storage_errors(path: Path, size: int | None = None) -> Iterator[None]:
     """Raise `StorageError` in place of an `OSError` while `path` is written; `size` is of its new content, in bytes."""
@@ -237,6 +242,8 @@ def differences(folder: Path) -> list[str]:
     for name, entry in content.items():
         if Path(name).name == _CARD:
             continue
+        if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
+            raise DataError(f"{folder / MANIFEST} has the files of its folder; got {name[:60]!r}")
         file, wanted = folder / name, entry if isinstance(entry, dict) else {"size": entry}
         if type(wanted.get("size")) is not int:
             raise DataError(f"{folder / MANIFEST} has the size of every file in bytes; got {entry!r} for {name}")

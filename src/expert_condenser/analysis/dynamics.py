@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from expert_condenser.errors import AnalysisError, DataError
-from expert_condenser.files import is_number, local_path
+from expert_condenser.files import is_file_name, is_number, local_path
 from expert_condenser.functional.concentration import gini
 from expert_condenser.training.history import USAGE_HISTORY, UsageHistory
 from expert_condenser.training.log import read_entries
@@ -97,7 +97,7 @@ def _over_phases(entries: Sequence[dict[str, Any]]) -> tuple[dict[str, int], lis
 
 def _history(folder: Path, phase: str) -> UsageHistory | None:
     """Of a phase: as it grows, or of an earlier release when it was done."""
-    if phase != Path(phase).name or len(phase) > _LONGEST_NAME:  # it names a folder here
+    if not is_file_name(phase) or len(phase) > _LONGEST_NAME:  # it names a folder here
         raise AnalysisError(f"{folder / METRICS} names the phases of a method; got {phase[:60]!r}")
     places = (folder / phase / USAGE_HISTORY, folder / phase / "final" / USAGE_HISTORY)
     return next((UsageHistory.read(path) for path in places if path.exists()), None)

@@ -11,6 +11,7 @@ from safetensors import safe_open
 from transformers import AutoConfig, PreTrainedConfig
 
 from expert_condenser.errors import CheckpointError
+from expert_condenser.files import is_file_name
 from expert_condenser.moe.own_types import auto_class
 
 _COUNT = re.compile(r"(^|_)n(um)?_(\w+_)?(layers?|experts|blocks)$|(^|_)depth$")
@@ -106,7 +107,7 @@ def check_index(folder: Path) -> None:
             files = {str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise CheckpointError(f"{index} says in which file each tensor is; it cannot be read: {error!r}") from error
-        if outside := sorted(name for name in files if Path(name).name != name):
+        if outside := sorted(name for name in files if not is_file_name(name)):
             raise CheckpointError(f"{index} names files beside it; got {outside[0]!r}")
 
 
