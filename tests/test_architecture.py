@@ -19,7 +19,7 @@ ROOMS = (
     "methods",
     "data",
     *("training", "evaluation"),
-    *("comparison", "analysis", "study", "bench", "testbed", "planning", "report", "export"),
+    *("comparison", "analysis", "study", "bench", "testbed", "planning", "report", "export", "card"),
     "cli",
     *("architectures", "registration", "__init__", "__main__"),
 )

@@ -88,7 +88,8 @@ def _entry(path: Path, number: int, line: str) -> dict[str, Any]:
         entry = json_object(line)
         if wrong := [key for key, kind in _KEYS.items() if type(entry.get(key)) is not kind]:
             raise DataError(f"{wrong[0]} is of type {_KEYS[wrong[0]].__name__}; got {entry.get(wrong[0])!r}")
-        if not is_number(score := entry.get("score")) or not -_LARGEST <= score <= _LARGEST:
+        score: Any = entry.get("score")
+        if not is_number(score) or not -_LARGEST <= score <= _LARGEST:
             raise DataError(f"score is a number; got {score!r}")
     except DataError as error:
         raise AnalysisError(

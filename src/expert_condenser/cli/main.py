@@ -21,6 +21,8 @@ COMMANDS = {
     "score": "score the experts of a model on task data, for ESFT: --model M --data D [--out FILE]",
     "interpolate": "a model between its base and the tuned one, WiSE-FT: --model M --base B --alpha A --output_dir DIR",
     "export": "a tuned model as a stock checkpoint, exactly or not at all: --model M --to native --output_dir DIR",
+    "card": "the card of a saved model, README.md: base, recipe, use, what was measured: DIR [--results FILE]",
+    "push": "a saved model to the hub, when asked: DIR --repo_id OWNER/NAME [--dry_run]",
     "methods": "the methods, what they train and what they cost: [--json [FILE]]",
     "families": "the supported model families and their routing: [--json [FILE]]",
     "eval": "answer and score tasks with a model: --model M --tasks a,b [--data DIR] --output_dir DIR",
