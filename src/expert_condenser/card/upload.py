@@ -109,7 +109,9 @@ def _check_base(path: Path, content: dict[str, Any]) -> None:
 def push(upload: Upload, *, public: bool = False, overwrite: bool = False, api: Any = None) -> str:
     """Send it in one commit; returns the address. Raises `ExportError` where the hub does not take it.
 
-    `api` is a client of huggingface_hub, by default its own. A card that is on the hub already, and not as it was written here, stays unless `overwrite` is set.
+    `api` is a client of huggingface_hub, by default its own.
+
+    A card that is on the hub already, and not as it was written here, stays unless `overwrite` is set.
     """
     api = api or HfApi()
     _on_hub(lambda: api.create_repo(upload.repo_id, private=not public, exist_ok=True), upload)
@@ -124,7 +126,7 @@ def push(upload: Upload, *, public: bool = False, overwrite: bool = False, api: 
     return str(getattr(commit, "commit_url", upload.repo_id))
 
 
-def _has_other_card(api: HfApi, repo_id: str) -> bool:
+def _has_other_card(api: Any, repo_id: str) -> bool:
     if not api.file_exists(repo_id, CARD):
         return False
     return not is_own(Path(api.hf_hub_download(repo_id, CARD)))
