@@ -14,9 +14,12 @@ from expert_condenser.errors import CheckpointError
 from expert_condenser.files import is_file_name
 from expert_condenser.moe.own_types import auto_class
 
-_COUNT = re.compile(r"(^|_)n(um)?_(\w+_)?(layers?|experts|blocks)$|(^|_)depth$")
-MOST = {"experts": 65_536, "": 1_000}
-"""Experts of a layer, and layers: modules and lists are made by these numbers, which no published model comes near."""
+_MOST = (
+    (re.compile(r"(^|_)n(um)?_(\w+_)?(layers?|blocks)$|(^|_)depth$"), 1_000),
+    (re.compile(r"(^|_)n(um)?_(\w+_)?experts$"), 65_536),
+    (re.compile(r"vocab_size$"), 4_194_304),
+)
+"""Modules, lists and loops are made by these numbers, which no published model comes near."""
 _SIZES = ("r", "num_virtual_tokens", "encoder_hidden_size")
 """What the config of an adapter gives its tensors."""
 _INDEX = "*.index.json"
@@ -38,7 +41,7 @@ def read_config(path: str | Path, **options: Any) -> Any:
         raise
     # Config classes convert and check what they read with whatever fails first; huggingface_hub has errors of its own.
     except Exception as error:
-        raise CheckpointError(f"{path} must have the config of a model: {_said(error)}") from error
+        raise CheckpointError(f"{path} cannot be loaded; it must have the config of a model: {_said(error)}") from error
 
 
 def _said(error: Exception) -> str:
@@ -47,8 +50,8 @@ def _said(error: Exception) -> str:
 
 def _check_counts(path: str | Path, content: Any) -> None:
     for key, value in _numbers(content):
-        most = MOST["experts" if key.endswith("experts") else ""]
-        if _COUNT.search(key) and not 0 <= value <= most:
+        most = next((most for pattern, most in _MOST if pattern.search(key)), None)
+        if most is not None and not 0 <= value <= most:
             raise CheckpointError(
                 f"{path}: {key} is a number up to {most:,}; got {value!r:.60}. It is no config of a model."
             )
