@@ -53,6 +53,8 @@ USES = {
     "_experts_implementation": (transformers.PreTrainedConfig, "moe/experts.py"),
     "_get_adapter_state_dict": (LoraModel, "adapters/peft_type.py"),
     "_get_train_sampler": (transformers.Trainer, "training/trainer.py"),
+    "_load_rng_state": (transformers.Trainer, "training/trainer.py"),
+    "_load_scaler": (transformers.Trainer, "training/trainer.py"),
     "_gradient_checkpointing_func": (None, "moe/replay.py"),
     "_grouped_mm": (torch.ops.aten, "study/cost.py"),
     "_hf_hook": (None, "moe/hooked.py"),

@@ -7,7 +7,10 @@ import sys
 import pytest
 
 from expert_condenser import RoutingConfig, attach, set_condensers
+from expert_condenser.cli.main import main
 from expert_condenser.testing import tiny_model
+from tests.runs import make_base
+from tests.security.hostile import edit_json
 
 LIMITED = """
 import json, resource, sys
@@ -66,3 +69,34 @@ def test_huge_numbers_take_no_memory(own_type, tmp_path):
     assert failed == []
     loaded = [cases[at // 2 - 1] for at, row in enumerate(found[2:], start=2) if row[:2] == ["load_model", "read"]]
     assert [case for case in loaded if not {*case.values()} <= {None, True}] == []
+
+
+NO_MODEL = {
+    "no heads": {"num_attention_heads": 0},
+    "more choices than experts": {"num_experts_per_tok": 99},
+    "fewer than one choice": {"num_experts_per_tok": -1},
+    "an unknown activation": {"hidden_act": "none of these"},
+    "a pad token that is none": {"pad_token_id": 10**9},
+    "an unknown type": {"model_type": "none of these"},
+    "a text for a number": {"num_experts_per_tok": "a"},
+    "a vocabulary of two billions": {"vocab_size": 2**31},
+}
+
+
+@pytest.mark.parametrize("what", NO_MODEL)
+def test_every_command_says_what_is_wrong_with_a_config(what, tmp_path, capsys):
+    base = make_base(tmp_path)
+    model, rows = str(base / "model"), str(base / "rows.jsonl")
+    edit_json(base / "model" / "config.json", lambda content: content.update(NO_MODEL[what]))
+    out = str(tmp_path / "out")
+    commands = {
+        "train": ["--model", model, "--data", rows, "--method", "sft", "--output_dir", out, "--use_cpu", "--no_bf16"],
+        "plan": ["--model", model, "--method", "sft", "--devices", "1", "--memory", "80GB"],
+        "analyze": ["usage", "--model", model, "--data", rows, "--split", "train", "--output_dir", out],
+        "export": ["--model", model, "--to", "native", "--output_dir", out],
+    }
+    for name, words in commands.items():
+        assert main([name, *words]) == 2, name
+        printed = capsys.readouterr().err
+        assert "Traceback" not in printed
+        assert printed.count(f"condenser {name}:") == 1

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitOperationAdd, HfApi
-from huggingface_hub.utils._validators import validate_repo_id  # the public name is no export of its module
 
 from expert_condenser.checkpoint.card import CARD, PROVENANCE, is_hub_name, is_own, shown
 from expert_condenser.checkpoint.guard import check_readable
@@ -20,6 +19,7 @@ from expert_condenser.errors import CheckpointError, DataError, ExportError
 from expert_condenser.files import read_object
 
 CHECKSUMS = "checksums.json"
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w-]*/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 _SENT = re.compile(
     r"(model|adapter_model)(-\d{5}-of-\d{5})?\.safetensors|(model|adapter_model)\.safetensors\.index\.json"
     r"|[\w.-]+\.gguf|config\.json|adapter_config\.json|generation_config\.json|provenance\.json|expert_condenser_model\.py"
@@ -61,10 +61,8 @@ class Upload:
 
 def plan_upload(folder: Path, repo_id: str) -> Upload:
     """What `push` would send; raises `ExportError` where that would be no model, or would tell of this machine."""
-    try:
-        validate_repo_id(repo_id)
-    except ValueError as error:
-        raise ExportError(f"--repo_id is OWNER/NAME, as on the hub: {error}") from error
+    if not _REPOSITORY.fullmatch(repo_id):
+        raise ExportError(f"--repo_id is OWNER/NAME, as on the hub; got {repo_id!r}")
     if not folder.is_dir():
         raise ExportError(f"a saved model is pushed, such as RUN/model; {folder} is no directory")
     check_readable(folder)

@@ -187,7 +187,7 @@ def _loading(folder: Path, config: Mapping[str, Any], *, adapter: bool) -> str:
     return (
         "## Use\n\nIts routers hold a selection bias and condenser experts, which stock classes would ignore; that is "
         f"why its model type is `{model_type}`.\n\n    pip install expert-condenser\n\n    import expert_condenser\n"
-        f"{load}\n\nA program that does not import the package loads it with `trust_remote_code=True` where it is "
+        f"{load}\n\nA program that does not import the package loads it with `trust_remote_code` where it is "
         "installed. For others `condenser export` writes a stock checkpoint, exactly or not at all."
     )
 

@@ -10,8 +10,9 @@ import torch
 from safetensors import safe_open
 from transformers import AutoConfig, PreTrainedConfig
 
-from expert_condenser.errors import CheckpointError
+from expert_condenser.errors import CheckpointError, UnsupportedModelError
 from expert_condenser.files import is_file_name
+from expert_condenser.moe.layers import moe_layers
 from expert_condenser.moe.own_types import auto_class
 
 _MOST = (
@@ -86,11 +87,23 @@ def without_memory(config: Any) -> Any:
     try:
         with torch.device("meta"):
             # Of a copy: a model writes into its config which implementations it took.
-            return auto_class(type(config)).from_config(type(config).from_dict(config.to_dict()))
+            model = auto_class(type(config)).from_config(type(config).from_dict(config.to_dict()))
+        _check_choices(model)
+        return model
     except CheckpointError:
         raise
     except Exception as error:  # divisions by zero, negative sizes, ids out of range: each family its own
         raise CheckpointError(f"the config of a {config.model_type} makes no model: {_said(error)}") from error
+
+
+def _check_choices(model: Any) -> None:
+    try:
+        layers = moe_layers(model)
+    except UnsupportedModelError:  # a dense model, or one whose routing is not known here, can be asked as well
+        return
+    for layer in layers:
+        if not 1 <= layer.top_k <= layer.num_experts:
+            raise CheckpointError(f"{layer.name} chooses from {layer.num_experts} experts; got {layer.top_k} to choose")
 
 
 def numbers_in(folder: Path) -> int:
