@@ -220,12 +220,6 @@ class StrictSFTTrainer(SFTTrainer):
             with states_named(checkpoint):
                 super()._load_rng_state(checkpoint)
 
-    def _load_scaler(self, checkpoint: str | None) -> None:
-        """As in transformers, as above."""
-        if checkpoint is not None:
-            with states_named(checkpoint):
-                super()._load_scaler(checkpoint)
-
     def _is_whole_checkpoint(self, checkpoint: str) -> bool:
         """Whether whole tensors go into split weights; DeepSpeed's are not, nor were FSDP's in earlier releases."""
         splits = self.is_fsdp_enabled or getattr(self, "is_distributed_loading_by_transformers", False)
