@@ -98,7 +98,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _set_environment(path: Path, variables: dict[str, str]) -> None:
     try:
         os.environ.update(variables)
-    except ValueError as error:  # of `=` in a name, a zero byte, half of a surrogate pair
+    except (OSError, ValueError) as error:  # of an empty name, `=` in a name, a zero byte, half of a surrogate pair
         raise TrainingError(f"{path}: env is a mapping of environment variables; {error}") from error
 
 
