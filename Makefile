@@ -6,7 +6,7 @@ LONG := tests/planning/test_traced_families.py tests/planning/test_measured.py t
 	tests/moe/test_methods_by_family.py tests/training/test_equivalence_of_methods.py
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup demo test test-slow test-long test-all engines fuzz-runs kill-test gpu-check check catalog figures long-tail tree mutation recipes clean llama-check serve-check vllm-check pages pruning real-chain
+.PHONY: setup demo test test-slow test-long test-all engines fuzz-runs kill-test gpu-check check catalog figures long-tail tree mutation recipes clean llama-check serve-check vllm-check pages pruning real-chain fuzz
 
 setup: $(READY)
 
@@ -39,6 +39,11 @@ engines: $(READY)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[engines]'
 	DS_ACCELERATOR=cpu $(BIN)/python -m pytest tests/engines/all_engines.py
 	$(BIN)/python -m tests.engines.table
+
+# Every reader of the package on N files that are almost right; every pattern over answers on 100 kB of hostile text.
+fuzz: N = 10000
+fuzz: $(READY)
+	FUZZ=$(N) $(BIN)/python -m pytest -q tests/fuzz tests/security/test_linear.py
 
 # A run's folder, started, killed, resumed, overwritten, damaged and moved in 200 random orders; 20 in `make test`.
 fuzz-runs: $(READY)

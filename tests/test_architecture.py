@@ -13,13 +13,25 @@ PACKAGE = "expert_condenser"
 SOURCE = Path(expert_condenser.__file__).parent
 FILES = {str(path.relative_to(SOURCE)): path.read_text() for path in sorted(SOURCE.rglob("*.py"))}
 ROOMS = (
-    *("errors", "names", "files", "ownership", "clearing", "workfolder"),
+    *("errors", "names", "files", "yaml_file", "ownership", "clearing", "workfolder"),
     *("functional", "kernels"),
     *("moe", "adapters", "checkpoint", "testing"),
     "methods",
     "data",
     *("training", "evaluation"),
-    *("comparison", "analysis", "study", "bench", "testbed", "planning", "report", "watch", "export", "surgery"),
+    *(
+        "comparison",
+        "analysis",
+        "study",
+        "bench",
+        "testbed",
+        "planning",
+        "report",
+        "watch",
+        "export",
+        "surgery",
+        "card",
+    ),
     "cli",
     *("architectures", "registration", "__init__", "__main__"),
 )

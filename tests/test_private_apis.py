@@ -3,7 +3,7 @@
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from types import MethodType
+from types import MethodType, SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -53,6 +53,7 @@ USES = {
     "_experts_implementation": (transformers.PreTrainedConfig, "moe/experts.py"),
     "_get_adapter_state_dict": (LoraModel, "adapters/peft_type.py"),
     "_get_train_sampler": (transformers.Trainer, "training/trainer.py"),
+    "_load_rng_state": (transformers.Trainer, "training/trainer.py"),
     "_gradient_checkpointing_func": (None, "moe/replay.py"),
     "_grouped_mm": (torch.ops.aten, "study/cost.py"),
     "_hf_hook": (None, "moe/hooked.py"),
@@ -410,6 +411,16 @@ def test_register_checkpoint_conversion_mapping(tmp_path):
     assert not loads()
     register_checkpoint_conversion_mapping("new_olmoe", stock)
     assert loads(), "register_checkpoint_conversion_mapping"
+
+
+def test_load_rng_state(tmp_path):
+    """It reads the file of the folder that it is given, and does nothing where there is none."""
+    trainer = object.__new__(transformers.Trainer)
+    trainer.args = SimpleNamespace(world_size=1)
+    trainer._load_rng_state(str(tmp_path))
+    (tmp_path / "rng_state.pth").touch()
+    with pytest.raises(EOFError):
+        trainer._load_rng_state(str(tmp_path))
 
 
 @pytest.mark.parametrize("strategy", ["random", "group_by_length"])

@@ -29,6 +29,11 @@ def local_path(name: str | Path) -> Path:
         return Path(name)
 
 
+def is_file_name(name: str) -> bool:
+    """Whether a name is that of a file in a folder, and of nothing above, below or beside it."""
+    return name not in ("", ".", "..") and not {"/", os.sep, "\0"} & {*name}
+
+
 @contextmanager
 def storage_errors(path: Path, size: int | None = None) -> Iterator[None]:
     """Raise `StorageError` in place of an `OSError` while `path` is written; `size` is of its new content, in bytes."""
@@ -133,14 +138,46 @@ def write_json(path: Path, content: Any, *, indent: int | None = 2) -> None:
     write_text(path, json.dumps(content, indent=indent, ensure_ascii=False) + "\n")
 
 
+def read_text(path: Path) -> str:
+    """The content of a text file; raises `DataError` with the path where it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} must be a readable file of UTF-8: {error}") from error
+
+
 def read_json(path: Path) -> Any:
     """The content of a JSON file; raises `DataError` with the path and the line where it has none."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path} must be a readable file: {error}") from error
+        return json.loads(read_text(path))
+    except DataError:
+        raise
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} must be JSON: {error}") from error
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; raises `DataError` where it has none."""
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise DataError(f"{path} holds a JSON object; got a {type(content).__name__}; write it again")
+    return content
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """An object of JSON, such as a line of a log; raises `DataError` where the text is none."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"this is no JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise DataError(f"this is no JSON object, but a {type(value).__name__}")
+    return value
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value of JSON is a number: true and false are none, which Python counts among the integers."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def append_line(path: Path, content: Any) -> None:
@@ -205,6 +242,8 @@ def differences(folder: Path) -> list[str]:
     for name, entry in content.items():
         if Path(name).name == _CARD:
             continue
+        if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
+            raise DataError(f"{folder / MANIFEST} has the files of its folder; got {name[:60]!r}")
         file, wanted = folder / name, entry if isinstance(entry, dict) else {"size": entry}
         if type(wanted.get("size")) is not int:
             raise DataError(f"{folder / MANIFEST} has the size of every file in bytes; got {entry!r} for {name}")

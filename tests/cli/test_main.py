@@ -81,7 +81,11 @@ def test_the_help_of_a_command(name, capsys):
 @pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("train", "check", "testbed")])
 def test_a_wrong_flag_is_named_before_what_is_missing(name, capsys):
     words = {"bench": ["layer"], "analyze": ["usage"]}.get(name, [])
-    known = next(flag for flag in ("output_dir", "json", "model", "out", "html") if f"--{flag}" in _help(name, capsys))
+    known = next(
+        flag
+        for flag in ("output_dir", "json", "model", "results", "repo_id", "out", "html")
+        if f"--{flag}" in _help(name, capsys)
+    )
     assert main([name, *words, f"--{known}s", "x"]) == 2
     assert capsys.readouterr().err == f"condenser {name}: '{known}s' is no flag; did you mean {known!r}?\n"
 

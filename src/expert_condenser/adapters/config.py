@@ -19,6 +19,11 @@ class AdapterConfig:
     lora_dropout: float = field(default=0.0, metadata={"help": "Dropout before the adapter; not on experts, routers."})
     lora_dora: bool = field(default=False, metadata={"help": "DoRA: learn magnitudes as well; on attention only."})
 
+    def __post_init__(self) -> None:
+        """Raise `TrainingError` where `lora` is no text: a YAML file may say anything."""
+        if not isinstance(self.lora, str | None):
+            raise TrainingError(f"lora is one of {', '.join(LORA)}; got {self.lora!r:.80}")
+
     def check(self, router: str | None) -> None:
         """Raise `TrainingError` on options that have no meaning, together with the option `router`."""
         targets = self.targets(router)

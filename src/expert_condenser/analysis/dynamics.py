@@ -3,7 +3,6 @@
 Read from a run's files alone, finished or not: `metrics.jsonl`, and the usage history of every phase.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +12,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from expert_condenser.errors import AnalysisError
-from expert_condenser.files import local_path
+from expert_condenser.errors import AnalysisError, DataError
+from expert_condenser.files import is_file_name, is_number, local_path
 from expert_condenser.functional.concentration import gini
 from expert_condenser.training.history import USAGE_HISTORY, UsageHistory
+from expert_condenser.training.log import read_entries
 from expert_condenser.training.record import METRICS, RUN, RunRecord
 
 LOGGED = ("nll", "grad_norm", "learning_rate", "bias_range", "route_churn", "condenser_gate_share", "expert_diversity")
 """What is read of a log entry; a method may have only some."""
+_LONGEST_NAME = 100
 
 
 @dataclass(frozen=True)
@@ -74,12 +75,14 @@ def dynamics_of(text: str) -> Dynamics:
 
 def _entries(path: Path) -> list[dict[str, Any]]:
     """The logged steps; a last line that is being written is left out."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
     try:
-        found = [json.loads(line) for line in lines if line.endswith("\n")]
-    except ValueError as error:
-        raise AnalysisError(f"{path} has one log entry a line: {error}; restore it") from error
-    return [entry for entry in found if "loss" in entry]
+        found = [entry for entry in read_entries(path) if "loss" in entry] if path.exists() else []
+    except DataError as error:
+        raise AnalysisError(str(error)) from error
+    for entry in found:
+        if strange := [key for key in LOGGED if not is_number(entry.get(key, 0.0)) and entry[key] is not None]:
+            raise AnalysisError(f"{path} logs numbers; step {entry['step']} has {strange[0]} {entry[strange[0]]!r}")
+    return found
 
 
 def _over_phases(entries: Sequence[dict[str, Any]]) -> tuple[dict[str, int], list[tuple[int, dict[str, Any]]]]:
@@ -94,6 +97,8 @@ def _over_phases(entries: Sequence[dict[str, Any]]) -> tuple[dict[str, int], lis
 
 def _history(folder: Path, phase: str) -> UsageHistory | None:
     """Of a phase: as it grows, or of an earlier release when it was done."""
+    if not is_file_name(phase) or len(phase) > _LONGEST_NAME:  # it names a folder here
+        raise AnalysisError(f"{folder / METRICS} names the phases of a method; got {phase[:60]!r}")
     places = (folder / phase / USAGE_HISTORY, folder / phase / "final" / USAGE_HISTORY)
     return next((UsageHistory.read(path) for path in places if path.exists()), None)
 

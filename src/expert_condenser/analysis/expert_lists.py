@@ -7,6 +7,7 @@
 """
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,12 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from expert_condenser.analysis.subjects import Subject
-from expert_condenser.errors import AnalysisError
-from expert_condenser.files import write_text
+from expert_condenser.errors import AnalysisError, DataError
+from expert_condenser.files import is_number, json_object, read_text, write_text
 
 FORMAT_VERSION = 1
-_KEYS: dict[str, Any] = {
-    **{"family": str, "num_experts": int, "num_layers": int, "criterion": str, "layer": int, "expert": int},
-    "score": int | float,
-}
+_LARGEST = sys.float_info.max
+_KEYS = {"family": str, "num_experts": int, "num_layers": int, "criterion": str, "layer": int, "expert": int}
 
 
 def write_list(path: Path, subject: Subject, scores: Mapping[str, Float64[Tensor, "L E"]]) -> None:
@@ -54,9 +53,9 @@ def _lines(subject: Subject, criterion: str, table: Tensor) -> list[dict[str, An
 def read_list(path: Path, subject: Subject) -> dict[str, Float64[Tensor, "L E"]]:
     """The scores of a list by criterion; raises `AnalysisError` where it is none, or of another model's experts."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise AnalysisError(f"--experts is a list of experts, a file of JSON lines: {error}; name another") from error
+        lines = read_text(path).splitlines()
+    except DataError as error:
+        raise AnalysisError(str(error)) from error
     entries = [_entry(path, number, line) for number, line in enumerate(lines, start=1)]
     if not entries:
         raise AnalysisError(f"{path} is a list of experts, a JSON line for each; it is empty")
@@ -78,7 +77,7 @@ def read_list(path: Path, subject: Subject) -> dict[str, Float64[Tensor, "L E"]]
                 f"{path}: the model has layers 0 to {table.shape[0] - 1} of experts 0 to {table.shape[1] - 1}; got "
                 f"layer {entry['layer']}, expert {entry['expert']}"
             )
-        table[entry["layer"], entry["expert"]] = entry["score"]
+        table[entry["layer"], entry["expert"]] = float(entry["score"])
     if missing := [name for name, table in tables.items() if table.isnan().any()]:
         raise AnalysisError(f"{path} has a score for every expert of every layer; {', '.join(missing)} lacks some")
     return tables
@@ -86,12 +85,14 @@ def read_list(path: Path, subject: Subject) -> dict[str, Float64[Tensor, "L E"]]
 
 def _entry(path: Path, number: int, line: str) -> dict[str, Any]:
     try:
-        entry: dict[str, Any] = json.loads(line)
-        for key, kind in _KEYS.items():
-            if not isinstance(entry[key], kind) or isinstance(entry[key], bool):
-                raise TypeError(f"{key} is {entry[key]!r}")
-    except (ValueError, KeyError, TypeError) as error:
+        entry = json_object(line)
+        if wrong := [key for key, kind in _KEYS.items() if type(entry.get(key)) is not kind]:
+            raise DataError(f"{wrong[0]} is of type {_KEYS[wrong[0]].__name__}; got {entry.get(wrong[0])!r}")
+        score: Any = entry.get("score")
+        if not is_number(score) or not -_LARGEST <= score <= _LARGEST:
+            raise DataError(f"score is a number; got {score!r}")
+    except DataError as error:
         raise AnalysisError(
-            f"{path}: line {number} is no expert of a list ({error!r}); `analyze prune` writes one"
+            f"{path}: line {number} is no expert of a list ({error}); `analyze prune` writes one"
         ) from error
     return entry

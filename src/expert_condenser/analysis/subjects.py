@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig
 
+from expert_condenser.checkpoint.config import read_config, without_memory
 from expert_condenser.checkpoint.load import load_model, resolve_model
 from expert_condenser.errors import AnalysisError
-from expert_condenser.files import local_path, read_json
+from expert_condenser.files import local_path, read_object
 from expert_condenser.moe.layers import decoder_depth, family_name, moe_layers
-from expert_condenser.moe.own_types import auto_class
 from expert_condenser.training.record import RUN, RunRecord
 
 
@@ -70,18 +69,21 @@ def _provenance(folder: Path) -> tuple[str | None, str | None]:
     path = folder / "provenance.json"
     if not path.exists():
         return None, None
-    found = read_json(path)
-    return found.get("config", {}).get("model"), found.get("method")
+    found = read_object(path)
+    config = found.get("config", {})
+    base, method = config.get("model") if isinstance(config, dict) else None, found.get("method")
+    if not isinstance(base, str | None) or not isinstance(method, str | None):
+        raise AnalysisError(f"{path} says of which base and method a model is; got {base!r} and {method!r}")
+    return base, method
 
 
 def shape_of(path: str) -> Shape:
     """The shape of a model, from its config alone; raises `AnalysisError` where it has none."""
     try:
-        config = AutoConfig.from_pretrained(path)
+        config = read_config(path)
     except (OSError, ValueError) as error:
         raise AnalysisError(f"{path} is no model: {error}. Name a run's folder or a model's directory") from error
-    with torch.device("meta"):
-        model = auto_class(type(config)).from_config(config)
+    model = without_memory(config)
     layers = moe_layers(model)
     depths = tuple(decoder_depth(layer) for layer in layers)
     hidden = int(model.config.get_text_config().hidden_size)

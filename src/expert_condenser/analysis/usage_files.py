@@ -36,11 +36,12 @@ def read_usage(path: Path, name: str | None = None) -> ExpertUsage:
 
 def _of_record(path: Path, content: dict[str, Any], name: str) -> ExpertUsage:
     _check_kinds(path, content)
-    shape = len(content["layers"]), content["num_experts"]
+    layers = content["layers"]
+    shape = len(layers), content["num_experts"]
     mass = content.get("top_k_gate_mass")
     return ExpertUsage(
         name,
-        tuple(content["layers"]),
+        tuple(layers),
         content["top_k"],
         _table(path, "selection_counts", content["selection_counts"], shape),
         None if mass is None else _table(path, "top_k_gate_mass", mass, shape, torch.float64),
@@ -63,12 +64,11 @@ def _check_kinds(path: Path, content: dict[str, Any]) -> None:
 
 def _condensers(path: Path, found: Any, shape: tuple[int, int]) -> dict[int, list[int]]:
     """`{layer index: expert ids}`, of layers and experts that there are."""
-    try:
-        condensers = {int(layer): [int(i) for i in ids] for layer, ids in found.items()}
-    except (AttributeError, TypeError, ValueError):
+    if not isinstance(found, dict) or not all(_are_ids(layer, ids) for layer, ids in found.items()):
         raise AnalysisError(
             f'{path}: condensers has expert ids by layer index, {{"0": [3, 7]}}; got {str(found)[:60]}; correct it'
-        ) from None
+        )
+    condensers = {int(layer): ids for layer, ids in found.items()}
     for layer, ids in condensers.items():
         if not 0 <= layer < shape[0] or any(not 0 <= i < shape[1] for i in ids):
             raise AnalysisError(
@@ -76,6 +76,12 @@ def _condensers(path: Path, found: Any, shape: tuple[int, int]) -> dict[int, lis
                 f"{layer}, experts {ids}; correct it"
             )
     return condensers
+
+
+def _are_ids(layer: str, ids: Any) -> bool:
+    if not layer.isascii() or not layer.isdecimal() or len(layer) > 9:  # more digits than that are no layer
+        return False
+    return isinstance(ids, list) and all(type(id_) is int for id_ in ids)
 
 
 def names_of(paths: list[Path]) -> list[str]:
@@ -96,7 +102,7 @@ def names_of(paths: list[Path]) -> list[str]:
 def _table(path: Path, key: str, rows: Any, shape: tuple[int, int], dtype: torch.dtype | None = None) -> Tensor:
     try:
         table = torch.tensor(rows, dtype=dtype)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:  # torch raises them all on no such table
         raise AnalysisError(f"{path}: {key} is a row of numbers for each layer; {error}") from error
     if tuple(table.shape) != shape:
         raise AnalysisError(f"{path}: {key} is of (layers, experts) = {shape}; got {tuple(table.shape)}; correct it")

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from expert_condenser.checkpoint.card import PROVENANCE, write_card
 from expert_condenser.checkpoint.cast import save_in
 from expert_condenser.checkpoint.generation import make_savable
-from expert_condenser.files import MANIFEST, read_json
+from expert_condenser.files import MANIFEST, read_json, write_json
 from expert_condenser.moe.layers import MODEL_TYPE_PREFIX
 from expert_condenser.moe.own_types import auto_class, own_config_class, own_trunk_class
 
-PROVENANCE = "provenance.json"
 CODE_MODULE = "expert_condenser_model"
 _OF_TRAINING = ("method_state.json", "usage.safetensors", MANIFEST)
 
@@ -30,30 +30,6 @@ _server = sys.modules.get("transformers.cli.serving.model_manager")
 if _server is not None:  # `transformers serve` looks for the class there
     _server.transformers.{model} = {model}
 '''
-_README = """# {name}
-
-Fine-tuned with expert-condenser. Its routers hold a selection bias and condenser experts, which stock
-classes would ignore; that is why its model type is `{model_type}`. To load it:
-
-    pip install expert-condenser
-
-    import expert_condenser
-    from transformers import {auto}
-    model = {auto}.from_pretrained("{name}")
-
-`provenance.json` says how it was made.
-"""
-
-_ADAPTER_README = """# {name}
-
-A LoRA adapter, fine-tuned with expert-condenser; `adapter_config.json` names its base, `provenance.json` says how
-it was made. It may hold the selection bias and the condensers of the routers. To load it:
-
-    pip install expert-condenser
-
-    from expert_condenser.checkpoint.load import load_model
-    model = load_model("{name}")
-"""
 
 
 def save_model(
@@ -70,11 +46,12 @@ def save_model(
 
 
 def save_stock(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, provenance: dict[str, Any]) -> None:
-    """A model of a stock type with the dtypes that its tensors have, its tokenizer, and `provenance.json`."""
+    """A model of a stock type with the dtypes that its tensors have, its tokenizer, `provenance.json` and a card."""
     make_savable(model)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    (folder / PROVENANCE).write_text(json.dumps(provenance, indent=2) + "\n")
+    write_json(folder / PROVENANCE, provenance)
+    write_card(folder)
 
 
 def copy_model(source: Path, target: Path) -> None:
@@ -98,16 +75,19 @@ def is_pruned(path: str | Path) -> bool:
 
 
 def describe_model(folder: Path, provenance: dict[str, Any]) -> None:
-    """Add `provenance.json` to a saved model; and to one of our own type how to load it.
+    """Add `provenance.json` and a card to a saved model; to one of our own type, the code file that loads it.
 
-    That is a README that says what to install, and the code file which `trust_remote_code=True` runs: it only imports
-    `expert_condenser`, and shows the class to `transformers serve` where that is what runs.
+    `trust_remote_code=True` runs that file, which only imports `expert_condenser`, and shows the class to
+    `transformers serve` where that is what runs.
     """
-    (folder / PROVENANCE).write_text(json.dumps(provenance, indent=2) + "\n")
+    write_json(folder / PROVENANCE, provenance)
+    if (folder / "config.json").exists():
+        _add_code(folder)
+    write_card(folder)
+
+
+def _add_code(folder: Path) -> None:
     path = folder / "config.json"
-    if not path.exists():
-        (folder / "README.md").write_text(_ADAPTER_README.format(name=folder.name))
-        return
     config = json.loads(path.read_text())
     model_type = config["model_type"]
     if not model_type.startswith(MODEL_TYPE_PREFIX):
@@ -126,4 +106,3 @@ def describe_model(folder: Path, provenance: dict[str, Any]) -> None:
         code += f'{trunk.__name__} = own_trunk_class("{family}")\n'
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     (folder / f"{CODE_MODULE}.py").write_text(code)
-    (folder / "README.md").write_text(_README.format(name=folder.name, model_type=model_type, auto=auto))

@@ -6,11 +6,13 @@ damaged or edited afterwards, which is for a person to judge: nothing is trained
 
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from expert_condenser.errors import CheckpointError, DataError
+from expert_condenser.errors import CheckpointError, DataError, ExpertCondenserError
 from expert_condenser.files import MANIFEST, differences
 
 UNFINISHED = "unfinished-"
@@ -27,6 +29,27 @@ def check_readable(folder: Path) -> None:
             raise CheckpointError(
                 f"{file} is damaged or truncated ({error}); restore it or take another checkpoint"
             ) from error
+
+
+@contextmanager
+def states_named(checkpoint: str | Path) -> Iterator[None]:
+    """Raise `CheckpointError` in place of what torch raises on the states of a training that it cannot read.
+
+    Optimizer, schedule and random numbers are files of torch, read with `weights_only`: tensors and plain values, and
+    nothing that runs.
+    """
+    try:
+        yield
+    except ExpertCondenserError:
+        raise
+    # torch has an error for each way in which a file may be another one, and optimizers check nothing by themselves.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(
+            f"{checkpoint} holds the states of optimizer, schedule and random numbers as torch writes them, and one is "
+            f"damaged, or no plain tensors: {reason}. Restore it, or delete {checkpoint} to go on from what was there "
+            "before it."
+        ) from error
 
 
 def is_closed(folder: Path) -> bool:

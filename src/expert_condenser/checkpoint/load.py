@@ -1,16 +1,17 @@
 """Load a model with a language head: every weight of it, or an error."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
-from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from safetensors import safe_open
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from expert_condenser.checkpoint.config import check_adapter, check_index, check_room, read_config
 from expert_condenser.checkpoint.guard import check_readable
 from expert_condenser.errors import CheckpointError
+from expert_condenser.files import read_object
 from expert_condenser.moe.experts import default_implementation
 from expert_condenser.moe.own_types import auto_class
 from expert_condenser.moe.sparse_block import run_sparsely
@@ -43,21 +44,32 @@ def load_model(path: str | Path, dtype: str | torch.dtype = "float32", *, train:
     damaged, or weights are missing or of another shape; nothing is left at random values.
     """
     check_readable(Path(path))
+    check_index(Path(path))
     try:
         if (Path(path) / ADAPTER_CONFIG).exists():
             return _load_adapter(Path(path), dtype, train, options)
         return _load_whole(path, dtype, options)
     except CheckpointError:
         raise
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        raise CheckpointError(f"{path} cannot be loaded as a whole model: {error}") from error
+    # What a family's class, PEFT or safetensors raises on files that are not as it expects them is no closed list.
+    except Exception as error:
+        said = str(error) if isinstance(error, OSError | ValueError | RuntimeError) else repr(error)
+        raise CheckpointError(f"{path} cannot be loaded as a whole model: {said}") from error
 
 
 def _load_whole(path: str | Path, dtype: str | torch.dtype, options: dict[str, Any]) -> Any:
-    kind = auto_class(type(AutoConfig.from_pretrained(path)))
+    config = read_config(path, **{name: options[name] for name in ("revision",) if name in options})
+    check_room(Path(path), config)
+    kind = auto_class(type(config))
     options = {**options, "experts_implementation": options.get("experts_implementation") or default_implementation()}
     model, info = kind.from_pretrained(
-        path, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        path,
+        dtype=dtype,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+        trust_remote_code=False,  # nobody is asked, at a terminal, whether code from the directory may run
+        weights_only=True,
+        **options,
     )
     lost = sorted({str(key) for kind in ("missing_keys", "mismatched_keys") for key in info[kind]})
     if lost:
@@ -68,7 +80,11 @@ def _load_whole(path: str | Path, dtype: str | torch.dtype, options: dict[str, A
 
 
 def _load_adapter(path: Path, dtype: str | torch.dtype, train: bool, options: dict[str, Any]) -> Any:
-    base = json.loads((path / ADAPTER_CONFIG).read_text())["base_model_name_or_path"]
+    content = read_object(path / ADAPTER_CONFIG)
+    check_adapter(path, content)
+    base = content["base_model_name_or_path"]
+    if (Path(base) / ADAPTER_CONFIG).exists():
+        raise CheckpointError(f"the base of an adapter is a whole model; {path} names {base}, which is an adapter")
     model = PeftModel.from_pretrained(load_model(base, dtype, **options), path, is_trainable=train)
     with safe_open(path / "adapter_model.safetensors", framework="pt") as file:
         saved, wanted = set(file.keys()), set(get_peft_model_state_dict(model))
@@ -91,7 +107,9 @@ def load_tokenizer(path: str | Path, *, revision: str | None = None) -> PreTrain
     """The tokenizer of a model; raises `CheckpointError` where there is none. `revision` is of a hub model."""
     options = {} if revision is None else {"revision": revision}
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, **options)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} must have a tokenizer; it cannot be loaded: {error}") from error
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, trust_remote_code=False, **options)
+    # The tokenizers library raises plain `Exception` on a file that it cannot read.
+    except Exception as error:
+        said = str(error) if isinstance(error, OSError | ValueError) else repr(error)
+        raise CheckpointError(f"{path} must have a tokenizer; it cannot be loaded: {said}") from error
     return tokenizer

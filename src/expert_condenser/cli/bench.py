@@ -101,7 +101,11 @@ def _show(files: list[Path]) -> None:
     if not files:
         raise UsageError("bench show takes files that --json wrote, and got none; name them")
     for file in files:
-        print(markdown(read_report(file)))
+        try:
+            table = markdown(read_report(file))
+        except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError, IndexError) as error:
+            raise BenchmarkError(f"show prints files that --json wrote; {file} is damaged: {error!r}") from error
+        print(table)
 
 
 def _device(options: argparse.Namespace) -> str:

@@ -111,7 +111,7 @@ def put_json(target: str, content: Any, *, indent: int | None = None) -> None:
         say_result(Path(target))
 
 
-def say_result(path: Path) -> None:
-    """The last line on stdout of a command that leaves something: where it lies."""
+def say_result(path: Path | str) -> None:
+    """The last line on stdout of a command that leaves something: where it lies, a path or an address."""
     sys.stdout.flush()
     print(f"result: {path}")

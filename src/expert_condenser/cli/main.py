@@ -24,6 +24,8 @@ COMMANDS = {
     "upcycle": "a MoE model from a dense one that computes the same: --model M --shards G --copies N --output_dir DIR",
     "export": "a tuned model for stock programs, exactly or not at all: --model M --to native | gguf --output_dir DIR",
     "serve": "an OpenAI-compatible server of a tuned model: MODEL [--port N] [-- options of transformers serve]",
+    "card": "the card of a saved model, README.md: base, recipe, use, what was measured: DIR [--results FILE]",
+    "push": "a saved model to the hub, when asked: DIR --repo_id OWNER/NAME [--dry_run]",
     "methods": "the methods, what they train and what they cost: [--json [FILE]]",
     "families": "the supported model families and their routing: [--json [FILE]]",
     "eval": "answer and score tasks with a model: --model M --tasks a,b [--data DIR] --output_dir DIR",

@@ -142,6 +142,9 @@ def read_task(name: str, content: dict[str, Any], path: Path) -> TaskResult:
     if nll is not None and (isinstance(nll, bool) or not isinstance(nll, int | float) or not np.isfinite(nll)):
         raise EvaluationError(f"nll is a finite number or null; got {nll!r} in {path}, task {name}. Evaluate again.")
     value = None if nll is None else float(nll)
+    for key in ("nll_items", "token_items", "prompts"):
+        if not isinstance(content.get(key), str | None):
+            raise EvaluationError(f"{key} is a text; got {content[key]!r} in {path}, task {name}. Evaluate again.")
     items, tokens = _numbers(content.get("nll_items")), _same_numbers(content.get("token_items"))
     for key, values in (("nll_items", items), ("token_items", tokens)):
         if values is not None and (values.size != len(digits) or not np.isfinite(values).all()):

@@ -29,7 +29,8 @@ SHAREGPT_ROLES = {
 
 MATH_ANSWER = re.compile(r"[-+]?\$?(\d[\d,]*\.?\d*|\.\d+)(e[-+]?\d+)?(/\d+)?%?|[a-e]", re.IGNORECASE)
 CHOICE = re.compile(r"true|false|yes|no|(answer|solution|option|ending)\s?\d+", re.IGNORECASE)
-CALCULATOR = re.compile(r"<<.*?>>")
+_CALCULATOR = re.compile(r"<<(?:[^\n>]|>(?!>))*+(>>)?")
+"""A mark, or one that its line does not close; taken whole, so that nothing is looked at twice."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,12 @@ def read_gsm8k(row: Row, style: str = "auto") -> Example:
             f"'answer' must end in a line '#### n', but it ends in {answer[-40:]!r}; "
             "correct it, or set answer_style='plain' to train on the text as it is"
         )
-    return _example(question, boxed(CALCULATOR.sub("", rationale).strip(), number))
+    return _example(question, boxed(without_calculator(rationale).strip(), number))
+
+
+def without_calculator(text: str) -> str:
+    """A rationale of GSM8K without its marks for a calculator, `<<2+3=5>>`."""
+    return _CALCULATOR.sub(lambda mark: "" if mark[1] else mark[0], text)
 
 
 def read_mawps(row: Row, style: str = "auto") -> Example:

@@ -32,7 +32,7 @@ from expert_condenser.data.thoughts import (
 from expert_condenser.data.turns import THOUGHTS, with_json_arguments
 from expert_condenser.errors import DataError
 
-TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError, LookupError, AttributeError, RecursionError)
+TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
 """What a template raises on turns that it does not expect."""
 LOSS_ON = ("all", "last", "everything")
 """Which turns of the assistant are learnt; `everything` is every token, prompts too."""

@@ -4,8 +4,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
+from expert_condenser.checkpoint.config import read_config
 from expert_condenser.data.tokens import Tokens
 from expert_condenser.errors import DataError
 
@@ -16,7 +17,9 @@ def generation_config_of(path: str, revision: str | None = None) -> Any:
     try:
         return GenerationConfig.from_pretrained(path, **options)
     except OSError:
-        return AutoConfig.from_pretrained(path, **options).get_text_config()
+        return read_config(path, **options).get_text_config()
+    except Exception as error:  # its class takes any JSON, and fails on what it makes of it
+        raise DataError(f"the generation config of {path} cannot be read: {error!r}") from error
 
 
 def stops_of_model(path: str, tokenizer: PreTrainedTokenizerBase, revision: str | None = None) -> list[int]:
@@ -28,6 +31,8 @@ def stop_tokens(tokenizer: PreTrainedTokenizerBase, generation_config: Any = Non
     """The ids at which generation stops: the tokenizer's end of sequence, and those of the generation config."""
     own = getattr(generation_config, "eos_token_id", None)
     ends: Iterable[int | None] = own if isinstance(own, list | tuple) else [own]
+    if any(type(end) is not int for end in ends if end is not None):
+        raise DataError(f"the generation config names tokens by their ids; got eos_token_id {own!r:.60}")
     return sorted({end for end in (tokenizer.eos_token_id, *ends) if end is not None})
 
 

@@ -51,7 +51,7 @@ def read_turn(value: Any, column: str) -> tuple[Message, bool]:
     turn: Message = {"role": value["role"], "content": _content(given.get("content", ""), value, column)}
     turn |= {key: given[key] for key in _PASSED if key in given}
     if "tool_calls" in turn:
-        turn["tool_calls"] = [_tool_call(call, column) for call in turn["tool_calls"]]
+        turn["tool_calls"] = _tool_calls(turn["tool_calls"], column)
     is_assistant = turn["role"] == "assistant"
     thoughts = thoughts_of(given)
     if not is_assistant and (thoughts or "tool_calls" in turn):
@@ -95,6 +95,12 @@ def _content(value: Any, turn: Any, column: str) -> str:
             )
         texts.append(text)
     return "".join(texts)
+
+
+def _tool_calls(calls: Any, column: str) -> list[dict[str, Any]]:
+    if not isinstance(calls, list):
+        raise DataError(f"'tool_calls' of {column!r} must be a list of calls, but it is {str(calls)[:80]!r}")
+    return [_tool_call(call, column) for call in calls]
 
 
 def _tool_call(call: Any, column: str) -> dict[str, Any]:

@@ -7,13 +7,14 @@ import datetime
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from expert_condenser.data.templates import dated, reads_clock, template_of
 from expert_condenser.errors import DataError, EvaluationError
 from expert_condenser.evaluation.settings import SETTINGS
-from expert_condenser.files import read_json
+from expert_condenser.files import read_object
 from expert_condenser.training.record import RUN
 
 
@@ -35,17 +36,22 @@ def day_of(
 def _begun(out: Path) -> datetime.date | None:
     """The day that an evaluation has in its settings."""
     path = out / SETTINGS
-    return _date(read_json(path).get("generation", {}).get("date")) if path.is_file() else None
+    return _date(path, read_object(path).get("generation")) if path.is_file() else None
 
 
 def _trained(model: Path) -> datetime.date | None:
     """The day that a run, in whose folder a model lies, showed to its template."""
     path = model.expanduser().parent / RUN
-    return _date((read_json(path).get("data") or {}).get("date")) if path.is_file() else None
+    return _date(path, read_object(path).get("data")) if path.is_file() else None
 
 
-def _date(text: str | None) -> datetime.date | None:
-    return None if text is None else datetime.date.fromisoformat(text)
+def _date(path: Path, section: Any) -> datetime.date | None:
+    """The `date` of a section of a file, where it has one."""
+    text = (section or {}).get("date") if isinstance(section, dict | None) else section
+    try:
+        return None if text is None else datetime.date.fromisoformat(text)
+    except (TypeError, ValueError) as error:
+        raise EvaluationError(f"{path} has a date such as 2026-01-31; got {text!r}") from error
 
 
 @contextmanager

@@ -8,11 +8,17 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from expert_condenser.errors import EvaluationError
-from expert_condenser.files import digest
+from expert_condenser.errors import DataError, EvaluationError
+from expert_condenser.files import digest, json_object, read_text
 
 ITEMS = "items.jsonl"
 OPTIONAL = ("raw", "log_p", "forced")
+_KINDS = {
+    str: ("task", "id", "gold", "output"),
+    int: ("sample", "tokens"),
+    bool: ("ended", "correct"),
+    list: ("prompt",),
+}
 
 
 @dataclass(frozen=True)
@@ -66,16 +72,31 @@ def read_records(path: Path) -> list[Record]:
 
     Raises `EvaluationError` on any other malformed line.
     """
-    lines = path.read_text().split("\n") if path.exists() else []
+    try:
+        lines = read_text(path).split("\n") if path.exists() else []
+    except DataError as error:
+        raise EvaluationError(str(error)) from error
     if lines and lines.pop():
         path.write_text("".join(f"{line}\n" for line in lines))
     records = []
     for number, line in enumerate(lines, start=1):
         try:
-            records.append(Record(**json.loads(line)))
-        except (ValueError, TypeError, RecursionError) as error:
+            records.append(_checked(Record(**json_object(line))))
+        except (ValueError, TypeError) as error:
             raise EvaluationError(f"{path}, line {number}: every line is a record of an evaluation; {error}") from error
     return records
+
+
+def _checked(record: Record) -> Record:
+    """A record whose values are of their kinds; raises `TypeError`."""
+    for kind, names in _KINDS.items():
+        for name in names:
+            if type(getattr(record, name)) is not kind:
+                raise TypeError(f"{name} is of type {kind.__name__}; got {getattr(record, name)!r}")
+    for name in ("extracted", "raw"):
+        if not isinstance(getattr(record, name), str | None):
+            raise TypeError(f"{name} is a text; got {getattr(record, name)!r}")
+    return record
 
 
 def pass_at_k(correct: int, samples: int, k: int) -> float:

@@ -16,7 +16,7 @@ from expert_condenser.evaluation.generation import Generation
 from expert_condenser.evaluation.record import ITEMS, unsigned
 from expert_condenser.evaluation.results import FORMAT_VERSION, RESULTS
 from expert_condenser.evaluation.tasks.task import LoadedTask
-from expert_condenser.files import digest, read_json, write_json
+from expert_condenser.files import digest, read_object, write_json
 
 SETTINGS = "eval.json"
 GENERATE = "generate"
@@ -110,7 +110,12 @@ def start_or_go_on(out: Path, settings: dict[str, Any]) -> None:
         out.mkdir(parents=True, exist_ok=True)
         write_json(path, settings)
         return
-    found, asked = _terms(read_json(path)), _terms(settings)
+    try:
+        found, asked = _terms(read_object(path)), _terms(settings)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise EvaluationError(
+            f"{path} says what was asked; it is damaged ({error!r}): restore it, or name another folder"
+        ) from error
     if "weights" not in found:
         logger.warning(f"{path} was written before 0.2: whether its answers are of the same weights is not known")
         asked = {key: value for key, value in {**asked, "model": settings["model"]}.items() if key in found}

@@ -87,6 +87,7 @@ class Condenser(BiasOnly):
                 "budget 'recycle' adds tensors to the routers, which an adapter does not save: drop one"
             )
         super().prepare(model)
+        self._check_tables()
         self._check_layers()
         if self.phase == "condense" and not any(condensers_of(model).values()):
             set_condensers(model, self.choose(model))
@@ -238,6 +239,15 @@ class Condenser(BiasOnly):
                 counts, rule="explicit", explicit=self._explicit(), num_experts=self.layers[0].num_weighted
             )
 
+    def _check_tables(self) -> None:
+        """What a state brought is of this model."""
+        shape = len(self.layers), self.layers[0].num_experts
+        for name, table in (("usage", self.usage), ("bias_steps", self.bias_steps)):
+            if table is not None and tuple(table.shape) != shape:
+                raise TrainingError(f"{name} of phase 1 is of (layers, experts) = {shape}; got {tuple(table.shape)}")
+        if self.usage is not None and not (self.usage.isfinite() & (self.usage >= 0)).all():
+            raise TrainingError("usage of phase 1 is numbers that are finite and not negative; the state has others")
+
     def _explicit(self) -> dict[int, list[int]]:
         path = Path(str(self.config.condensers_file))
         try:
@@ -248,7 +258,7 @@ class Condenser(BiasOnly):
             return {entry["layer"]: entry["condensers"] for entry in entries}
         except RoutingError as error:
             raise TrainingError(f"{path} is of another model: {error}") from error
-        except (DataError, KeyError, TypeError) as error:
+        except (DataError, KeyError, TypeError, AttributeError) as error:
             raise TrainingError(
                 f"condensers_file is the condensers.json of a run; {path} is none ({error!r})"
             ) from error

@@ -74,10 +74,9 @@ class ExpertConfig:
         try:
             content = read_json(path)
             switches = content["shared_experts"], content["non_expert_modules"]
-            ids = [i for chosen in content["experts"].values() for i in chosen]
-            if not {type(i) for i in ids} <= {int} or {type(switch) for switch in switches} != {bool}:
-                raise ValueError("expert ids are integers, and the switches true or false")
-            return cls({str(int(layer)): list(chosen) for layer, chosen in content["experts"].items()}, *switches)
+            if {type(switch) for switch in switches} != {bool}:
+                raise ValueError("the switches are true or false")
+            return cls(_expert_ids(content["experts"]), *switches)
         except (DataError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise TrainingError(f"expert_config is an expert_cfg.json as ESFT writes it; {path}: {error!r}") from error
 
@@ -101,6 +100,14 @@ class ExpertConfig:
                 f"the experts of a layer are distinct ids from 0 on; expert_cfg.json has {self.experts}"
             )
         return chosen
+
+
+def _expert_ids(content: Any) -> dict[str, list[int]]:
+    """Expert ids by layer; raises `ValueError`, `TypeError` or `AttributeError` on anything else."""
+    found = {str(int(layer)): list(chosen) for layer, chosen in content.items()}
+    if not {type(i) for chosen in found.values() for i in chosen} <= {int}:
+        raise ValueError("expert ids are integers")
+    return found
 
 
 @dataclass(frozen=True)
@@ -242,7 +249,7 @@ class Esft(Method):
         super().load_state_dict(state)
         if self.chosen is None:
             config = self.config
-            self.chosen = ExpertConfig(state["experts"], config.shared_experts, config.non_expert_modules)
+            self.chosen = ExpertConfig(_expert_ids(state["experts"]), config.shared_experts, config.non_expert_modules)
         if state["experts"] != self.chosen.experts:
             raise TrainingError(
                 f"a run goes on with the experts that it trained, {state['experts']}; asked for {self.chosen.experts}"

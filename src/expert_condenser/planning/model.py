@@ -11,11 +11,11 @@ import torch
 
 # Tensors with a shape and no data, on which autograd runs as on real ones; torch's own estimators take them from here.
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import AutoConfig
 from transformers.utils import logging
 
 from expert_condenser.adapters import in_effect
 from expert_condenser.adapters.lora import add_adapter
+from expert_condenser.checkpoint.config import read_config
 from expert_condenser.checkpoint.load import resolve_model
 from expert_condenser.errors import PlanError
 from expert_condenser.methods import Method
@@ -29,7 +29,7 @@ def config_of(recipe: Recipe) -> Any:
     """The config of the recipe's model, as weights that can train; raises `PlanError` where there is none."""
     revision = {} if recipe.run.revision is None else {"revision": recipe.run.revision}
     try:
-        config = AutoConfig.from_pretrained(resolve_model(recipe.run.model), **revision)
+        config = read_config(resolve_model(recipe.run.model), **revision)
     except (OSError, ValueError) as error:
         raise PlanError(f"a plan reads the config of the model, {recipe.run.model}: {error}") from error
     if hasattr(config, "quantization_config"):

@@ -15,6 +15,9 @@ from expert_condenser.training.engines.support import refusal
 from expert_condenser.training.model import dtype_of
 from expert_condenser.training.recipe import Recipe
 
+_REFUSALS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What families raise on a config that makes no model, and on tensors without data."""
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -99,7 +102,7 @@ class Planner:
                 if not half:
                     self.sizes, self.top_k = sizes_of(model, method), method.layers[0].top_k
                 return trace(model, method, batch, checkpointing=options)
-        except (RuntimeError, NotImplementedError, ValueError, TypeError) as error:
+        except _REFUSALS as error:
             raise PlanError(
                 f"a plan runs the model on tensors without data, and {self.config.model_type} asks for values: "
                 f"{' '.join(str(error).split())[:200]}"

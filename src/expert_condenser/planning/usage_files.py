@@ -30,7 +30,7 @@ def read_usage(path: Path) -> UsageFile:
     """Raises `DataError` on anything else than usage."""
     try:
         counts, top_k = _of_run(path) if path.suffix == ".safetensors" else _of_record(path)
-    except (KeyError, TypeError, ValueError, SafetensorError, OSError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, OverflowError, SafetensorError, OSError) as error:
         raise DataError(
             f"usage is JSON with `selection_counts`, a row per layer, and `top_k`, or a run's usage.safetensors; "
             f"{path}: {error!r}"

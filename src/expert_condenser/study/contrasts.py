@@ -42,6 +42,8 @@ def read_contrasts(content: Mapping[str, Any], path: Path) -> tuple[Contrast, ..
                 f"{path}: a contrast has arm, against, and maybe measure and of; {name} has {value!r}"
             )
         against = value["against"] if isinstance(value["against"], list) else [value["against"]]
+        if any(not isinstance(text, str) for text in (*against, *(value[key] for key in value if key != "against"))):
+            raise EvaluationError(f"{path}: a contrast names arms, a measure and what it is of; {name} has {value!r}")
         contrast = Contrast(str(name), **{**value, "against": tuple(against)})
         if contrast.measure not in UNITS or not against:
             raise EvaluationError(

@@ -4,14 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
-import yaml
-
-from expert_condenser.errors import EvaluationError
+from expert_condenser.errors import DataError, EvaluationError
 from expert_condenser.evaluation.results import RESULTS, Results
 from expert_condenser.names import canonical
 from expert_condenser.study.evaluation import GENERATE, Evaluation
 from expert_condenser.study.plan import Cell
 from expert_condenser.training.record import RUN, RunRecord
+from expert_condenser.yaml_file import read_yaml
 
 
 def is_done(root: Path, cell: Cell) -> bool:
@@ -78,9 +77,11 @@ def _check_options(folder: Path, cell: Cell) -> None:
 def _asked(cell: Cell) -> dict[str, Any]:
     """The options that the study sets for a run, by their names of today."""
     try:
-        recipe = {} if cell.study.recipe is None else yaml.safe_load(cell.study.recipe.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise EvaluationError(f"`recipe` names a YAML file; {cell.study.recipe}: {error}") from error
+        recipe = {} if cell.study.recipe is None else read_yaml(cell.study.recipe)
+    except DataError as error:
+        raise EvaluationError(f"`recipe` names a YAML file; {error}") from error
+    if not isinstance(recipe, dict):
+        raise EvaluationError(f"`recipe` names a mapping of options; {cell.study.recipe} is a {type(recipe).__name__}")
     return {canonical(str(name)): value for name, value in {**recipe, **cell.study.options, **cell.options}.items()} | {
         "seed": cell.seed
     }

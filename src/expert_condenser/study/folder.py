@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
 from expert_condenser.clearing import Kind
 from expert_condenser.errors import EvaluationError, FolderError
 from expert_condenser.files import write_text
 from expert_condenser.study.plan import Cell, Study
+from expert_condenser.yaml_file import read_yaml
 
 STUDY_KIND = Kind("study")
 """Nothing clears a whole study."""
@@ -37,7 +36,7 @@ def claim(path: Path, root: Path) -> None:
     Paths in the file are relative to it, so a file with such paths stays where its runs are.
     """
     kept = root / "study.yaml"
-    study = yaml.safe_load(path.read_text())
+    study = read_yaml(path)
     relative = [key for key in ("recipe", "tuned_by", "beside") if study.get(key)]
     relative += ["base"] if str(study["base"]).startswith(".") else []
     if relative and kept.resolve() != path.resolve():

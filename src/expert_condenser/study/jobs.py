@@ -44,7 +44,9 @@ class JobsRecord:
     def read(cls, path: Path) -> "JobsRecord":
         """An empty one where there is no file. Raises `DataError` on a file of another kind."""
         content = read_json(path) if path.exists() else asdict(cls())
-        if not isinstance(content, dict) or content.get("format_version") != FORMAT_VERSION:
+        ids = content.get("ids") if isinstance(content, dict) else None
+        right = isinstance(ids, dict) and all(isinstance(each, str) for each in ids.values())
+        if not right or content != {"ids": ids, "format_version": FORMAT_VERSION}:
             raise DataError(f"{path} is a record of jobs, format {FORMAT_VERSION}; got {content!r}; delete it")
         return cls(**content)
 

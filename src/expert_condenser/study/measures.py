@@ -19,7 +19,7 @@ from expert_condenser.evaluation.relearning import relearn
 from expert_condenser.evaluation.tasks import load_tasks
 from expert_condenser.evaluation.tasks.task import LoadedTask, Question
 from expert_condenser.evaluation.tasks.testbed import FAMILY_TASKS
-from expert_condenser.files import read_json, write_json
+from expert_condenser.files import read_object, write_json
 from expert_condenser.study.evaluation import Relearning
 from expert_condenser.study.plan import Study
 
@@ -42,8 +42,12 @@ def check_measures(study: Study) -> None:
 def measure(study: Study, path: Path, tokenizer: PreTrainedTokenizerBase, folder: Path, device: str) -> dict[str, Any]:
     """What the study asks for, of the model in `path`; what `folder` has already, under the same settings, is kept."""
     wanted, kept = study.evaluate.measures, folder / MEASURES
-    found: dict[str, Any] = read_json(kept) if kept.exists() else {}
-    found = {name: value for name, value in found.items() if name in wanted and value["settings"] == wanted[name]}
+    found = read_object(kept) if kept.exists() else {}
+    found = {
+        name: value
+        for name, value in found.items()
+        if name in wanted and isinstance(value, dict) and value.get("settings") == wanted[name]
+    }
     for name in [name for name in wanted if name not in found]:
         model = load_model(path).to(device)
         found[name] = {"settings": wanted[name], **_MEASURES[name](study, model, tokenizer)}

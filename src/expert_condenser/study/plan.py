@@ -36,13 +36,13 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from expert_condenser.errors import EvaluationError
+from expert_condenser.errors import DataError, EvaluationError
 from expert_condenser.evaluation.results import RESULTS, Results
 from expert_condenser.files import local_path
 from expert_condenser.study.contrasts import Contrast, check_contrasts, read_contrasts
 from expert_condenser.study.evaluation import Evaluation, read_evaluation
+from expert_condenser.study.kinds import check_kinds
+from expert_condenser.yaml_file import read_yaml
 
 BEFORE, NOW = "learnt before", "learnt now"
 """The means over what the base knew, and over what the runs are to learn where that is several tasks."""
@@ -148,16 +148,16 @@ class Cell:
         """Where the run is, within the study's folder."""
         if self.seed is None:
             return Path(self.arm)
-        parts = [f"{name}={str(value).replace('/', '_')}" for name, value in self.point.items()]
+        parts = [f"{name}={value}".replace("/", "_") for name, value in self.point.items()]
         return Path("runs", self.arm, *parts, f"seed{self.seed}")
 
 
 def read_study(path: Path) -> Study:
     """The study in a YAML file. Raises `EvaluationError` on a wrong key or a wrong kind of value."""
     try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise EvaluationError(f"a study is a YAML file; {path}: {error}") from error
+        content = read_yaml(path)
+    except DataError as error:
+        raise EvaluationError(f"a study is a YAML file; {error}") from error
     content = _keys_of(Study, content, str(path))
     evaluation = _keys_of(Evaluation, content["evaluate"], f"{path}, evaluate")
     _check_values(content, evaluation, path)
@@ -234,6 +234,7 @@ def _keys_of(kind: Any, content: Any, where: str) -> dict[str, Any]:
 
 
 def _check_values(content: dict[str, Any], evaluation: dict[str, Any], path: Path) -> None:
+    check_kinds(content, evaluation, path)
     seeds, arms, tasks = content["seeds"], content["arms"], evaluation["tasks"]
     if not isinstance(seeds, list) or not seeds or any(type(s) is not int for s in seeds) or len({*seeds}) < len(seeds):
         raise EvaluationError(f"{path}: seeds is a list of different whole numbers; got {seeds!r}")
@@ -245,9 +246,6 @@ def _check_values(content: dict[str, Any], evaluation: dict[str, Any], path: Pat
         raise EvaluationError(f"{path}: evaluate.tasks is a mapping from tasks to numbers of items; got {tasks!r}")
     if bad := [name for name in arms if not re.fullmatch(r"[\w.-]+", str(name)) or str(name) in (".", "..", "base")]:
         raise EvaluationError(f"{path}: an arm's name is letters, digits, '_', '-' and '.', not 'base'; got {bad}")
-    for key in ("options", "tuned_as", "beside", "groups", "contrasts", "executor_options"):
-        if not isinstance(content.get(key, {}), dict):
-            raise EvaluationError(f"{path}: {key} is a mapping; got {content[key]!r}")
     if type(content.get("keep_models", False)) is not bool:
         raise EvaluationError(f"{path}: keep_models is true or false; got {content['keep_models']!r}")
     if unknown := [name for name in content.get("tuned_as", {}) if name not in arms]:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from transformers import OlmoeForCausalLM, PreTrainedTokenizerFast
 
+from expert_condenser.checkpoint.guard import states_named
 from expert_condenser.checkpoint.load import base_model_path, load_tokenizer
 from expert_condenser.data.procedural.families import FAMILIES, items, shares
 from expert_condenser.errors import FailedRunError, TrainingError
@@ -205,10 +206,11 @@ def _restore(output_dir: Path, model: OlmoeForCausalLM, optimizer: torch.optim.O
     """Load the last checkpoint where there is one, and forget what was logged later; the step to go on from."""
     path, log, step = output_dir / CHECKPOINT, output_dir / LOG, 0
     if path.exists():
-        state = torch.load(path, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        step = int(state["step"])
+        with states_named(path):
+            state = torch.load(path, weights_only=True)
+            model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+            step = int(state["step"])
     if log.exists():
         whole = [line for line in log.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
         write_text(log, "".join(line for line in whole if json.loads(line)["step"] <= step))

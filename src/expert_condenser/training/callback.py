@@ -21,6 +21,7 @@ from expert_condenser.moe.state import check_layers
 from expert_condenser.training.agreement import check_agreement
 from expert_condenser.training.auxiliary import check_auxiliary_coefficient, check_auxiliary_gradient
 from expert_condenser.training.history import USAGE_HISTORY, UsageHistory
+from expert_condenser.training.method_state import restore_method
 from expert_condenser.training.restore import restore_weights
 from expert_condenser.training.usage import StepUsage, check_counted, collect
 
@@ -226,11 +227,11 @@ class MethodCallback(TrainerCallback):
             self._interval = None if interval is None else torch.tensor(interval, dtype=torch.int64)
             path = folder / USAGE_HISTORY
             self._history = UsageHistory.read(path) if path.exists() else UsageHistory()
-        except (TypeError, ValueError) as error:  # a `DataError` is one too
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:  # a `DataError` is one too
             raise TrainingError(
                 f"{path} counts what experts did; this one is damaged ({error}): take another"
             ) from error
-        self.method.load_state_dict(content)
+        restore_method(self.method, content, folder / METHOD_STATE)
 
     def _nll(self, logs: dict[str, Any], prefix: str = "") -> float:
         auxiliary = logs.get(f"{prefix}aux_loss")

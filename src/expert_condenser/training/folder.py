@@ -205,9 +205,13 @@ class RunFolder:
             shutil.rmtree(path)
         write_manifest(self.final(phase))
 
-    def state_before(self, phase: str, checkpoint: Path | None) -> dict[str, Any] | None:
+    def state_file(self, phase: str, checkpoint: Path | None) -> Path:
+        """Where the method's state is that a phase goes on with."""
+        return (checkpoint or self.before(phase) or self.path) / METHOD_STATE
+
+    def state_before(self, phase: str, checkpoint: Path | None) -> Any:
         """The method's state to go on with: the checkpoint's, the phase before's, or that of the beginning."""
-        path = (checkpoint or self.before(phase) or self.path) / METHOD_STATE
+        path = self.state_file(phase, checkpoint)
         return read_json(path) if path.exists() else None  # runs of version 1 have none of the beginning
 
 

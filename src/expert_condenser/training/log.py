@@ -8,7 +8,7 @@ from typing import Any
 from accelerate.logging import get_logger
 
 from expert_condenser.errors import DataError
-from expert_condenser.files import write_text
+from expert_condenser.files import json_object, read_text, write_text
 
 logger = get_logger(__name__)
 
@@ -19,7 +19,7 @@ def mend(path: Path) -> None:
         return
     text = path.read_bytes().decode("utf-8", errors="replace")
     whole, _, rest = text.rpartition("\n")
-    entries = [_entry(path, number, line) for number, line in enumerate(whole.splitlines(), start=1)]
+    entries = _entries(path, whole)
     if not rest:
         return
     with suppress(DataError):
@@ -32,22 +32,35 @@ def mend(path: Path) -> None:
 def rewind(path: Path, phase: str, step: int) -> None:
     """Drop what a phase logged after its checkpoint at `step`."""
     if path.exists():
-        lines = path.read_text(encoding="utf-8").splitlines()
-        entries = [_entry(path, number, line) for number, line in enumerate(lines, start=1)]
+        entries = read_entries(path)
         kept = [entry for entry in entries if entry["phase"] != phase or entry["step"] <= step]
         if len(kept) < len(entries):
             _write(path, kept)
 
 
+def read_entries(path: Path) -> list[dict[str, Any]]:
+    """Every whole line, with its `phase` and `step`; raises `DataError` on one that is no entry."""
+    return _entries(path, read_text(path).rpartition("\n")[0])
+
+
+def _entries(path: Path, text: str) -> list[dict[str, Any]]:
+    return [_entry(path, number, line) for number, line in enumerate(text.split("\n"), start=1)] if text else []
+
+
 def _entry(path: Path, number: int, line: str) -> dict[str, Any]:
     try:
-        entry: dict[str, Any] = json.loads(line)
-        entry["phase"], entry["step"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DataError(
-            f"{path} has one log entry a line, and line {number} is none ({error!r}); restore it, or delete that line"
-        ) from error
+        entry = json_object(line)
+    except DataError as error:
+        raise _no_entry(path, number, str(error)) from error
+    if type(entry.get("phase")) is not str or type(entry.get("step")) is not int:
+        raise _no_entry(path, number, f"it has no phase and step, but {sorted(entry)}")
     return entry
+
+
+def _no_entry(path: Path, number: int, why: str) -> DataError:
+    return DataError(
+        f"{path} has one log entry a line, and line {number} is none ({why}); restore it, or delete that line"
+    )
 
 
 def _write(path: Path, entries: list[dict[str, Any]]) -> None:

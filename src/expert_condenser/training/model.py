@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import AutoConfig, Mxfp4Config
+from transformers import Mxfp4Config
 
 from expert_condenser.adapters.lora import add_adapter
+from expert_condenser.checkpoint.config import read_config
 from expert_condenser.checkpoint.describe import is_pruned
 from expert_condenser.checkpoint.generation import make_savable
 from expert_condenser.checkpoint.load import load_model, resolve_model
@@ -26,6 +27,7 @@ from expert_condenser.training.engines import expert_parallel
 from expert_condenser.training.engines.deepspeed import loading_whole
 from expert_condenser.training.engines.support import check_checkpoint
 from expert_condenser.training.folder import RunFolder
+from expert_condenser.training.method_state import restore_method
 from expert_condenser.training.probe import batches_of_rows
 from expert_condenser.training.recipe import Recipe
 from expert_condenser.training.rows import TrainingRows
@@ -55,7 +57,7 @@ def prepare_phase(recipe: Recipe, rows: TrainingRows, folder: RunFolder, phase: 
     source = checkpoint or folder.before(phase)
     state = folder.state_before(phase, checkpoint)
     if state is not None:
-        method.load_state_dict(state)
+        restore_method(method, state, folder.state_file(phase, checkpoint))
     model = load_for_training(source or resolve_model(recipe.run.model), recipe, method, is_base=source is None)
     return _prepare(Prepared(method, model, checkpoint), recipe, rows)
 
@@ -121,7 +123,7 @@ def _dequantised(source: str | Path, revision: str | None) -> dict[str, Any]:
     if Path(source).is_dir() and not (Path(source) / "config.json").exists():
         return {}  # an adapter, or nothing: loading says which
     try:
-        config = AutoConfig.from_pretrained(source, **({} if revision is None else {"revision": revision}))
+        config = read_config(source, **({} if revision is None else {"revision": revision}))
     except (OSError, ValueError):
         return {}  # what cannot be read is refused with the reason by the load
     found = getattr(config, "quantization_config", None)
@@ -138,7 +140,7 @@ def _dequantised(source: str | Path, revision: str | None) -> dict[str, Any]:
 
 def dtype_of(name: str, path: str) -> torch.dtype:
     """The dtype that a recipe names; `auto` is that of the base model."""
-    saved = AutoConfig.from_pretrained(path).get_text_config().dtype if name == "auto" else name
+    saved = read_config(path).get_text_config().dtype if name == "auto" else name
     dtype: torch.dtype = saved if isinstance(saved, torch.dtype) else getattr(torch, saved or "float32")
     return dtype
 

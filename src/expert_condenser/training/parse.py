@@ -7,16 +7,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
 from trl import TrlParser
 
 from expert_condenser.clearing import check_apart
-from expert_condenser.errors import TrainingError
+from expert_condenser.errors import DataError, TrainingError
 from expert_condenser.files import local_path
 from expert_condenser.functional.allocation import Allocation
 from expert_condenser.names import HINTS, canonical
 from expert_condenser.training.launch import ENGINE, PROCESSES
 from expert_condenser.training.recipe import Recipe, RunConfig, option_kinds, unknown_option
+from expert_condenser.yaml_file import read_yaml
 
 _NEGATED = "no_"
 """`--no_bf16`: a flag that is on by default, off."""
@@ -52,9 +52,9 @@ def parse_recipe(words: list[str]) -> Recipe:
 
 def written_options(words: list[str]) -> dict[str, Any]:
     """All that the file of `--config` says, as it is written; nothing where there is none, or it cannot be read."""
-    with suppress(TrainingError, OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError):
+    with suppress(TrainingError, DataError):
         path, _ = _without_config(words)
-        content = {} if path is None else yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = {} if path is None else read_yaml(path)
         return content if isinstance(content, dict) else {}
     return {}
 
@@ -75,15 +75,15 @@ def _without_config(words: list[str]) -> tuple[Path | None, list[str]]:
 def _read(path: Path) -> dict[str, Any]:
     """The options of a YAML file by their names of today; `env` sets environment variables, as in TRL."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise TrainingError(f"a recipe is a YAML file; {path}: {error}") from error
+        content = read_yaml(path)
+    except DataError as error:
+        raise TrainingError(f"a recipe is a YAML file; {error}") from error
     if not isinstance(content, dict):
         raise TrainingError(f"a recipe is a mapping, 'name: value' a line; {path} holds a {type(content).__name__}")
     environment = content.pop("env", {})
     if not isinstance(environment, dict):
         raise TrainingError(f"{path}: env is a mapping of environment variables; got {environment!r}")
-    os.environ.update({str(name): str(value) for name, value in environment.items()})
+    _set_environment(path, {str(name): str(value) for name, value in environment.items()})
     found: dict[str, Any] = {}
     for name in (ENGINE, PROCESSES):  # of the process that starts the others: see `launch`
         content.pop(name, None)
@@ -93,6 +93,13 @@ def _read(path: Path) -> dict[str, Any]:
             raise TrainingError(f"{path}: {name} is set twice, once as {key}; leave one out")
         found[name] = value
     return found
+
+
+def _set_environment(path: Path, variables: dict[str, str]) -> None:
+    try:
+        os.environ.update(variables)
+    except (OSError, ValueError) as error:  # of an empty name, `=` in a name, a zero byte, half of a surrogate pair
+        raise TrainingError(f"{path}: env is a mapping of environment variables; {error}") from error
 
 
 def _is_flag(word: str) -> bool:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from accelerate.logging import get_logger
-from transformers import AutoConfig, PrinterCallback, ProgressCallback, TrainerCallback, TrainerState
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainerState
 from trl import SFTTrainer
 
+from expert_condenser.checkpoint.config import read_config
 from expert_condenser.checkpoint.load import resolve_model
 from expert_condenser.files import full_disk_named, read_json, write_json
 from expert_condenser.methods import Method
@@ -151,7 +152,7 @@ def _close(
 ) -> None:
     final = folder.final(method.phase)
     run = folder.recipe.run
-    base = AutoConfig.from_pretrained(resolve_model(run.model), **({"revision": run.revision} if run.revision else {}))
+    base = read_config(resolve_model(run.model), **({"revision": run.revision} if run.revision else {}))
     restore_fields(trainer.model.config.get_text_config(), base.get_text_config())
     trainer.save_model(str(final))
     if folder.main:

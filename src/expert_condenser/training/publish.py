@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from expert_condenser.checkpoint.card import CARD, is_own
 from expert_condenser.checkpoint.describe import copy_model, describe_model, save_model
 from expert_condenser.checkpoint.generation import make_savable
 from expert_condenser.checkpoint.load import load_model, resolve_model
@@ -39,6 +40,7 @@ def publish(folder: RunFolder, rows: TrainingRows) -> Path:
     else:
         copy_model(final, made / "adapter")
         describe_model(made / "adapter", provenance)
+        _keep_cards(made, folder.path)
         move_into(made, folder.path)  # whatever comes of the merging
         with loading_whole(recipe.trainer):  # in this process alone
             model, difference = merge_checked(load_model(final))
@@ -46,9 +48,18 @@ def publish(folder: RunFolder, rows: TrainingRows) -> Path:
         model.generation_config.eos_token_id = rows.stops if rows.stops[1:] else rows.stops[0]
         make_savable(model)
         save_model(model, rows.tokenizer, made / "model", provenance, dtype)
+    _keep_cards(made, folder.path)
     move_into(made, folder.path)
     folder.note(replace(folder.record.closed(), merge_difference=difference))
     return target
+
+
+def _keep_cards(made: Path, target: Path) -> None:
+    """A card that somebody wrote beside an earlier result stays."""
+    for card in made.glob(f"*/{CARD}"):
+        there = target / card.relative_to(made)
+        if there.exists() and not is_own(there):
+            card.unlink()
 
 
 @torch.no_grad()

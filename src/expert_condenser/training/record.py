@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from expert_condenser.errors import DataError
-from expert_condenser.files import read_json, write_json
+from expert_condenser.files import read_object, write_json
 
 RUN, METRICS = "run.json", "metrics.jsonl"
 FORMAT_VERSION = 4
@@ -69,9 +69,7 @@ class RunRecord:
     @classmethod
     def read(cls, path: Path) -> "RunRecord":
         """Raises `DataError` where the file is missing, no JSON, malformed, or of a newer format."""
-        content = read_json(path)
-        if not isinstance(content, dict):
-            raise DataError(f"{path} holds a JSON object; got a {type(content).__name__}; write it again")
+        content = read_object(path)
         found = content.get("format_version", 1)
         if type(found) is not int or found > FORMAT_VERSION:
             raise DataError(
@@ -88,6 +86,7 @@ class RunRecord:
         if found < _SECOND_BASE and content["config"].get("model") == "testbed":
             content = {**content, "config": {**content["config"], "model": "testbed-v1"}}
         known = {f.name for f in fields(cls)}
+        content = {"versions": {}, "git_commit": None, **content}
         return cls(**{key: value for key, value in content.items() if key in known})
 
     def rows_per_step(self) -> int | None:
@@ -112,6 +111,11 @@ class RunRecord:
 
 _NEEDED = {"method": str, "config": dict}
 _OPTIONAL = {
+    "versions": dict,
+    "git_commit": str,
+    "trainable": dict,
+    "phases": dict,
+    "merge_difference": float,
     "finished": bool,
     "arm": str,
     "steps": int,
@@ -151,7 +155,7 @@ def _migrated(content: dict[str, Any]) -> dict[str, Any]:
     if method not in _OPTIONS:  # a method of somebody's own: which options are its own is not known
         kept = {_RENAMED.get(name, name): value for name, value in config.items()}
     kept.setdefault("router_learning_rate_factor", 1.0)  # an option since, which was not there to be set
-    return {"versions": {}, "git_commit": None, **content, "config": kept, "format_version": FORMAT_VERSION}
+    return {**content, "config": kept, "format_version": FORMAT_VERSION}
 
 
 def package_commit() -> str | None:

@@ -7,8 +7,9 @@ from typing import Any
 
 from accelerate.logging import get_logger
 from datasets import Dataset
-from transformers import AutoConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
+from expert_condenser.checkpoint.config import read_config
 from expert_condenser.checkpoint.load import load_tokenizer, resolve_model
 from expert_condenser.data.examples import Examples, Reading, build_examples
 from expert_condenser.data.mixture import sources_of
@@ -129,7 +130,7 @@ def check_ids(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, dataset: Datas
     revision: dict[str, Any] = {} if recipe.run.revision is None else {"revision": recipe.run.revision}
     path = resolve_model(recipe.run.model)
     generation = generation_config_of(path, recipe.run.revision)
-    size = AutoConfig.from_pretrained(path, **revision).get_text_config().vocab_size
+    size = read_config(path, **revision).get_text_config().vocab_size
     if tokenizer.eos_token_id is None:
         raise TrainingError("the tokenizer needs an end of sequence, and it has none; set eos_token")
     named = {"pad_token": tokenizer.pad_token_id, "eos_token": tokenizer.eos_token_id}

@@ -16,6 +16,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import SaveStrategy
 from trl import SFTTrainer
 
+from expert_condenser.checkpoint.guard import states_named
 from expert_condenser.errors import FailedRunError, TrainingError
 from expert_condenser.moe.layers import moe_layers
 from expert_condenser.moe.parameters import parameter_groups
@@ -207,10 +208,19 @@ class StrictSFTTrainer(SFTTrainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """As in transformers, by the names of the parameters, and for split weights from the whole state."""
         named = checkpoint is not None and not self.is_deepspeed_enabled and (Path(checkpoint) / NAMES).exists()
-        if checkpoint is None or not (named or self._is_whole_checkpoint(checkpoint)):
-            super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
             return
-        load_state(self.model, self.optimizer, self.lr_scheduler, Path(checkpoint))
+        with states_named(checkpoint):
+            if named or self._is_whole_checkpoint(checkpoint):
+                load_state(self.model, self.optimizer, self.lr_scheduler, Path(checkpoint))
+            else:
+                super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """As in transformers; there is no public place for what to say where it cannot be read."""
+        if checkpoint is not None:
+            with states_named(checkpoint):
+                super()._load_rng_state(checkpoint)
 
     def _is_whole_checkpoint(self, checkpoint: str) -> bool:
         """Whether whole tensors go into split weights; DeepSpeed's are not, nor were FSDP's in earlier releases."""

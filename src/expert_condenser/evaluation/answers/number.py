@@ -68,7 +68,7 @@ _REWRITES: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
 _TOKEN = re.compile(
     r"""(?<![\w.])(?<![A-Za-z]-)(?:
     (?P<mixed>\d+[ ]+(?:and[ ]+)?\d+[ ]?/[ ]?\d+) |
-    (?P<plain>\d{1,3}(?:,\d{2,3})*,\d{3}(?!,*\d)(?:\.\d+)? | \d+(?:\.\d+)? | \.\d+)
+    (?P<plain>\d{1,3}(?:,\d{2,3}){0,99},\d{3}(?!,*\d)(?:\.\d+)? | \d+(?:\.\d+)? | \.\d+)
     (?P<exponent>e[-+]?\d{1,3}(?!\w))? (?P<over>[ ]?/[ ]?\d+(?:\.\d+)?)?
     )""",
     re.VERBOSE | re.IGNORECASE,

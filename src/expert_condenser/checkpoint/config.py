@@ -1,0 +1,149 @@
+"""The config of a model, read before anything is made by its numbers; and whether its files can be those of it."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from transformers import AutoConfig, PreTrainedConfig
+
+from expert_condenser.errors import CheckpointError, UnsupportedModelError
+from expert_condenser.files import is_file_name
+from expert_condenser.moe.layers import moe_layers
+from expert_condenser.moe.own_types import auto_class
+
+_MOST = (
+    (re.compile(r"(^|_)n(um)?_(\w+_)?(layers?|blocks)$|(^|_)depth$"), 1_000),
+    (re.compile(r"(^|_)n(um)?_(\w+_)?experts$"), 65_536),
+    (re.compile(r"vocab_size$"), 4_194_304),
+)
+"""Modules, lists and loops are made by these numbers, which no published model comes near."""
+_SIZES = ("r", "num_virtual_tokens", "encoder_hidden_size")
+"""What the config of an adapter gives its tensors."""
+_INDEX = "*.index.json"
+_ROOM = 2
+"""Times the numbers in its files that a model may have: what a family computes is in none."""
+
+
+def read_config(path: str | Path, **options: Any) -> Any:
+    """The config of a model in a directory or on the hub; code that lies beside it is not run.
+
+    Raises `CheckpointError` where there is none, where it cannot be one of its family, and where it asks for more
+    layers or experts than any model has.
+    """
+    try:
+        content, _ = PreTrainedConfig.get_config_dict(path, **options)
+        _check_counts(path, content)
+        return AutoConfig.from_pretrained(path, trust_remote_code=False, **options)
+    except CheckpointError:
+        raise
+    # Config classes convert and check what they read with whatever fails first; huggingface_hub has errors of its own.
+    except Exception as error:
+        raise CheckpointError(f"{path} cannot be loaded; it must have the config of a model: {_said(error)}") from error
+
+
+def _said(error: Exception) -> str:
+    return str(error) if isinstance(error, OSError | ValueError) else repr(error)
+
+
+def _check_counts(path: str | Path, content: Any) -> None:
+    for key, value in _numbers(content):
+        most = next((most for pattern, most in _MOST if pattern.search(key)), None)
+        if most is not None and not 0 <= value <= most:
+            raise CheckpointError(
+                f"{path}: {key} is a number up to {most:,}; got {value!r:.60}. It is no config of a model."
+            )
+
+
+def _numbers(content: Any) -> Iterator[tuple[str, int | float]]:
+    """Every number in a config, with its key."""
+    for key, value in content.items() if isinstance(content, dict) else ():
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            yield str(key), value
+        yield from _numbers(value)
+
+
+def check_room(path: Path, config: Any) -> None:
+    """Raise `CheckpointError` where a model of this config has far more numbers than the files of a directory.
+
+    `from_pretrained` would take the memory for all that it does not find. Quantised weights are left to it.
+    """
+    held = numbers_in(path)
+    if not held or getattr(config, "quantization_config", None) is not None:
+        return
+    wanted = sum(parameter.numel() for parameter in without_memory(config).parameters())
+    if wanted > _ROOM * held:
+        raise CheckpointError(
+            f"{path} must hold every weight of the model that its config describes, {wanted:,} numbers; its files have "
+            f"{held:,}. Restore config.json, or take another checkpoint."
+        )
+
+
+def without_memory(config: Any) -> Any:
+    """A model of this config on `meta`; raises `CheckpointError` where its family makes none of it."""
+    try:
+        with torch.device("meta"):
+            # Of a copy: a model writes into its config which implementations it took.
+            model = auto_class(type(config)).from_config(type(config).from_dict(config.to_dict()))
+        _check_choices(model)
+        return model
+    except CheckpointError:
+        raise
+    except Exception as error:  # divisions by zero, negative sizes, ids out of range: each family its own
+        raise CheckpointError(f"the config of a {config.model_type} makes no model: {_said(error)}") from error
+
+
+def _check_choices(model: Any) -> None:
+    try:
+        layers = moe_layers(model)
+    except UnsupportedModelError:  # a dense model, or one whose routing is not known here, can be asked as well
+        return
+    for layer in layers:
+        if not 1 <= layer.top_k <= layer.num_experts:
+            raise CheckpointError(f"{layer.name} chooses from {layer.num_experts} experts; got {layer.top_k} to choose")
+
+
+def numbers_in(folder: Path) -> int:
+    """How many numbers the safetensors files of a directory have, by their headers; 0 where there is no such file."""
+    found = 0
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            for key in tensors.keys():  # noqa: SIM118 - it is no dict
+                found += torch.Size(tensors.get_slice(key).get_shape()).numel()
+    return found
+
+
+def check_index(folder: Path) -> None:
+    """Raise `CheckpointError` where the index of a directory's weights names a file outside of it."""
+    for index in sorted(folder.glob(_INDEX)):
+        try:
+            files = {str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise CheckpointError(f"{index} says in which file each tensor is; it cannot be read: {error!r}") from error
+        if outside := sorted(name for name in files if not is_file_name(name)):
+            raise CheckpointError(f"{index} names files beside it; got {outside[0]!r}")
+
+
+def check_adapter(folder: Path, content: dict[str, Any]) -> None:
+    """Raise `CheckpointError` where the config of an adapter names no base, or asks for more than its file holds.
+
+    PEFT takes the memory of an adapter by its config, before it reads the file.
+    """
+    if not isinstance(content.get("base_model_name_or_path"), str):
+        raise CheckpointError(f"{folder} is an adapter, whose config names its base; got {content!r:.200}")
+    file = folder / "adapter_model.safetensors"
+    if not file.is_file():
+        raise CheckpointError(f"an adapter is saved as safetensors; {file} is missing: save it again")
+    with safe_open(file, framework="pt") as tensors:
+        largest = max((max(tensors.get_slice(key).get_shape(), default=0) for key in tensors.keys()), default=0)  # noqa: SIM118 - it is no dict
+    pattern = content.get("rank_pattern")
+    sizes = {name: content[name] for name in _SIZES if content.get(name) is not None}
+    sizes |= pattern if isinstance(pattern, dict) else {}
+    for name, size in sizes.items():
+        if type(size) is not int or not 0 <= size <= largest:
+            raise CheckpointError(
+                f"{folder}: {name} is a size of tensors in {file.name}, up to {largest}; got {size!r:.60}"
+            )

@@ -1,0 +1,102 @@
+"""A config that asks for more than its files hold is refused before memory is taken, in a process that has little."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from expert_condenser import RoutingConfig, attach, set_condensers
+from expert_condenser.cli.main import main
+from expert_condenser.testing import tiny_model
+from tests.runs import make_base
+from tests.security.hostile import edit_json
+
+LIMITED = """
+import json, resource, sys
+import torch
+from expert_condenser.checkpoint.load import load_model
+from expert_condenser.analysis.subjects import shape_of
+from expert_condenser.errors import ExpertCondenserError
+
+folder, cases, more = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3])
+path = folder + "/config.json"
+valid = json.load(open(path))
+load_model(folder)  # all that an import takes is there
+now = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (now + more, now + more))
+for change in cases:
+    section = {**valid, **change}
+    json.dump(section, open(path, "w"))
+    for read in (load_model, shape_of):
+        try:
+            read(folder)
+        except ExpertCondenserError as error:
+            print(json.dumps([read.__name__, "refused", str(error)[:300]]))
+        except BaseException as error:
+            print(json.dumps([read.__name__, "failed", repr(error)[:300]]))
+        else:
+            print(json.dumps([read.__name__, "read", ""]))
+"""
+HUGE = [2**31, 2**62, 10**30, 1e308, -1, "9" * 50, True, [3], None]
+FIELDS = ("num_experts", "num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size", "num_attention_heads")
+MEMORY = 400 * 2**20
+
+
+def limited(folder, cases):
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(folder), json.dumps(cases), str(MEMORY)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("own_type", [False, True])
+def test_huge_numbers_take_no_memory(own_type, tmp_path):
+    model = tiny_model("olmoe")
+    if own_type:
+        set_condensers(attach(model, RoutingConfig()), {0: [1], 1: [2], 2: [3]})
+    model.save_pretrained(tmp_path)
+    cases = [{name: value} for name in FIELDS for value in HUGE]
+    cases += [{"num_experts": 60_000, "intermediate_size": 60_000}, {"num_hidden_layers": 900}, {"num_experts": 64}]
+    found = limited(tmp_path, [{}, *cases])
+    assert [state for _, state, _ in found[:2]] == ["read", "read"], "control: the valid config, within this memory"
+    failed = [(cases[at // 2 - 1], row) for at, row in enumerate(found) if row[1] == "failed"]
+    assert failed == []
+    loaded = [cases[at // 2 - 1] for at, row in enumerate(found[2:], start=2) if row[:2] == ["load_model", "read"]]
+    assert [case for case in loaded if not {*case.values()} <= {None, True}] == []
+
+
+NO_MODEL = {
+    "no heads": {"num_attention_heads": 0},
+    "more choices than experts": {"num_experts_per_tok": 99},
+    "fewer than one choice": {"num_experts_per_tok": -1},
+    "an unknown activation": {"hidden_act": "none of these"},
+    "a pad token that is none": {"pad_token_id": 10**9},
+    "an unknown type": {"model_type": "none of these"},
+    "a text for a number": {"num_experts_per_tok": "a"},
+    "a vocabulary of two billions": {"vocab_size": 2**31},
+}
+
+
+@pytest.mark.parametrize("what", NO_MODEL)
+def test_every_command_says_what_is_wrong_with_a_config(what, tmp_path, capsys):
+    base = make_base(tmp_path)
+    model, rows = str(base / "model"), str(base / "rows.jsonl")
+    edit_json(base / "model" / "config.json", lambda content: content.update(NO_MODEL[what]))
+    out = str(tmp_path / "out")
+    commands = {
+        "train": ["--model", model, "--data", rows, "--method", "sft", "--output_dir", out, "--use_cpu", "--no_bf16"],
+        "plan": ["--model", model, "--method", "sft", "--devices", "1", "--memory", "80GB"],
+        "analyze": ["usage", "--model", model, "--data", rows, "--split", "train", "--output_dir", out],
+        "export": ["--model", model, "--to", "native", "--output_dir", out],
+    }
+    for name, words in commands.items():
+        assert main([name, *words]) == 2, name
+        printed = capsys.readouterr().err
+        assert "Traceback" not in printed
+        assert printed.count(f"condenser {name}:") == 1
