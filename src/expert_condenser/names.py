@@ -37,4 +37,4 @@ def unknown(what: str, name: str, known: Iterable[str]) -> str:
     names = list(known)
     if near := nearest(name, names):
         return f"{name!r} is no {what}; did you mean {near!r}?"
-    return f"{name!r} is no {what}" + (f"; there are {', '.join(names)}" if len(names) < 20 else "")
+    return f"{name!r} is no {what}" + (f"; there are {', '.join(names)}" if len(names) < 30 else "")

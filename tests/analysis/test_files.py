@@ -125,8 +125,8 @@ def test_a_list_of_experts_reads_as_it_was_written(tmp_path):
         ({"family": "mixtral"}, "experts of another model: mixtral"),
         ({"layer": 3}, "layers 0 to 2 .* got layer 3, expert"),
         ({"score": None}, "line 2 is no expert"),
-        ({"score": "high"}, "line 2 is no expert .*score is 'high'"),
-        ({"layer": "1"}, "line 2 is no expert .*layer is '1'"),
+        ({"score": "high"}, "line 2 is no expert .*score is a number; got 'high'"),
+        ({"layer": "1"}, "line 2 is no expert .*layer is of type int; got '1'"),
         ({"expert": 5, "layer": 2}, "a score for every expert of every layer"),
     ],
 )

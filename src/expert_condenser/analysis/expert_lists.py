@@ -55,7 +55,7 @@ def read_list(path: Path, subject: Subject) -> dict[str, Float64[Tensor, "L E"]]
     try:
         lines = read_text(path).splitlines()
     except DataError as error:
-        raise AnalysisError(str(error)) from error
+        raise AnalysisError(f"--experts is a list of experts, a file of JSON lines: {error}; name another") from error
     entries = [_entry(path, number, line) for number, line in enumerate(lines, start=1)]
     if not entries:
         raise AnalysisError(f"{path} is a list of experts, a JSON line for each; it is empty")
