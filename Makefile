@@ -76,6 +76,7 @@ vllm-check:
 	.venv-vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	.venv-vllm/bin/pip install --quiet --no-deps --editable .
 	VLLM_CPU_KVCACHE_SPACE=1 .venv-vllm/bin/python -m pytest --noconftest -c /dev/null --rootdir . tests/export/vllm_check.py
+
 # Pages of `condenser report` in Debian's Chromium (apt-get install chromium): requests, keyboard, axe-core, screenshots.
 PAGES ?= /tmp/condenser-pages
 pages: $(READY)
