@@ -133,6 +133,12 @@ SLOW = (
         "170 s: orders of imports, a process for each; fast are ours first, and for a model also transformers first",
     ),
     Slow(
+        "test_registration.py",
+        "test_(pickle_finds|programs_that_build)",
+        r"\[0\]|import expert_condenser\]",
+        "20 s: a process for each order of imports; fast is ours first",
+    ),
+    Slow(
         "moe/test_recycled.py",
         "test_a_run_resumes",
         r"\[0\.3\]",

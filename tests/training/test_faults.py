@@ -197,6 +197,7 @@ def test_a_loss_that_is_not_finite_in_one_process_stops_both(base, undisturbed, 
     assert_identical(resumed(base, folder, 2), undisturbed(2))
 
 
+@pytest.mark.slow
 def test_controls_of_equality(base, undisturbed, tmp_path):
     """Another seed is another run, so that what is called identical above could differ."""
     assert read(undisturbed(1) / "run.json")["finished"]
