@@ -121,7 +121,7 @@ def test_bad_requests_end_before_any_work(finished, tmp_path, capsys, monkeypatc
         "score": 1,
     }
     other.write_text(json.dumps(entry))
-    counted = finished / "run" / "train" / "usage.safetensors"
+    counted = finished / "run" / "sparsify" / "usage.safetensors"
     base, data = ["--model", str(finished / "model")], ["--data", str(finished / "rows.jsonl"), "--split", "train"]
     moved = shutil.copytree(finished / "model", tmp_path / "moved")
     for words, message in (
@@ -133,6 +133,8 @@ def test_bad_requests_end_before_any_work(finished, tmp_path, capsys, monkeypatc
         (["overlap", "--usage", str(counted), *data], "with --data the rest"),
         (["usage", "--usage", str(finished / "rows.jsonl")], "must be JSON"),
         (["usage", "--usage", str(finished / "run" / "run.json")], "it is another file"),
+        (["usage", *base, "--tuned", f"a b={finished / 'run'}", f"a_b={finished / 'run'}", *data], "both a_b.json"),
+        (["usage", "--usage", str(counted), "--model", f"sparsify={finished / 'model'}", *data], "both sparsify.json"),
         (["divergence", *base, *data], "name them with --tuned"),
         (
             ["divergence", "--model", str(moved), "--tuned", str(finished / "run"), *data],

@@ -1,6 +1,6 @@
 """What each `condenser analyze` does: from a session to `(content, tensors, draw, table)`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -30,13 +30,18 @@ def _counted(session: Session) -> list[ExpertUsage]:
     options = session.options
     usages = [read_usage(path, name) for path, name in zip(options.usage, names_of(options.usage), strict=True)]
     if options.model:
+        names = {
+            (subject.name, source): subject.name if len(set(options.data)) == 1 else f"{subject.name}, {source}"
+            for subject in session.subjects
+            for source in options.data
+        }
+        _check_names([*(usage.name for usage in usages), *names.values()])
         data = {source: session.rows_of(source, options.split) for source in options.data}
         for subject, model, advance in session.models("rows", sum(map(len, data.values()))):
             for source, rows in data.items():
-                name = subject.name if len(data) == 1 else f"{subject.name}, {source}"
                 usages.append(
                     usage_of(
-                        name,
+                        names[subject.name, source],
                         model,
                         session.tokenizer,
                         rows,
@@ -47,6 +52,17 @@ def _counted(session: Session) -> list[ExpertUsage]:
                 )
     check_same_shape(usages)
     return usages
+
+
+def _check_names(names: Sequence[str]) -> None:
+    """Raise `AnalysisError` where two usages have one name, or their files would."""
+    found: dict[str, str] = {}
+    for name in names:
+        if (other := found.setdefault(_file_name(name), name)) is not name:
+            raise AnalysisError(
+                f"usages are told apart by name, and by that of their file; {other!r} and {name!r} are both "
+                f"{_file_name(name)}.json: write NAME=PATH"
+            )
 
 
 def _usage(session: Session) -> Outcome:
