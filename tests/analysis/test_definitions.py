@@ -271,8 +271,14 @@ def test_a_planted_super_weight_is_found_where_it_is():
     assert (weight.parameter, weight.place) == ("down_proj", (used, 7, 4))
     assert weight.value == 1e4
     assert weight.share == pytest.approx(1, abs=1e-3)
-    followed = super_experts("clean", tiny_model(), data, follow=found.found)
-    assert followed.weights[1, used].value != 1e4
+    assert found.followed == {}
+    changed = tiny_model()
+    with torch.no_grad():
+        moe_layers(changed)[1].experts.down_proj[used, 7, 4] = 5.0
+        moe_layers(changed)[1].experts.down_proj[used, 9, 1] = 1e4
+    followed = super_experts("changed", changed, data, follow=found.weights)
+    assert followed.followed == {(1, used): 5.0}, "the weight that was super in the base, where it was"
+    assert followed.weights[1, used].place == (used, 9, 1), "control: another one makes the largest output now"
 
 
 def test_extreme_is_above_the_percentile_and_a_tenth_of_the_largest():

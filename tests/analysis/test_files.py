@@ -1,11 +1,12 @@
 """The files that analyses read: usage, lists of experts, a run's log; and that they say when they are others."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
-from expert_condenser.analysis.dynamics import check_one_base, dynamics_of
+from expert_condenser.analysis.dynamics import check_together, dynamics_of
 from expert_condenser.analysis.expert_lists import read_list, write_list
 from expert_condenser.analysis.expert_scores import random_scores
 from expert_condenser.analysis.output import read_analysis, write_analysis
@@ -170,10 +171,12 @@ def test_a_run_s_steps_go_on_over_its_phases(tmp_path):
     assert found.counts.shape == (5, 2, 4)
     assert found.bias[:, 0, 0].tolist() == pytest.approx([0.1, 0.2, 0.1, 0.2, 0.3])
     assert len(found.gini()) == 5
-    check_one_base([found, found])
+    check_together([found, replace(found, name="again")])
+    with pytest.raises(AnalysisError, match="mine is there twice; write NAME=FOLDER"):
+        check_together([found, found])
     other = dynamics_of(str(fake_run(tmp_path / "other", base="c")))
     with pytest.raises(AnalysisError, match="mine from b, condenser from c"):
-        check_one_base([found, other])
+        check_together([found, other])
 
 
 def test_a_run_that_is_being_written_is_read_as_far_as_it_is(tmp_path):

@@ -121,14 +121,20 @@ def test_bad_requests_end_before_any_work(finished, tmp_path, capsys, monkeypatc
         "score": 1,
     }
     other.write_text(json.dumps(entry))
+    counted = finished / "run" / "sparsify" / "usage.safetensors"
     base, data = ["--model", str(finished / "model")], ["--data", str(finished / "rows.jsonl"), "--split", "train"]
     moved = shutil.copytree(finished / "model", tmp_path / "moved")
     for words, message in (
         ([], "'' is no analysis"),
         (["usgae"], "did you mean 'usage'?"),
         (["usage"], "or reads --usage FILE"),
+        (["usage", "--usage", str(counted), *base], "and with --model the rest of them"),
+        (["usage", "--usage", str(counted), "--tuned", str(finished / "run")], "with --tuned the rest"),
+        (["overlap", "--usage", str(counted), *data], "with --data the rest"),
         (["usage", "--usage", str(finished / "rows.jsonl")], "must be JSON"),
         (["usage", "--usage", str(finished / "run" / "run.json")], "it is another file"),
+        (["usage", *base, "--tuned", f"a b={finished / 'run'}", f"a_b={finished / 'run'}", *data], "both a_b.json"),
+        (["usage", "--usage", str(counted), "--model", f"sparsify={finished / 'model'}", *data], "both sparsify.json"),
         (["divergence", *base, *data], "name them with --tuned"),
         (
             ["divergence", "--model", str(moved), "--tuned", str(finished / "run"), *data],
@@ -157,6 +163,22 @@ def test_an_output_dir_that_cannot_be_is_found_before_any_work(finished, tmp_pat
         assert main(["analyze", "super", *words, "--output_dir", str(place)]) == 2
         assert f"{tmp_path / 'file'} is a file; name another" in capsys.readouterr().err
     assert (tmp_path / "file").read_text() == "mine"
+    for place in ("/proc/none/out", tmp_path / "below" / ("x" * 300)):
+        assert main(["analyze", "super", *words, "--output_dir", str(place)]) == 2
+        assert "--output_dir is a folder, made where it is not there; [Errno" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"], "a folder that was tried is gone"
+
+
+def test_files_of_an_analysis_that_cannot_be_are_found_before_any_work(finished, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(analysis_session, "load", None)
+    words = ["--model", str(finished / "model"), "--data", str(finished / "rows.jsonl"), "--split", "train"]
+    (tmp_path / "super.svg").mkdir()
+    assert main(["analyze", "super", *words, "--output_dir", str(tmp_path)]) == 2
+    assert "super.svg is a file of the analysis, and a folder is there" in capsys.readouterr().err
+    (tmp_path / "usage").write_text("mine")
+    assert main(["analyze", "usage", *words, "--output_dir", str(tmp_path)]) == 2
+    assert f"{tmp_path / 'usage'} is a file; name another" in capsys.readouterr().err
+    assert (tmp_path / "usage").read_text() == "mine"
 
 
 def test_the_help_names_every_analysis(capsys):

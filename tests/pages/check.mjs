@@ -1,4 +1,4 @@
-// Opens pages of `condenser report` in a browser: node check.mjs DIR. Screenshots go to DIR, and what is wrong to stdout.
+// Opens pages of `condenser report` and `condenser watch` in a browser: node check.mjs DIR. Screenshots go to DIR, and what is wrong to stdout.
 import { readFileSync, statSync } from "node:fs";
 import { createRequire } from "node:module";
 import { chromium } from "playwright-core";
@@ -38,7 +38,7 @@ async function looks(tab, name, view) {
   const beyond = () => [...document.querySelectorAll("main *")].filter((each) => !each.closest(".scroll, pre, .plot") && each.getBoundingClientRect().right > document.documentElement.clientWidth + 1).map((each) => `${each.tagName}#${each.id}`).slice(0, 4);
   check(wide <= 0, `${name}, ${view}: ${wide} pixels wider than the screen: ${await tab.evaluate(beyond)}`);
   const theme = await tab.evaluate(() => document.documentElement.dataset.theme);
-  check(theme === (view === "dark" ? "dark" : "light"), `${name}, ${view}: the theme is ${theme}`);
+  check(name === "watch" || theme === (view === "dark" ? "dark" : "light"), `${name}, ${view}: the theme is ${theme}`);
   check(!(await tab.evaluate(() => window.injected)), `${name}, ${view}: a name was run as a script`);
   await tab.evaluate(() => dispatchEvent(new Event("beforeprint")));
   await tab.waitForTimeout(300);
@@ -102,6 +102,17 @@ async function heatMap(tab, name) {
   await tab.mouse.click(box.x + box.width / 2, box.y + box.height / 2);
 }
 
+// A page of `condenser watch`: its button says what it does next.
+async function watch(tab, view) {
+  const before = await tab.textContent("#pause");
+  await tab.focus("#pause");
+  await tab.keyboard.press("Enter");
+  check(before === "Pause" && (await tab.textContent("#pause")) === "Go on", `watch, ${view}: the button does not pause`);
+  check((await tab.locator("td.condenser").count()) === 2, `watch, ${view}: condensers are not framed`);
+  const [page, drawn] = await tab.evaluate(() => [document.body, document.querySelector("svg text")].map((each) => getComputedStyle(each)[each === document.body ? "color" : "fill"]));
+  check(page === drawn, `watch, ${view}: curves are written in ${drawn} on a page in ${page}`);
+}
+
 // Seconds of the page's own thread: they do not depend on what else the machine does.
 async function figures(client) {
   const { metrics } = await client.send("Performance.getMetrics");
@@ -109,7 +120,7 @@ async function figures(client) {
 }
 
 const browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: process.getuid() ? [] : ["--no-sandbox"] });
-for (const name of ["comparison", "study", "large"]) {
+for (const name of ["comparison", "study", "large", "watch"]) {
   for (const view of Object.keys(VIEWS)) {
     if (name === "large" && view !== "light") continue;
     const [tab, client] = await open(browser, name, view);
@@ -127,6 +138,7 @@ for (const name of ["comparison", "study", "large"]) {
       console.log(`${name}, ${view}: ${controls} controls by keyboard`);
       await heatMap(tab, `${name}, ${view}`);
     }
+    if (name === "watch") await watch(tab, view);
     await tab.context().close();
   }
 }

@@ -4,13 +4,17 @@ import sys
 import tempfile
 from pathlib import Path
 
+from expert_condenser.files import write_json
 from expert_condenser.report.page.analyses import Analysis
 from expert_condenser.report.page.comparisons import Terms, report_of_runs
 from expert_condenser.report.page.html import page_of, plotly_js
 from expert_condenser.report.page.report import Report
 from expert_condenser.report.page.studies import report_of_study
+from expert_condenser.watch.look import Watcher
+from expert_condenser.watch.page import page
 from tests.report.made import OLD, TASK, make_run
 from tests.study.test_fronts import allowed, make, points
+from tests.watch import folders as watch_folders
 
 EVIL = "</script><img src=x onerror='window.injected=1'><b>b</b>"
 ARMS = {"sft": "sft", "condenser": "condenser", "evil": f"sft {EVIL}"}
@@ -42,6 +46,16 @@ def large(root: Path) -> Report:
     return report_of_runs([make_run(root, layers=27, experts=64, snapshots=200, tokens=(128,) * 8)], Terms())
 
 
+def watched(root: Path) -> str:
+    """A run that trains, with condensers in its second phase; its name is markup."""
+    folder = root / "run <b>b</b>"
+    watch_folders.make_run(folder, phases=("sparsify", "condense"))
+    write_json(
+        folder / "condensers.json", {"layers": [{"layer": 0, "condensers": [1]}, {"layer": 1, "condensers": [2]}]}
+    )
+    return page(Watcher(folder).look(), 3600)
+
+
 def main(out: Path) -> None:
     """Write every page."""
     svg = "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' width='300' height='80'/%3E"
@@ -52,6 +66,7 @@ def main(out: Path) -> None:
         reports = {"comparison": comparison(root), "study": study(root / "study"), "large": large(root / "large")}
         for name, report in reports.items():
             (out / f"{name}.html").write_text(page_of(report, analyses if name == "comparison" else (), library))
+        (out / "watch.html").write_text(watched(root))
 
 
 if __name__ == "__main__":

@@ -350,6 +350,13 @@ def test_condensers_of_another_model_are_refused(tmp_path):
         read_files(folder)
 
 
+def test_a_run_that_is_named_twice_is_refused(tmp_path):
+    run = make_run(tmp_path / "run")
+    assert report_of_runs([run], Terms())
+    with pytest.raises(ExpertCondenserError, match="is there twice"):
+        report_of_runs([run, tmp_path / "other" / ".." / "run"], Terms())
+
+
 def test_runs_of_different_bases_are_refused(tmp_path):
     runs = [make_run(tmp_path / "a"), make_run(tmp_path / "b", "sft")]
     report_of_runs(runs, Terms())

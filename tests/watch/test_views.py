@@ -61,6 +61,15 @@ def test_the_terminal_shows_bars_a_star_and_the_curves(look):
     assert "  0 ▁ ▅*▇ ▇ " in printed(look, show="bias").replace("▆", "▇")
 
 
+def test_without_colours_condensers_are_named_also_where_a_star_has_no_room(look):
+    shown = io.StringIO()
+    for width, terminal in ((9, False), (9, True)):
+        Console(file=shown, width=width, force_terminal=terminal, color_system=None).print(RunView(look))
+    lines = " ".join(shown.getvalue().split())
+    assert "*" not in lines.replace("* condenser", "")
+    assert lines.count("by layer 0: 1") == 1
+
+
 def test_where_only_ascii_can_be_shown_bars_are_letters(look):
     file = io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True)
     Console(width=120, file=file).print(RunView(look))

@@ -103,8 +103,11 @@ def _history(folder: Path, phase: str) -> UsageHistory | None:
     return next((UsageHistory.read(path) for path in places if path.exists()), None)
 
 
-def check_one_base(runs: Sequence[Dynamics]) -> None:
-    """Raise `AnalysisError` where runs are of different bases."""
+def check_together(runs: Sequence[Dynamics]) -> None:
+    """Raise `AnalysisError` where runs are of different bases, or have one name."""
     if len(bases := {run.base: run.name for run in runs}) > 1:
         named = ", ".join(f"{name} from {base}" for base, name in bases.items())
         raise AnalysisError(f"curves of one base are drawn over each other; got {named}: draw them apart")
+    names = [run.name for run in runs]
+    if double := sorted({name for name in names if names.count(name) > 1}):
+        raise AnalysisError(f"runs are told apart by name, and {', '.join(double)} is there twice; write NAME=FOLDER")

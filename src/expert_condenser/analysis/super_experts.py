@@ -9,8 +9,9 @@ the depth is told. The super weight of an expert is the one of its last projecti
     argmax_j |W_cj h_j|,    found by the gradient of E_i(x)_c by W, which is h_j in row c
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -41,6 +42,9 @@ class SuperWeight:
     """What this weight adds to it, as a share."""
 
 
+_NOTHING: Mapping[Place, SuperWeight] = MappingProxyType({})
+
+
 @dataclass(frozen=True)
 class SuperExperts:
     """Of one model."""
@@ -52,13 +56,23 @@ class SuperExperts:
     found: list[Place]
     """The super experts, the most extreme first."""
     weights: dict[Place, SuperWeight]
-    """Of the experts that were asked for."""
+    """Of its super experts and of those that were followed: what makes their largest output now."""
+    followed: dict[Place, float]
+    """The value, in this model, of every weight that was to be followed."""
 
 
 def super_experts(
-    name: str, model: Any, rows: Sequence[Tokens], *, tokens: int = 2048, follow: Sequence[Place] = ()
+    name: str,
+    model: Any,
+    rows: Sequence[Tokens],
+    *,
+    tokens: int = 2048,
+    follow: Mapping[Place, SuperWeight] = _NOTHING,
 ) -> SuperExperts:
-    """Find the super experts of a model, and the super weights of these and of those to `follow` (a base's, say)."""
+    """Find the super experts of a model and their super weights; a base's `weights` are followed where `follow` says.
+
+    A followed weight is read where it was; what makes the largest output of its expert now may be another one.
+    """
     layers = moe_layers(model)
     calls = calls_on(model, rows, tokens)
     largest = torch.stack([_largest(layer, call) for layer, call in zip(layers, calls, strict=True)])
@@ -69,7 +83,8 @@ def super_experts(
     places = list(dict.fromkeys([*follow, *found]))
     weights = {place: _weight(layers[place[0]], calls[place[0]], place[1]) for place in places}
     kept = {place: weight for place, weight in weights.items() if weight is not None}
-    return SuperExperts(name, tuple(map(decoder_depth, layers)), largest, found, kept)
+    followed = {place: _value(layers[place[0]], weight) for place, weight in follow.items()}
+    return SuperExperts(name, tuple(map(decoder_depth, layers)), largest, found, kept, followed)
 
 
 def extreme(largest: Float64[Tensor, "L E"]) -> list[Place]:
@@ -105,6 +120,10 @@ def _weight(layer: MoELayer, call: ExpertsCall, expert: int) -> SuperWeight | No
     where = tuple(int(i) for i in torch.unravel_index(torch.tensor(place), parameter.shape))
     value, share = float(parameter.detach().flatten()[place]), float(added[place] / output.detach())
     return SuperWeight(name, where, value, float(output.detach()), share)
+
+
+def _value(layer: MoELayer, weight: SuperWeight) -> float:
+    return float(layer.experts.get_parameter(weight.parameter).detach()[weight.place])
 
 
 def _last_projection(layer: MoELayer) -> tuple[str, Tensor]:

@@ -65,9 +65,19 @@ def read(name: str, words: list[str]) -> argparse.Namespace:
     for flag, settings in _OWN.get(name, {}).items():
         parser.add_argument(f"--{flag}", **settings)
     options = parser.read(words)
-    if counted and not options.usage and not (options.model and options.data):
-        raise UsageError(f"analyze {name} counts with --model and --data, or reads --usage FILE ...; give either")
+    if counted:
+        _check_counted(name, options)
     return options
+
+
+def _check_counted(name: str, options: argparse.Namespace) -> None:
+    """Raise `UsageError` where nothing says what to count, or something of it is missing: no word is without effect."""
+    words = f"analyze {name} counts with --model and --data, or reads --usage FILE ...; give either"
+    given = [f"--{flag}" for flag in ("model", "data", "tuned") if getattr(options, flag)]
+    if not options.usage and not given:
+        raise UsageError(words)
+    if given and not (options.model and options.data):
+        raise UsageError(f"{words}, and with {', '.join(given)} the rest of them")
 
 
 def _line(name: str) -> str:

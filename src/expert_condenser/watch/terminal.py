@@ -53,6 +53,8 @@ class RunView:
         curves = [name for name in CURVES if look.files.curve(name)]
         room = max(4, console.height - len(curves) - 8) if console.is_terminal else 1000
         drawn = [head(look), *_heat(look, self.show, width, room)]
+        if not console.is_terminal and look.files.condensers:  # no colour, and at one column a cell no star
+            drawn.append(_named(look.files.condensers))
         drawn += [_curve(name, look.files.curve(name), width) for name in curves]
         drawn += [Text(f"left out: {problem}", style="yellow") for problem in look.files.unreadable]
         drawn += [Text(self.hint, style="dim")] if self.hint else []
@@ -102,6 +104,11 @@ def _line(row: Row, margin: int, wide: int) -> Text:
         mark = {1: "", 2: "*" if marked else " "}[wide]
         line.append((UNUSED if level < 0 else BARS[level]) + mark, _MARK if marked else _RAMP[max(0, level)])
     return line
+
+
+def _named(condensers: Mapping[int, Sequence[int]]) -> Text:
+    parts = (f"{layer}: {' '.join(map(str, ids))}" for layer, ids in sorted(condensers.items()) if ids)
+    return Text(f"condensers by layer  {', '.join(parts)}")
 
 
 def _curve(name: str, values: Sequence[float], width: int) -> Text:

@@ -1,6 +1,6 @@
 """What each `condenser analyze` does: from a session to `(content, tensors, draw, table)`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -9,15 +9,15 @@ from typing import Any
 from expert_condenser.analysis.ablation import VARIANTS, ablate, variant_of
 from expert_condenser.analysis.correlation import correlation_of
 from expert_condenser.analysis.divergence import divergence_of
-from expert_condenser.analysis.dynamics import check_one_base, dynamics_of
+from expert_condenser.analysis.dynamics import Dynamics, check_together, dynamics_of
 from expert_condenser.analysis.gradients import OPTIMIZERS, gradient_flow
 from expert_condenser.analysis.overlap import overlaps
 from expert_condenser.analysis.subjects import condensers_of
-from expert_condenser.analysis.super_experts import super_experts
+from expert_condenser.analysis.super_experts import SuperExperts, super_experts
 from expert_condenser.analysis.usage import ExpertUsage, usage_of
 from expert_condenser.analysis.usage_files import check_same_shape, names_of, read_usage
 from expert_condenser.cli.analyses.pruning import prune
-from expert_condenser.cli.analyses.session import Session
+from expert_condenser.cli.analyses.session import Session, check_room
 from expert_condenser.errors import AnalysisError
 from expert_condenser.files import write_json
 from expert_condenser.report import analysis_figures as figures
@@ -30,13 +30,18 @@ def _counted(session: Session) -> list[ExpertUsage]:
     options = session.options
     usages = [read_usage(path, name) for path, name in zip(options.usage, names_of(options.usage), strict=True)]
     if options.model:
+        names = {
+            (subject.name, source): subject.name if len(set(options.data)) == 1 else f"{subject.name}, {source}"
+            for subject in session.subjects
+            for source in options.data
+        }
+        _check_names([*(usage.name for usage in usages), *names.values()])
         data = {source: session.rows_of(source, options.split) for source in options.data}
         for subject, model, advance in session.models("rows", sum(map(len, data.values()))):
             for source, rows in data.items():
-                name = subject.name if len(data) == 1 else f"{subject.name}, {source}"
                 usages.append(
                     usage_of(
-                        name,
+                        names[subject.name, source],
                         model,
                         session.tokenizer,
                         rows,
@@ -49,9 +54,21 @@ def _counted(session: Session) -> list[ExpertUsage]:
     return usages
 
 
+def _check_names(names: Sequence[str]) -> None:
+    """Raise `AnalysisError` where two usages have one name, or their files would."""
+    found: dict[str, str] = {}
+    for name in names:
+        if (other := found.setdefault(_file_name(name), name)) is not name:
+            raise AnalysisError(
+                f"usages are told apart by name, and by that of their file; {other!r} and {name!r} are both "
+                f"{_file_name(name)}.json: write NAME=PATH"
+            )
+
+
 def _usage(session: Session) -> Outcome:
-    usages = _counted(session)
     folder = session.options.output_dir / "usage"
+    check_room(folder)
+    usages = _counted(session)
     folder.mkdir(parents=True, exist_ok=True)
     for usage in usages:
         write_json(folder / f"{_file_name(usage.name)}.json", usage.content(), indent=None)
@@ -74,7 +91,7 @@ def _overlap(session: Session) -> Outcome:
         raise AnalysisError("an overlap is of two usages or more; name another --tuned, or another --usage")
     found = overlaps(usages)
     table = [
-        {"pair": f"{x.first}, {x.second}", "common": float(x.common.mean()), "same_top": float(x.same_top.mean())}
+        {"first": x.first, "second": x.second, "common": float(x.common.mean()), "same_top": float(x.same_top.mean())}
         for x in found
     ]
     draw = partial(figures.draw_overlap, found, usages[0].layers)
@@ -156,22 +173,27 @@ def _gradients(session: Session) -> Outcome:
 
 def _dynamics(session: Session) -> Outcome:
     runs = [dynamics_of(text) for text in session.options.runs]
-    check_one_base(runs)
+    check_together(runs)
     models = [
         {"name": r.name, "base": r.base, "phases": r.phases, "steps": r.steps, "curves": r.curves, "gini": r.gini()}
         for r in runs
     ]
     tensors = {f"counts.{run.name}": run.counts for run in runs if run.counts is not None}
     tensors |= {f"bias.{run.name}": run.bias for run in runs if run.bias is not None}
-    table = [{"run": r.name, "last step": r.steps[-1], "last nll": r.curves["nll"][-1] or 0.0} for r in runs]
+    table = [{"run": r.name, "last step": r.steps[-1], "last nll": _last(r, "nll")} for r in runs]
     return {"runs": models}, tensors, partial(figures.draw_dynamics, runs), table
+
+
+def _last(run: Dynamics, name: str) -> float | str:
+    """The last value that was logged."""
+    return next((value for value in reversed(run.curves.get(name, [])) if value is not None), "none")
 
 
 def _super(session: Session) -> Outcome:
     found: list[Any] = []
     rows = session.rows
     for subject, model, advance in session.models("models", 1):
-        follow = found[0].found if found else ()
+        follow = found[0].weights if found else {}
         found.append(super_experts(subject.name, model, rows, tokens=session.options.tokens, follow=follow))
         advance(1)
     models = [
@@ -180,6 +202,7 @@ def _super(session: Session) -> Outcome:
             "layers": x.layers,
             "super_experts": x.found,
             "super_weights": [{"layer": at[0], "expert": at[1], **asdict(w)} for at, w in x.weights.items()],
+            "followed": [_followed(x, found[0], at) for at in x.followed],
         }
         for x in found
     ]
@@ -188,6 +211,7 @@ def _super(session: Session) -> Outcome:
             "model": x.name,
             "super experts (layer:expert)": " ".join(f"{x.layers[a]}:{e}" for a, e in x.found) or "none",
             "largest output": float(x.largest.max()),
+            "the base's super weights now": _named(x, found[0]),
         }
         for x in found
     ]
@@ -197,6 +221,27 @@ def _super(session: Session) -> Outcome:
         partial(figures.draw_super, found),
         table,
     )
+
+
+def _followed(model: SuperExperts, base: SuperExperts, at: tuple[int, int]) -> dict[str, Any]:
+    """One super weight of the base, in a tuned model: whether it still makes its expert's largest output."""
+    was, now = base.weights[at], model.weights.get(at)
+    return {
+        "layer": at[0],
+        "expert": at[1],
+        "place": was.place,
+        "value": model.followed[at],
+        "base_value": was.value,
+        "still_largest": now is not None and now.place == was.place,
+        "largest_output": float(model.largest[at]),
+        "base_largest_output": float(base.largest[at]),
+    }
+
+
+def _named(model: SuperExperts, base: SuperExperts) -> str:
+    """The values that the base's super weights have in a model."""
+    values = {at: model.followed.get(at, weight.value) for at, weight in base.weights.items()}
+    return " ".join(f"{base.layers[layer]}:{expert} {value:.4g}" for (layer, expert), value in values.items()) or "none"
 
 
 ANALYSES: dict[str, Callable[[Session], Outcome]] = {

@@ -3,8 +3,10 @@
 import argparse
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from rich.console import Console
@@ -20,6 +22,7 @@ from expert_condenser.data.tokens import Tokens
 from expert_condenser.errors import AnalysisError
 
 Row = Mapping[str, str | float | int]
+ENDINGS = ("json", "safetensors", "svg", "png")
 
 
 class Session:
@@ -29,6 +32,7 @@ class Session:
         quiet_libraries()
         self.name, self.options, self.command = name, options, command
         check_room(options.output_dir)
+        _check_files(options.output_dir, name)
         device_of(getattr(options, "device", None))
 
     @cached_property
@@ -82,11 +86,30 @@ class Session:
 
 
 def check_room(folder: Path) -> None:
-    """Raise `AnalysisError` where no folder can be made, or none be written to, before anything is computed."""
-    there = next(place for place in (folder, *folder.resolve().parents) if place.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        what = "a file" if there.is_file() else "a folder that cannot be written"
-        raise AnalysisError(f"--output_dir is a folder, made where it is not there; {there} is {what}; name another")
+    """Raise `AnalysisError` where no folder can be made, or none be written to, before anything is computed.
+
+    It is tried: what the mode of a folder says is not all (`/proc`, a long name, a full or read-only disk).
+    """
+    made: list[Path] = []
+    try:
+        made = [place for place in (folder, *folder.parents) if not place.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder) as file:
+            file.write(b"room")
+    except OSError as error:
+        there = next((place for place in (folder, *folder.parents) if os.path.lexists(place)), folder)
+        what = f"{there} is a file" if there.is_file() else f"{error}"
+        raise AnalysisError(f"--output_dir is a folder, made where it is not there; {what}; name another") from error
+    finally:
+        for place in made:
+            with suppress(OSError):
+                place.rmdir()
+
+
+def _check_files(folder: Path, name: str) -> None:
+    for ending in ENDINGS:
+        if (path := folder / f"{name}.{ending}").is_dir():
+            raise AnalysisError(f"{path} is a file of the analysis, and a folder is there; name another --output_dir")
 
 
 def _text(value: Any) -> Any:

@@ -12,7 +12,7 @@ from expert_condenser.errors import EvaluationError
 from expert_condenser.evaluation.results import RESULTS, Results
 from expert_condenser.report.page.answers import Answer, answer_against_base, answer_of_comparison, answer_of_one
 from expert_condenser.report.page.report import Report, shown_runs
-from expert_condenser.report.page.runs import RunFiles, check_one_base, read_files
+from expert_condenser.report.page.runs import RunFiles, check_no_double, check_one_base, read_files
 from expert_condenser.report.page.tables import Table, comparison_tables
 from expert_condenser.training.record import RUN
 
@@ -41,6 +41,7 @@ class Terms:
 
 def report_of_runs(folders: Sequence[Path], terms: Terms) -> Report:
     """Read runs; raises an `ExpertCondenserError` where they do not belong together, or a file is damaged."""
+    check_no_double(folders)
     files = [read_files(folder) for folder in folders]
     check_one_base(files)
     without = [run for run in files if not run.record.finished or not (run.folder / RESULTS).is_file()]

@@ -114,6 +114,15 @@ def _check_shapes(files: RunFiles) -> None:
         )
 
 
+def check_no_double(folders: Sequence[Path]) -> None:
+    """Raise `AnalysisError` where a run is named twice, whatever the words for it."""
+    seen: dict[Path, Path] = {}
+    for folder in folders:
+        if folder.resolve() in seen:
+            raise AnalysisError(f"a report is of different runs; {folder} is there twice: leave it out once")
+        seen[folder.resolve()] = folder
+
+
 def check_one_base(runs: Sequence[RunFiles]) -> None:
     """Raise `AnalysisError` where runs were tuned from different bases: their experts are not the same ones."""
     bases: dict[Any, Path] = {}
