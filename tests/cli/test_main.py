@@ -65,7 +65,18 @@ def test_a_word_that_is_like_no_command(capsys):
 
 
 def test_there_is_a_file_for_every_command_and_a_command_for_every_file():
-    others = {"__init__", "__main__", "main", "parsing", "console", "catalog", "progress", "keys", "appearing"}
+    others = {
+        "__init__",
+        "__main__",
+        "main",
+        "parsing",
+        "console",
+        "catalog",
+        "progress",
+        "keys",
+        "appearing",
+        "outputs",
+    }
     assert {path.stem for path in FOLDER.glob("*.py")} - others == {name.replace("-", "_") for name in COMMANDS}
 
 

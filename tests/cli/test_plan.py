@@ -104,3 +104,18 @@ def test_train_says_it_before_the_model_is_loaded(tmp_path, capsys, monkeypatch)
     flat = " ".join(said[0].split())
     assert "plan: " in flat
     assert "this will not fit" in flat
+
+
+def test_a_share_of_experts_is_of_a_method_that_chooses_some(model, capsys):
+    assert main(words(model, "--expert_share", "0.5")) == 2
+    assert "expert_share is of a method that chooses experts on data, and sft" in capsys.readouterr().err
+    assert main([*words(model, "--expert_share", "0.5"), "--method", "esft_gate"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "rule"),
+    [("per_device_train_batch_size", "0", "at least 1; got 0"), ("max_length", "-3", "at least 1; got -3")],
+)
+def test_numbers_without_meaning_are_named_as_such(model, capsys, option, value, rule):
+    assert main([*words(model), f"--{option}", value]) == 2
+    assert f"condenser plan: {option} is {rule}" in capsys.readouterr().err

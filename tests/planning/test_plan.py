@@ -149,19 +149,20 @@ def test_a_model_without_a_config_is_named(tmp_path):
 
 
 def test_a_machine_has_devices_memory_and_a_rate():
-    for wrong in ({"devices": 0}, {"memory": 0}, {"flops": 0.0}, {"utilisation": 1.5}, {"price": -1.0}):
+    below = ({"devices": 0}, {"memory": 0}, {"flops": 0.0}, {"utilisation": 1.5}, {"price": -1.0})
+    for wrong in (*below, {"price": float("inf")}, {"flops": float("inf")}, {"price": float("nan")}):
         with pytest.raises(PlanError):
             Machine(**wrong)
 
 
 @pytest.mark.parametrize(
-    ("text", "count"), [("80GB", 80 * 10**9), ("24 GiB", 24 * 2**30), ("1.5g", 15 * 10**8), ("7", 7)]
+    ("text", "count"), [("80GB", 80 * 10**9), ("24 GiB", 24 * 2**30), ("1.5g", 15 * 10**8), ("7 B", 7)]
 )
 def test_sizes_as_they_are_written(text, count):
     assert bytes_of(text) == count
 
 
-@pytest.mark.parametrize("text", ["", "GB", "-1GB", "80XB", "0GB"])
+@pytest.mark.parametrize("text", ["", "GB", "-1GB", "80XB", "0GB", "80", "80GBB"])
 def test_sizes_that_are_none(text):
     with pytest.raises(PlanError, match="80GB"):
         bytes_of(text)

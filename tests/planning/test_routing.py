@@ -133,3 +133,26 @@ def test_the_command_leaves_numbers_and_curves(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "condensers_on_owners" in shown
     assert "traffic" in shown
+
+
+def test_a_file_says_once_what_is_wrong_with_it(tmp_path):
+    with pytest.raises(DataError) as caught:
+        read_usage(tmp_path / "none.json")
+    assert str(caught.value).startswith(f"{tmp_path / 'none.json'} must be a readable file")
+    file = tmp_path / "usage.json"
+    file.write_text(json.dumps({"selection_counts": [[1, 2, 3, 4]], "top_k": 5}))
+    with pytest.raises(DataError, match="top_k is 1 to the 4 experts that are counted; got 5"):
+        read_usage(file)
+
+
+def test_curves_go_to_a_file_that_can_be_written_and_is_no_input(tmp_path, capsys):
+    file = tmp_path / "usage.json"
+    file.write_text(json.dumps({"selection_counts": [[1, 2, 3, 4]], "top_k": 2}))
+    before, small = file.read_bytes(), ["--experts", "4", "--ranks", "2"]
+    assert main(["simulate", str(file), *small, "--plot", str(tmp_path / "none" / "a.svg")]) == 1
+    assert "must be writable" in capsys.readouterr().err
+    assert main(["simulate", str(file), *small, "--plot", str(tmp_path / "a.png")]) == 2
+    assert "--plot writes an SVG file" in capsys.readouterr().err
+    assert main(["simulate", str(file), *small, "--json", str(file)]) == 2
+    assert "would be written over" in capsys.readouterr().err
+    assert file.read_bytes() == before

@@ -2,16 +2,19 @@
 
 import json
 import os
+import signal
+import threading
 
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from expert_condenser.errors import TrainingError
 from expert_condenser.training import launch as launch_module
 from expert_condenser.training.engines import DEEPSPEED, ENGINES, check_engine, config_file, expert_parallel
-from expert_condenser.training.launch import Launch, launch_of, start
+from expert_condenser.training.launch import Launch, end_with_launcher, launch_of, start
 from expert_condenser.training.parse import parse_recipe, written_options
 from tests.runs import make_base
 from tests.short_run import launched
@@ -24,6 +27,7 @@ KINDS = {"ddp": "MULTI_GPU", "ep": "MULTI_GPU", "fsdp2": "FSDP", "fsdp2_offload"
 @pytest.fixture(autouse=True)
 def not_launched(monkeypatch):
     monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setenv("EXPERT_CONDENSER_LAUNCHER", "")  # so that it is taken away again
     monkeypatch.setattr(launch_module.torch.accelerator, "device_count", lambda: 0)
 
 
@@ -150,3 +154,53 @@ def test_the_status_is_that_of_the_process_that_failed_first(monkeypatch, status
     with pytest.raises(SystemExit) as caught:
         start(Launch("ddp", 2, []), "train")
     assert caught.value.code == expected
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_to_the_launcher_is_the_status_of_its_processes(monkeypatch, number, status):
+    def stop(options):
+        assert os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] == "300", "time to save"
+        raise SignalException("got a signal", number)
+
+    monkeypatch.delenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", raising=False)
+    monkeypatch.setattr("accelerate.commands.launch.launch_command", stop)
+    with pytest.raises(SystemExit) as caught:
+        start(Launch("ddp", 2, []), "train")
+    assert caught.value.code == status
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"[1, 2", "a launch file is YAML"),
+        (b"\xff\xfe\x00", "a launch file is YAML"),
+        (b"", "with distributed_type, .* holds a NoneType"),
+        (b"a: 1", r"with distributed_type, .* has \['a'\]"),
+        (b"distributed_type: MULTI_GPU\nbogus: 3", r"starts no process by .*unknown keys \(\['bogus'\]\)"),
+        (b"distributed_type: NONE_SUCH", "starts no process by .*NONE_SUCH"),
+    ],
+)
+def test_a_launch_file_that_is_none(tmp_path, content, message):
+    file = tmp_path / "launch.yaml"
+    file.write_bytes(content)
+    with pytest.raises(TrainingError, match=message):
+        start(launch_of(["--accelerate_config", str(file), "--num_processes", "2"], {}), "train")
+
+
+def test_a_process_ends_with_its_launcher_and_not_before(monkeypatch):
+    alive, sent, killed = threading.Event(), [], threading.Event()
+    alive.set()
+    monkeypatch.setattr(launch_module, "start_of", lambda pid: "then" if alive.is_set() and pid == 77 else None)
+    monkeypatch.setattr(launch_module.os, "kill", lambda pid, number: (sent.append((pid, number)), killed.set()))
+    monkeypatch.setattr(launch_module, "_LOOK", 0.01)
+    monkeypatch.setattr(launch_module, "SAVING", 3600)
+    monkeypatch.delenv("EXPERT_CONDENSER_LAUNCHER", raising=False)
+    before = threading.active_count()
+    end_with_launcher()
+    assert threading.active_count() == before, "another launcher's process is not ours to end"
+    monkeypatch.setenv("EXPERT_CONDENSER_LAUNCHER", "77 then")
+    end_with_launcher()
+    assert not killed.wait(0.1)
+    alive.clear()
+    assert killed.wait(5)
+    assert sent == [(os.getpid(), signal.SIGTERM)]

@@ -2,11 +2,13 @@
 
 import os
 from dataclasses import fields
+from math import inf, nan
 
 import pytest
 from trl import SFTConfig
 
 from expert_condenser.errors import TrainingError
+from expert_condenser.training.option_ranges import RANGES
 from expert_condenser.training.phase import phase_arguments
 from expert_condenser.training.recipe import Recipe
 from expert_condenser.training.sft_options import REFUSED, SET_BY_RUN, TrainerConfig, default_of
@@ -29,6 +31,10 @@ def recipe(**options):
 def test_the_tables_name_fields_that_there_are():
     assert {*REFUSED, *SET_BY_RUN} <= FIELDS.keys()
     assert len(PASSED_ON) > 80
+
+
+def of_kind(name, number):
+    return float(number) if "float" in str(FIELDS[name].type) else number
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -83,3 +89,21 @@ def test_the_recipe_says_the_precision_and_no_launcher(monkeypatch):
     assert recipe().trainer.mixed_precision == "no"
     assert recipe(bf16=True).trainer.mixed_precision == "bf16"
     assert os.environ["ACCELERATE_MIXED_PRECISION"] == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *((name, of_kind(name, -2)) for name in RANGES),
+        *((name, value) for name in RANGES if "float" in str(FIELDS[name].type) for value in (nan, inf)),
+        *((name, of_kind(name, 0)) for name, allowed in RANGES.items() if not allowed.holds(0)),
+        ("adam_beta2", 1.0),
+    ],
+)
+def test_a_number_without_meaning_is_an_error_by_its_name(name, value):
+    with pytest.raises(TrainingError, match=f"^{name} is .*; got {value}"):
+        recipe(**{name: value})
+
+
+def test_numbers_at_the_edge_have_a_meaning():
+    recipe(max_steps=-1, learning_rate=0.0, seed=0, per_device_train_batch_size=1, adam_beta1=0.0, save_steps=0.5)

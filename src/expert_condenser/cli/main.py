@@ -11,6 +11,7 @@ from importlib import import_module
 from types import ModuleType
 
 from expert_condenser.cli.console import DEFAULT, shown_log, verbosity_of
+from expert_condenser.cli.outputs import check_outputs
 from expert_condenser.errors import ExpertCondenserError, FailedRunError
 from expert_condenser.names import unknown
 
@@ -88,6 +89,7 @@ def _run(name: str, words: list[str]) -> int:
     level = DEFAULT
     try:
         level, words = verbosity_of(words)
+        check_outputs(words)
         with shown_log(level):
             _imported(f"expert_condenser.cli.{name.replace('-', '_')}").run(words)
     except SystemExit as done:

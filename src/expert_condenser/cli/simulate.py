@@ -9,6 +9,7 @@ from rich.table import Table
 
 from expert_condenser.cli.console import put_json, say_result
 from expert_condenser.cli.parsing import Parser, positive
+from expert_condenser.errors import UsageError
 
 _DESCRIPTION = (
     "How real routing would load the ranks of expert parallelism, and what a token would send: plain fine-tuning, "
@@ -22,6 +23,8 @@ _WIDTH = 150
 def run(words: list[str]) -> None:
     """Simulate, and show a table."""
     options = _parser().read(words)
+    if options.plot is not None and options.plot.suffix.lower() != ".svg":
+        raise UsageError(f"--plot writes an SVG file, whose name ends in .svg; got {options.plot}")
     from expert_condenser.planning.routing import Scenario, simulate
     from expert_condenser.planning.usage_files import read_usage
 

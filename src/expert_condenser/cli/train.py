@@ -18,7 +18,7 @@ def run(words: list[str]) -> None:
         return
     from expert_condenser.cli.progress import TrainingProgress
     from expert_condenser.kernels.buffers import keep_freed_memory
-    from expert_condenser.training.launch import launch_of, start
+    from expert_condenser.training.launch import end_with_launcher, launch_of, start
     from expert_condenser.training.parse import parse_recipe, written_options
     from expert_condenser.training.run import train
 
@@ -26,6 +26,7 @@ def run(words: list[str]) -> None:
     if launch is not None:
         start(launch, "train")
         return
+    end_with_launcher()
     quiet_libraries()
     recipe = parse_recipe(words)
     if recipe.trainer.process_index == 0:

@@ -22,7 +22,7 @@ def advise(planner: Planner, engines: Mapping[str, Outlook]) -> list[str]:
         f"it fits on no engine; the least is {name}, {shown(lacking)} more than there are",
         *_of_activations(planner, name, usable[name]),
         *_of_weights(planner, usable[name]),
-        f"more than {planner.machine.devices} devices: engines that split a model divide what they keep of it",
+        f"more devices than {planner.machine.devices}: engines that split a model divide what they keep of it",
     ]
 
 

@@ -1,6 +1,7 @@
 """A recipe on a machine: its model is traced as often as a plan needs it, each way once."""
 
 from dataclasses import dataclass, replace
+from math import inf
 
 import torch
 
@@ -38,10 +39,10 @@ class Machine:
         """Raise `PlanError` where there is no such machine."""
         if self.devices < 1 or self.memory < 1:
             raise PlanError(f"a plan is for at least 1 device with memory; got {self.devices} of {self.memory} bytes")
-        if not self.flops > 0 or not 0 < self.utilisation <= 1 or not self.price >= 0:
+        if not 0 < self.flops < inf or not 0 < self.utilisation <= 1 or not 0 <= self.price < inf:
             raise PlanError(
-                "flops_per_device is above 0, utilisation in (0, 1], price_per_hour at least 0; got "
-                f"{self.flops}, {self.utilisation}, {self.price}"
+                "flops_per_device is above 0, utilisation in (0, 1], price_per_hour at least 0, and none is infinite; "
+                f"got {self.flops}, {self.utilisation}, {self.price}"
             )
 
 
@@ -59,6 +60,11 @@ class Planner:
     """Traces a recipe's model as often as a plan needs it, each way once."""
 
     def __init__(self, recipe: Recipe, machine: Machine, share: float | None = None) -> None:
+        if share is not None and not recipe.new_method().calibration_rows:
+            raise PlanError(
+                f"expert_share is of a method that chooses experts on data, and {recipe.run.method} with these options "
+                "chooses none so; leave it out"
+            )
         self.recipe, self.machine, self.share = recipe, machine, share
         self.config = config_of(recipe)
         self.dtype = dtype_of(recipe.run.dtype, resolve_model(recipe.run.model))

@@ -9,10 +9,10 @@ _FACTORS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10,
 
 def bytes_of(text: str) -> int:
     """`80GB` is 80 * 10^9, `80GiB` 80 * 2^30; raises `PlanError` on anything else."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", text.lower())
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(b|[kmgt]i?b?)\s*", text.lower())
     if found is None or float(found[1]) <= 0:
         raise PlanError(f"memory is a number with a unit, such as 80GB or 24GiB; got {text!r}")
-    return round(float(found[1]) * _FACTORS[found[2] or ""])
+    return round(float(found[1]) * _FACTORS[found[2].rstrip("b")])
 
 
 def shown(count: int | float) -> str:

@@ -30,6 +30,8 @@ def read_usage(path: Path) -> UsageFile:
     """Raises `DataError` on anything else than usage."""
     try:
         counts, top_k = _of_run(path) if path.suffix == ".safetensors" else _of_record(path)
+    except DataError:
+        raise  # says already what is wrong with the file
     except (KeyError, TypeError, ValueError, RuntimeError, OverflowError, SafetensorError, OSError) as error:
         raise DataError(
             f"usage is JSON with `selection_counts`, a row per layer, and `top_k`, or a run's usage.safetensors; "
@@ -37,6 +39,8 @@ def read_usage(path: Path) -> UsageFile:
         ) from error
     if counts.ndim != 2 or not counts.isfinite().all() or (counts < 0).any() or (counts.sum(-1) <= 0).any():
         raise DataError(f"usage counts choices, some in every layer; got other numbers in {path}")
+    if top_k is not None and not 1 <= top_k <= counts.shape[1]:
+        raise DataError(f"top_k is 1 to the {counts.shape[1]} experts that are counted; got {top_k} in {path}")
     return UsageFile(path.stem, counts, top_k)
 
 

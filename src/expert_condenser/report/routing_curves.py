@@ -6,6 +6,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
+from expert_condenser.files import replacing
 from expert_condenser.planning.routing import Row, Simulation
 
 _NAMES = {
@@ -33,7 +34,8 @@ def plot_routing(simulation: Simulation, path: Path) -> None:
         axes[0, 0].set_ylabel("busiest rank / mean")
         axes[1, 0].set_ylabel("kB per token and layer, forward")
         axes[0, 0].legend(fontsize=7)
-        figure.savefig(path, format="svg", metadata={"Date": None})
+        with replacing(path) as partial:
+            figure.savefig(partial, format="svg", metadata={"Date": None})
 
 
 def _curves(axis: Any, rows: list[Row], name: str, factor: float = 1.0) -> None:

@@ -14,6 +14,7 @@ from accelerate.utils import patch_environment
 from trl import SFTConfig
 
 from expert_condenser.errors import TrainingError
+from expert_condenser.training.option_ranges import check_ranges
 from expert_condenser.training.refusals import refusals_named
 
 _UPLOAD = "a run uploads nothing; push the finished model directory yourself"
@@ -95,6 +96,7 @@ class TrainerConfig(SFTConfig):
         for f in fields(SFTConfig):
             if f.name in REFUSED and getattr(self, f.name) != default_of(f):
                 raise TrainingError(f"{f.name} is not for a recipe: {REFUSED[f.name]}")
+        check_ranges(self)
         _check_optimizer(str(getattr(self.optim, "value", self.optim)))
         given = vars(self)["bf16"]
         if given is None and not torch.accelerator.is_available() and not self.use_cpu:

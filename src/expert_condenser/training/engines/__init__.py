@@ -4,6 +4,8 @@ import os
 from importlib.util import find_spec
 from pathlib import Path
 
+import yaml
+
 from expert_condenser.errors import TrainingError
 from expert_condenser.files import local_path
 
@@ -36,6 +38,8 @@ def config_file(engine: str) -> Path:
         raise TrainingError(
             f"accelerate_config is one of {', '.join(ENGINES)}, or a file that accelerate wrote; got {engine!r}"
         )
+    if engine not in ENGINES:
+        _check_file(path)
     if engine in DEEPSPEED and find_spec("deepspeed") is None:
         raise TrainingError(f"{engine} needs DeepSpeed, which is not installed: pip install deepspeed, or take fsdp2")
     if engine == "ep" and find_spec("transformers.distributed.expert_parallel") is None:
@@ -43,3 +47,18 @@ def config_file(engine: str) -> Path:
             "ep needs transformers 5.23 or newer, which sends tokens to experts; update it, or take fsdp2"
         )
     return path
+
+
+def _check_file(path: Path) -> None:
+    """Raise `TrainingError` on a file of the user's that accelerate would fail on with a traceback."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        raise TrainingError(f"a launch file is YAML that `accelerate config` wrote; {path}: {error}") from error
+    if not isinstance(content, dict) or "distributed_type" not in content:
+        got = (
+            f"has {sorted(map(str, content))[:5]}" if isinstance(content, dict) else f"holds a {type(content).__name__}"
+        )
+        raise TrainingError(
+            f"a launch file is a mapping with distributed_type, as `accelerate config` writes it; {path} {got}"
+        )
