@@ -47,11 +47,11 @@ def tuned(model):
 
 
 def chosen(model, seed=1):
-    """Half of the experts, or one of every group: where two ordinary ones are left, all rank their group."""
+    """Half of the experts, of every group: one ordinary expert is left in some beside a condenser."""
     layers = moe_layers(model)
     generator = torch.Generator().manual_seed(seed)
     scores = torch.rand(len(layers), layers[0].num_experts, dtype=torch.float64, generator=generator)
-    return lowest_scored(scores, 4 if layers[0].scoring.num_groups > 1 else 8, layers, condensers_of(layers))
+    return lowest_scored(scores, 8, layers, condensers_of(layers))
 
 
 def by_rows(hidden, weight, bias=None):
