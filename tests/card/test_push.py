@@ -83,6 +83,16 @@ def test_what_is_sent_is_the_model_with_its_checksums(saved):
     assert set(plan_upload(saved, "me/model").left) == {*STAYS, "checkpoint-1", "LICENSE"}
 
 
+def test_the_tokens_of_a_tokenizer_are_no_paths(saved):
+    tokens = {"3": {"content": "/think"}, "4": {"content": "~/a/b"}}
+    content = {"added_tokens_decoder": tokens, "eos_token": "/", "name_or_path": "/home/me/run"}
+    (saved / "tokenizer_config.json").write_text(json.dumps({**content, "chat_template": "/{{ x }}"}))
+    hub = Hub()
+    push(plan_upload(saved, "me/model"), api=hub)
+    sent = json.loads(hub.sent["tokenizer_config.json"])
+    assert sent == {**content, "chat_template": "/{{ x }}", "name_or_path": "run"}
+
+
 def test_a_dry_run_sends_nothing_and_says_all(saved, capsys, monkeypatch):
     monkeypatch.setattr(socket, "socket", None)
     assert main(["push", str(saved), "--repo_id", "me/model", "--dry_run"]) == 0
