@@ -45,12 +45,13 @@ def run(words: list[str]) -> None:
 def _table(content: Mapping[str, Any]) -> Table:
     """A row per version of the model."""
     table = Table(title="pruned")
-    columns = ("model", "experts", "M weights", "MB", "accuracy", "nll", "rise of nll", "tokens/s")
-    for name in columns:
+    asked = "nll" in content["versions"][0]
+    columns = ("model", "experts", "M weights", "MB")
+    for name in columns + (("accuracy", "nll", "rise of nll", "tokens/s") if asked else ()):
         table.add_column(name, justify="left" if name == "model" else "right")
     for version in content["versions"]:
         size = (str(version["num_experts"]), f"{version['parameters'] / 1e6:.1f}", f"{version['file_bytes'] / 1e6:.1f}")
-        table.add_row(version["name"], *size, *_quality(version))
+        table.add_row(version["name"], *size, *(_quality(version) if asked else ()))
     return table
 
 
@@ -58,7 +59,8 @@ def _tasks(content: Mapping[str, Any]) -> Table:
     """A row per task and version."""
     table = Table(title="asked before and after", caption="change: with its 95 % interval for new questions, paired")
     for name in ("task", "model", "questions", "accuracy", "change", "nll", "rise of nll"):
-        table.add_column(name, justify="left" if name in ("task", "model") else "right")
+        is_name = name in ("task", "model")
+        table.add_column(name, justify="left" if is_name else "right", no_wrap=is_name)
     versions = content["versions"]
     for task in versions[0]["tasks"]:
         for version in versions:
@@ -75,8 +77,6 @@ def _scores(task: Mapping[str, Any], *, first: bool) -> tuple[str, ...]:
 
 
 def _quality(version: Mapping[str, Any]) -> tuple[str, ...]:
-    if "nll" not in version:
-        return ("", "", "", "")
     low, high = version["nll_rise_interval"]
     rise = "" if version["name"] == "before" else f"{version['nll_rise']:+.3f} [{low:+.3f}, {high:+.3f}]"
     rate = f"{version['answer_tokens_per_second']:.0f}"
