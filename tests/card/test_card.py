@@ -142,10 +142,13 @@ def test_a_folder_without_a_model_has_no_card(tmp_path, capsys):
     assert "is no directory" in capsys.readouterr().err
 
 
-def test_paths_are_shown_by_their_last_part():
+def test_paths_are_shown_by_their_last_part(tmp_path, monkeypatch):
     paths = ["/a/b", "~/b", "./a/b", "../b", "C:\\a\\b", "file:///a/b"]
     assert shown({"x": paths}) == {"x": ["b"] * 6}
     assert shown("runs/customer/model") == "model"
+    (tmp_path / "customer" / "model").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert shown(["customer/model", "other/model", "a/" * 3000]) == ["model", "other/model", "a/" * 3000]
     within = ["testbed:gcd,/home/me/x.jsonl:0.5", 'of ["/home/me/a", "~/b/c"]', "x=C:\\a\\b"]
     assert shown(within) == ["testbed:gcd,x.jsonl:0.5", 'of ["a", "c"]', "x=b"]
     others = ["a/b", "testbed:gcd", 1, None, "a, /b", "https://x.org/y/z", "see https://x.org/y/z", "(b + beta) / 2"]

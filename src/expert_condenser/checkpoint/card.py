@@ -164,8 +164,15 @@ def shown(value: Any) -> Any:
         return [shown(part) for part in value]
     if not isinstance(value, str):
         return value
-    is_path = _PATH.match(value) or _RELATIVE.fullmatch(value)
+    is_path = _PATH.match(value) or _RELATIVE.fullmatch(value) or ("/" in value and _is_there(value))
     return _last_part(value) if is_path else _WITHIN.sub(lambda found: _last_part(found.group()), value)
+
+
+def _is_there(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):  # a text that is longer than a path can be
+        return False
 
 
 def _last_part(path: str) -> str:
@@ -195,6 +202,7 @@ def _made(provenance: Mapping[str, Any], recipe: Mapping[str, Any], base: str | 
     if not steps:
         return "Saved by expert-condenser. Nothing beside it says how it was made."
     rows = [(name, shown(recipe[name])) for name in _RECIPE if recipe.get(name) is not None]
+    rows = [(name, value) for name, value in rows if name != "lora_r" or recipe.get("lora") is not None]
     table = "".join(f"\n| {name} | {str(value)[:200]} |" for name, value in rows)
     note = f"`{PROVENANCE}` has every option and the versions of all packages."
     return f"{' '.join(steps)}\n\n" + (f"| option | value |\n|---|---|{table}\n\n{note}" if rows else note)
