@@ -145,9 +145,10 @@ def test_what_is_no_model_is_not_pushed(saved, tmp_path):
 def test_a_card_that_names_the_home_directory_is_not_pushed(saved, monkeypatch):
     monkeypatch.setenv("HOME", "/home/somebody")
     plan_upload(saved, "me/model")  # control
-    (saved / CARD).write_text("# Mine, from /home/somebody/data\n")
-    with pytest.raises(ExportError, match="names no folder of this machine"):
-        plan_upload(saved, "me/model")
+    for text in ("# Mine, from /home/somebody/data\n", f"# Mine\n\nIt lies in {saved.parent / 'rows.jsonl'}.\n"):
+        (saved / CARD).write_text(text)
+        with pytest.raises(ExportError, match="names no folder of this machine"):
+            plan_upload(saved, "me/model")
 
 
 def test_an_adapter_is_pushed_where_its_base_is_on_the_hub(tmp_path):

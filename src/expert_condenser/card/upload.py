@@ -92,8 +92,14 @@ def _content(folder: Path, name: str) -> Path | bytes:
         _check_base(path, content)
         own = {key: part if _TOKENS.fullmatch(key) else shown(part) for key, part in content.items()}
         return (json.dumps(own, indent=2, sort_keys=True) + "\n").encode()
-    if name == CARD and str(Path.home()) in path.read_text(encoding="utf-8", errors="replace"):
-        raise ExportError(f"what is pushed names no folder of this machine, and {path} names {Path.home()}: edit it")
+    if name == CARD:
+        text = path.read_text(encoding="utf-8", errors="replace")
+        here = (Path.cwd(), folder.resolve().parent)
+        for private in (Path.home(), *(path for path in here if len(path.parts) > 2)):  # `/tmp` tells nothing
+            if f"{private}" in text:
+                raise ExportError(
+                    f"what is pushed names no folder of this machine, and {path} names {private}: edit it"
+                )
     return path
 
 
