@@ -143,6 +143,17 @@ def test_a_change_of_accuracy_is_paired_over_questions():
     assert compared({"task": before}, {"task": before})["task"]["accuracy_change_interval"] == [0.0, 0.0], "control"
 
 
+def test_an_adapter_and_a_family_that_cannot_are_named_before_weights_are_read(tmp_path, capsys):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "adapter_config.json").write_text("{}")
+    assert run(tmp_path / "out", tmp_path, "--by", "weight_norm", "--keep", 6) == 2
+    assert "is an adapter: name its run, or the run's model/" in " ".join(capsys.readouterr().err.split())
+    tiny_model("deepseek_v4").config.save_pretrained(tmp_path / "v4" / "model")
+    assert run(tmp_path / "out", tmp_path / "v4", "--by", "weight_norm", "--keep", 6) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert "deepseek_v4 cannot have fewer experts: its first layers have a table" in error
+
+
 def test_experts_that_are_named(base, tmp_path):
     file = listed(tmp_path / "gone.jsonl", (0, 1), (1, 2), (2, 7), **ALL)
     assert run(tmp_path / "out", base, "--list", file) == 0
