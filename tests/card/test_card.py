@@ -142,7 +142,61 @@ def test_a_folder_without_a_model_has_no_card(tmp_path, capsys):
     assert "is no directory" in capsys.readouterr().err
 
 
-def test_paths_are_shown_by_their_last_part():
+def test_paths_are_shown_by_their_last_part(tmp_path, monkeypatch):
     paths = ["/a/b", "~/b", "./a/b", "../b", "C:\\a\\b", "file:///a/b"]
     assert shown({"x": paths}) == {"x": ["b"] * 6}
-    assert shown(["a/b", "testbed:gcd", 1, None, "a, /b"]) == ["a/b", "testbed:gcd", 1, None, "a, /b"]
+    assert shown("runs/customer/model") == "model"
+    (tmp_path / "customer" / "model").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert shown(["customer/model", "other/model", "a/" * 3000]) == ["model", "other/model", "a/" * 3000]
+    within = ["testbed:gcd,/home/me/x.jsonl:0.5", 'of ["/home/me/a", "~/b/c"]', "x=C:\\a\\b"]
+    assert shown(within) == ["testbed:gcd,x.jsonl:0.5", 'of ["a", "c"]', "x=b"]
+    others = ["a/b", "testbed:gcd", 1, None, "a, /b", "https://x.org/y/z", "see https://x.org/y/z", "(b + beta) / 2"]
+    assert shown(others) == others, "control"
+
+
+SHARDS = {"model": "/home/me/dense", "shards": 4, "copies": 2}
+PRUNED = {"model": "/home/me/run/model", "num_experts": 48, "num_experts_left": 40}
+EXPORTED = {"from": "/home/me/run/model", "to": "gguf", "how": "by hand"}
+
+
+@pytest.mark.parametrize(
+    ("steps", "text"),
+    [
+        ({"upcycled": SHARDS}, "Made a mixture of experts from `dense` by expert-condenser: 4 shards by 2 copies"),
+        ({"pruned": PRUNED}, "Pruned from `model` by expert-condenser: 40 of 48 experts are left in every layer."),
+        ({"exported": EXPORTED}, "Exported from `model` to a file for llama.cpp by expert-condenser: by hand."),
+        (
+            {**PROVENANCE, "pruned": PRUNED},
+            "from `allenai/OLMoE-1B-7B-0924` with expert-condenser by the method `condenser`. Pruned by",
+        ),
+        ({"upcycled": SHARDS, "pruned": PRUNED, "exported": EXPORTED}, "in every layer. Exported to a file"),
+        ({"exported": {**EXPORTED, "to": "native"}}, "to the family's own type"),
+        ({}, "Nothing beside it says how it was made"),
+    ],
+)
+def test_every_step_is_said_in_order_and_the_base_once(steps, text, saved):
+    write_json(saved / "provenance.json", steps)
+    card = card_of(saved)
+    assert text in card
+    assert card.count(" from `") == bool(steps)
+    assert "/home/me" not in card
+
+
+def test_a_file_for_llama_cpp_has_a_card(tmp_path):
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    write_json(tmp_path / "provenance.json", {**PROVENANCE, "exported": EXPORTED})
+    text = card_of(tmp_path)
+    assert header(text)["tags"] == ["mixture-of-experts", "expert-condenser", "gguf", "condenser"]
+    assert "library_name" not in header(text)
+    assert "llama-server --model model.gguf" in text
+
+
+def test_the_results_of_a_pruning_are_those_of_its_models(saved):
+    pruning = saved.parent
+    for name, model in (("after", saved), ("healed", pruning / "healed" / "model")):
+        assert results_beside(model) is None
+        place = pruning / "evaluation" / name / "results.json"
+        place.parent.mkdir(parents=True)
+        place.write_text("{}")
+        assert results_beside(model) == place

@@ -83,6 +83,16 @@ def test_what_is_sent_is_the_model_with_its_checksums(saved):
     assert set(plan_upload(saved, "me/model").left) == {*STAYS, "checkpoint-1", "LICENSE"}
 
 
+def test_the_tokens_of_a_tokenizer_are_no_paths(saved):
+    tokens = {"3": {"content": "/think"}, "4": {"content": "~/a/b"}}
+    content = {"added_tokens_decoder": tokens, "eos_token": "/", "name_or_path": "/home/me/run"}
+    (saved / "tokenizer_config.json").write_text(json.dumps({**content, "chat_template": "/{{ x }}"}))
+    hub = Hub()
+    push(plan_upload(saved, "me/model"), api=hub)
+    sent = json.loads(hub.sent["tokenizer_config.json"])
+    assert sent == {**content, "chat_template": "/{{ x }}", "name_or_path": "run"}
+
+
 def test_a_dry_run_sends_nothing_and_says_all(saved, capsys, monkeypatch):
     monkeypatch.setattr(socket, "socket", None)
     assert main(["push", str(saved), "--repo_id", "me/model", "--dry_run"]) == 0
@@ -135,9 +145,10 @@ def test_what_is_no_model_is_not_pushed(saved, tmp_path):
 def test_a_card_that_names_the_home_directory_is_not_pushed(saved, monkeypatch):
     monkeypatch.setenv("HOME", "/home/somebody")
     plan_upload(saved, "me/model")  # control
-    (saved / CARD).write_text("# Mine, from /home/somebody/data\n")
-    with pytest.raises(ExportError, match="names no folder of this machine"):
-        plan_upload(saved, "me/model")
+    for text in ("# Mine, from /home/somebody/data\n", f"# Mine\n\nIt lies in {saved.parent / 'rows.jsonl'}.\n"):
+        (saved / CARD).write_text(text)
+        with pytest.raises(ExportError, match="names no folder of this machine"):
+            plan_upload(saved, "me/model")
 
 
 def test_an_adapter_is_pushed_where_its_base_is_on_the_hub(tmp_path):

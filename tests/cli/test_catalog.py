@@ -10,6 +10,7 @@ from expert_condenser.cli.catalog import build, catalog, committed_costs
 from expert_condenser.cli.main import main
 from expert_condenser.methods import METHODS
 from expert_condenser.moe.families import FAMILIES, REFUSED
+from expert_condenser.surgery.unprunable import UNPRUNABLE
 
 PAGE = Path(__file__).parents[2] / "docs" / "families.md"
 UNMEASURED = {"smt", "router_only"}
@@ -29,7 +30,8 @@ def test_the_packaged_catalog_is_what_the_tables_say():
 
 def test_families_as_json(capsys):
     rows = json.loads(printed(capsys, "families", "--json"))["families"]
-    assert rows == catalog()["families"]
+    assert [{key: row[key] for key in row if key != "prunable"} for row in rows] == catalog()["families"]
+    assert [row["model_type"] for row in rows if row["supported"] and not row["prunable"]] == [*UNPRUNABLE]
     assert {row["model_type"] for row in rows if row["supported"]} == set(FAMILIES)
     assert {row["model_type"]: row["reason"] for row in rows if not row["supported"]} == REFUSED
     assert len(FAMILIES) >= 50

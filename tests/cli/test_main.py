@@ -1,6 +1,7 @@
 """The command line answers at once, names what is wrong first, and ends with the right status."""
 
 import logging
+import os
 import subprocess
 import sys
 from importlib import import_module
@@ -259,3 +260,24 @@ def test_python_m():
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_is_imported_only_when_it_runs(name):
     assert callable(import_module(f"expert_condenser.cli.{name.replace('-', '_')}").run)
+
+
+@pytest.mark.parametrize("words", [["families"], ["methods"], ["families", "--pruning"]])
+def test_output_that_nobody_reads_is_no_traceback(words):
+    reading, writing = os.pipe()
+    os.close(reading)
+    found = subprocess.run(
+        [sys.executable, "-m", "expert_condenser.cli", *words], stdout=writing, stderr=subprocess.PIPE, check=False
+    )
+    os.close(writing)
+    assert found.returncode == 141
+    assert found.stderr == b""
+
+
+def test_a_pipe_that_breaks_elsewhere_is_an_error(monkeypatch):
+    def broken(words):
+        raise BrokenPipeError
+
+    monkeypatch.setattr("expert_condenser.cli.families.run", broken)
+    with pytest.raises(BrokenPipeError):
+        main(["families"])

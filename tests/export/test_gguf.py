@@ -277,7 +277,8 @@ def test_provenance_names_the_source(tmp_path):
     source, path = exported(tmp_path, "deepseek_v3", 0, SCORE)
     content = json.loads((path.parent / "provenance.json").read_text())
     assert content["exported"] == {"from": str(source), "to": "gguf", "how": "exp_probs_b of llama.cpp's deepseek2"}
-    assert {file.name for file in path.parent.iterdir()} == {"model.gguf", "provenance.json"}
+    assert {file.name for file in path.parent.iterdir()} == {"README.md", "model.gguf", "provenance.json"}
+    assert "llama-server --model model.gguf" in (path.parent / "README.md").read_text()
 
 
 def test_without_the_package_the_error_names_the_extra(monkeypatch):

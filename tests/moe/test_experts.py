@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch import nn
-from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, grouped_mm_experts_forward
 
 from expert_condenser import moe_layers
 from expert_condenser.kernels.gating import Gate, SwiGlu
@@ -127,6 +127,20 @@ def test_generation_steps_run_the_stock_experts():
         assert is_decoding(experts, step)
         assert not is_decoding(experts, prompt)
         assert not is_decoding(experts.double(), step)  # stock has no float64
+
+
+@pytest.mark.parametrize(("width", "dtype"), [(20, torch.bfloat16), (18, torch.float32)])
+def test_rows_that_are_no_whole_16_bytes_run_ours(width, dtype):
+    experts = moe_layers(tiny_model("qwen3_moe", moe_intermediate_size=width).to(dtype))[0].experts.eval()
+    experts.config._experts_implementation = NAME
+    hidden = torch.randn(4, 32, generator=torch.Generator().manual_seed(0)).to(dtype)
+    ids, weights = torch.tensor([[0, 1], [2, 3], [0, 2], [1, 3]]), torch.full((4, 2), 0.5, dtype=dtype)
+    with torch.no_grad():
+        found = experts(hidden, ids, weights)
+        with pytest.raises(RuntimeError, match="16 bytes"):  # control
+            grouped_mm_experts_forward(experts, hidden, ids, weights)
+        experts.config._experts_implementation = "eager"
+        torch.testing.assert_close(found, experts(hidden, ids, weights), atol=1e-2 if width == 20 else 1e-6, rtol=0)
 
 
 def test_a_compiled_model_runs_the_stock_experts(monkeypatch):

@@ -1,9 +1,13 @@
 """A model from which experts were cut computes what the whole one does while no token may choose them."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from expert_condenser import RoutingConfig, attach, moe_layers, set_condensers
+from expert_condenser.cli.catalog import catalog
+from expert_condenser.cli.families import is_prunable, prunings
 from expert_condenser.errors import SurgeryError
 from expert_condenser.functional.routing import route
 from expert_condenser.moe import projections
@@ -13,12 +17,14 @@ from expert_condenser.moe.own_types import selection_biases
 from expert_condenser.moe.without_experts import without_experts
 from expert_condenser.surgery.cut import _COUNTS, condensers_of, cut_experts
 from expert_condenser.surgery.removal import lowest_scored
+from expert_condenser.surgery.unprunable import UNPRUNABLE
 from expert_condenser.testing import tiny_batch, tiny_model
 
 IDS = tiny_batch()
 ROUNDING = 2e-6
 """Of a softmax over fewer numbers, and of a product with fewer rows."""
-REFUSED = {"deepseek_v4": "a table of experts for every token id", "ernie4_5_vl_moe": "cannot be pruned"}
+WORDS = {"deepseek_v4": "a table of experts for every token id", "ernie4_5_vl_moe": "cannot be pruned"}
+"""What is said of a model; `UNPRUNABLE` says it of the family."""
 VARIANTS = ("olmoe_normalized", "deepseek_v2_grouped")
 
 
@@ -47,11 +53,11 @@ def tuned(model):
 
 
 def chosen(model, seed=1):
-    """Half of the experts, or one of every group: where two ordinary ones are left, all rank their group."""
+    """Half of the experts, of every group: one ordinary expert is left in some beside a condenser."""
     layers = moe_layers(model)
     generator = torch.Generator().manual_seed(seed)
     scores = torch.rand(len(layers), layers[0].num_experts, dtype=torch.float64, generator=generator)
-    return lowest_scored(scores, 4 if layers[0].scoring.num_groups > 1 else 8, layers, condensers_of(layers))
+    return lowest_scored(scores, 8, layers, condensers_of(layers))
 
 
 def by_rows(hidden, weight, bias=None):
@@ -86,7 +92,7 @@ def check(model, exact=False):
     assert type(small) is type(model)
 
 
-@pytest.mark.parametrize("family", [*VARIANTS, *(name for name in FAMILIES if name not in REFUSED)])
+@pytest.mark.parametrize("family", [*VARIANTS, *(name for name in FAMILIES if name not in UNPRUNABLE)])
 def test_it_is_the_model_without_these_experts(family, monkeypatch):
     check(sixteen(family))
     monkeypatch.setattr(projections, "linear", by_rows)  # which a router with a policy computes its logits by
@@ -94,11 +100,18 @@ def test_it_is_the_model_without_these_experts(family, monkeypatch):
     check(model, exact=is_exact(moe_layers(model)[0]))
 
 
-@pytest.mark.parametrize("family", REFUSED)
+@pytest.mark.parametrize("family", UNPRUNABLE)
 def test_a_family_that_cannot_have_fewer_is_refused(family):
     model = sixteen(family)
-    with pytest.raises(SurgeryError, match=REFUSED[family]):
+    with pytest.raises(SurgeryError, match=WORDS[family]):
         cut_experts(model, chosen(model))
+
+
+def test_the_table_of_the_page_is_what_the_command_prints():
+    page = (Path(__file__).parents[2] / "docs" / "pruning.md").read_text()
+    assert prunings(catalog()["families"]) in page
+    rows = catalog()["families"]
+    assert {row["model_type"] for row in rows if is_prunable(row)} == set(FAMILIES) - set(UNPRUNABLE)
 
 
 def test_bias_and_condensers_follow_in_their_new_numbers():

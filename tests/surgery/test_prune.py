@@ -12,6 +12,7 @@ from expert_condenser.errors import TrainingError
 from expert_condenser.moe.own_types import condensers_of, selection_biases
 from expert_condenser.moe.without_experts import without_experts
 from expert_condenser.surgery.prune import left_of, prune
+from expert_condenser.surgery.questions import compared
 from expert_condenser.testbed.tokenizer import VOCABULARY_SIZE
 from expert_condenser.testing import tiny_batch, tiny_model
 from expert_condenser.training.run import train
@@ -106,6 +107,53 @@ def test_the_command_by_usage_and_healing(tuned, tmp_path, capsys):
     assert moe_layers(load_model(tmp_path / "more" / "model"))[0].num_experts == 5
 
 
+def test_tasks_are_asked_before_and_after(base, tmp_path, capsys):
+    words = ("--by", "weight_norm", "--keep", 5, "--limit", 6, "--evaluate", "testbed:facts, testbed:spell_backward")
+    assert run(tmp_path / "out", base, *words) == 0
+    out = capsys.readouterr().out
+    assert "asked before and after" in out
+    assert "the effect on the routing is not known" in out
+    before, after = (
+        version["tasks"] for version in json.loads((tmp_path / "out" / "pruning.json").read_text())["versions"]
+    )
+    assert list(before) == list(after) == ["testbed:facts", "testbed:spell_backward"]
+    for task in before:
+        assert before[task]["nll_rise"] == 0.0
+        assert after[task]["items"] == 6
+        assert after[task]["nll_rise"] == after[task]["nll"] - before[task]["nll"] != 0.0
+        assert after[task]["accuracy_change"] == after[task]["accuracy"] - before[task]["accuracy"]
+    for name, source, found in (("after", tmp_path / "out", after), ("before", base, before)):
+        asked = ["--tasks", "testbed:facts", "--mode", "teacher_forced", "--limit", "6", "--device", "cpu"]
+        assert main(["eval", "--model", str(source / "model"), *asked, "--output_dir", str(tmp_path / name)]) == 0
+        alone = json.loads((tmp_path / name / "results.json").read_text())["tasks"]["testbed:facts"]
+        assert found["testbed:facts"]["nll"] == pytest.approx(alone["nll"], abs=1e-6), "as `condenser eval` says"
+        kept = json.loads((tmp_path / "out" / "evaluation" / name / "results.json").read_text())
+        assert kept["tasks"]["testbed:facts"]["questions"] == alone["questions"]
+        assert str(tmp_path) not in json.dumps(kept), "no path of the folder while it was being made"
+
+
+def test_a_change_of_accuracy_is_paired_over_questions():
+    before = {"n": 4, "accuracy": 0.75, "nll": None, "correct_items": "1110"}
+    after = {"n": 4, "accuracy": 0.5, "nll": 1.0, "correct_items": "1001"}
+    found = compared({"task": after}, {"task": before})["task"]
+    assert (found["accuracy_change"], found["nll_rise"]) == (-0.25, None)
+    low, high = found["accuracy_change_interval"]
+    assert low == -1.0
+    assert high == 0.5
+    assert compared({"task": before}, {"task": before})["task"]["accuracy_change_interval"] == [0.0, 0.0], "control"
+
+
+def test_an_adapter_and_a_family_that_cannot_are_named_before_weights_are_read(tmp_path, capsys):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "adapter_config.json").write_text("{}")
+    assert run(tmp_path / "out", tmp_path, "--by", "weight_norm", "--keep", 6) == 2
+    assert "is an adapter: name its run, or the run's model/" in " ".join(capsys.readouterr().err.split())
+    tiny_model("deepseek_v4").config.save_pretrained(tmp_path / "v4" / "model")
+    assert run(tmp_path / "out", tmp_path / "v4", "--by", "weight_norm", "--keep", 6) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert "deepseek_v4 cannot have fewer experts: its first layers have a table" in error
+
+
 def test_experts_that_are_named(base, tmp_path):
     file = listed(tmp_path / "gone.jsonl", (0, 1), (1, 2), (2, 7), **ALL)
     assert run(tmp_path / "out", base, "--list", file) == 0
@@ -131,6 +179,14 @@ def test_experts_that_are_named(base, tmp_path):
         (["--list", "nowhere.jsonl"], "there is no nowhere.jsonl"),
         (["--usage", "nowhere.json", "--keep", 6], "there is none"),
         (["--by", "reap", "--usage", "nowhere.json", "--keep", 6], "rank --by usage"),
+        (["--by", "weight_norm", "--keep", 6, "--evaluate", "gsm9k"], "a task is one of"),
+        (["--by", "weight_norm", "--keep", 6, "--evaluate", " , "], "--evaluate names tasks"),
+        (["--by", "weight_norm", "--keep", 6, "--evaluate_mode", "likelihood"], "name some"),
+        (["--by", "weight_norm", "--keep", 6, "--evaluate_data", "."], "name some"),
+        (
+            ["--by", "weight_norm", "--keep", 6, "--evaluate", "testbed:facts", "--evaluate_mode", "likelihood"],
+            "options",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_refused_and_nothing_is_left(base, tmp_path, capsys, words, message):

@@ -9,7 +9,14 @@ import torch
 from transformers import OlmoeForCausalLM
 
 from expert_condenser import moe_layers
-from expert_condenser.checkpoint.load import EMBEDDED, base_model_path, load_model, load_tokenizer, resolve_model
+from expert_condenser.checkpoint.load import (
+    EMBEDDED,
+    base_model_path,
+    embedded_name,
+    load_model,
+    load_tokenizer,
+    resolve_model,
+)
 from expert_condenser.data.procedural.families import frequencies, shares
 from expert_condenser.errors import TrainingError
 from expert_condenser.evaluation.backends.local import LocalBackend
@@ -161,3 +168,16 @@ def test_learning_rate_warms_up_and_decays():
     assert learning_rate(9, recipe) == pytest.approx(1.0)
     assert learning_rate(55, recipe) == pytest.approx(0.55)
     assert learning_rate(100, recipe) == pytest.approx(0.1)
+
+
+def test_a_base_is_known_by_its_directory_and_a_run_by_its_model(tmp_path):
+    assert [embedded_name(str(base_model_path(name))) for name in EMBEDDED] == [*EMBEDDED]
+    assert embedded_name(str(tmp_path)) is None
+    run = tmp_path / "run"
+    (run / "model").mkdir(parents=True)
+    assert resolve_model(str(run)) == str(run), "no model in it yet"
+    (run / "model" / "config.json").write_text("{}")
+    assert resolve_model(str(run)) == str(run / "model")
+    (run / "config.json").write_text("{}")
+    assert resolve_model(str(run)) == str(run), "it is one itself"
+    assert resolve_model("owner/name") == "owner/name"

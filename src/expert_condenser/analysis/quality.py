@@ -63,6 +63,12 @@ def quality_of(model: Any, rows: Sequence[Tokens], *, batch_size: int = 64) -> Q
     return Quality(*(np.array(values, dtype=np.float64) for values in (found.exact, found.nll, found.tokens)))
 
 
+def change_of_means(values: Float[np.ndarray, " N"], before: Float[np.ndarray, " N"]) -> tuple[float, Interval]:
+    """By how much the mean of items is above the one before, with an interval for new items, paired over them."""
+    change = values - before
+    return float(change.mean()), _percentiles(_draws(len(change)) @ change / len(change))
+
+
 def _draws(count: int) -> Float[np.ndarray, "B N"]:
     """How often each of N items is drawn, in B draws of N; the same draws for the same N, so that models are paired."""
     rng = np.random.default_rng(0)

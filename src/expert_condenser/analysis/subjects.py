@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from expert_condenser.checkpoint.config import read_config, without_memory
-from expert_condenser.checkpoint.load import load_model, resolve_model
+from expert_condenser.checkpoint.load import ADAPTER_CONFIG, load_model, resolve_model
 from expert_condenser.errors import AnalysisError
 from expert_condenser.files import local_path, read_object
 from expert_condenser.moe.layers import decoder_depth, family_name, moe_layers
@@ -50,6 +50,8 @@ def find_subject(text: str) -> Subject:
     """
     name, equals, path = text.partition("=")
     folder = local_path(path if equals else name)
+    if (folder / ADAPTER_CONFIG).exists():
+        raise AnalysisError(f"a whole model is looked at; {folder} is an adapter: name its run, or the run's model/")
     base: str | None
     method: str | None
     if (folder / RUN).exists():

@@ -9,14 +9,17 @@ from expert_condenser.errors import EvaluationError
 from expert_condenser.evaluation.identity import weights_of
 from expert_condenser.evaluation.results import RESULTS, Results
 from expert_condenser.files import is_number
+from expert_condenser.surgery.questions import ANSWERS
 
 _Z = 1.959964
 """Of 95 %."""
 
 
 def results_beside(model: Path) -> Path | None:
-    """The results of a model: in its folder, or in that of its run."""
-    return next((place for place in (model / RESULTS, model.parent / RESULTS) if place.is_file()), None)
+    """The results of a model: in its folder, in that of its run, or in that of its pruning."""
+    pruned, healed = model.parent / ANSWERS / "after", model.parent.parent / ANSWERS / model.parent.name
+    places = (folder / RESULTS for folder in (model, model.parent, pruned, healed))
+    return next((place for place in places if place.is_file()), None)
 
 
 def measured_in(path: Path, model: Path) -> list[Measured]:

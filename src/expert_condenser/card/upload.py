@@ -30,6 +30,8 @@ _SENT = re.compile(
 """The files of a model. Everything else stays here: states of a training, logs, data."""
 _REWRITTEN = (PROVENANCE, "config.json", "adapter_config.json", "tokenizer_config.json")
 """Files that may name folders of this machine."""
+_TOKENS = re.compile(r"\w+_tokens?|added_tokens_decoder|chat_template|model_specific_special_tokens")
+"""What of a tokenizer's config is text that a model reads: `/think` is a token there, and no folder."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +90,16 @@ def _content(folder: Path, name: str) -> Path | bytes:
         except DataError as error:
             raise CheckpointError(str(error)) from error
         _check_base(path, content)
-        return (json.dumps(shown(content), indent=2, sort_keys=True) + "\n").encode()
-    if name == CARD and str(Path.home()) in path.read_text(encoding="utf-8", errors="replace"):
-        raise ExportError(f"what is pushed names no folder of this machine, and {path} names {Path.home()}: edit it")
+        own = {key: part if _TOKENS.fullmatch(key) else shown(part) for key, part in content.items()}
+        return (json.dumps(own, indent=2, sort_keys=True) + "\n").encode()
+    if name == CARD:
+        text = path.read_text(encoding="utf-8", errors="replace")
+        here = (Path.cwd(), folder.resolve().parent)
+        for private in (Path.home(), *(path for path in here if len(path.parts) > 2)):  # `/tmp` tells nothing
+            if f"{private}" in text:
+                raise ExportError(
+                    f"what is pushed names no folder of this machine, and {path} names {private}: edit it"
+                )
     return path
 
 

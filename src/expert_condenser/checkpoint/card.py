@@ -6,7 +6,7 @@ are handed in. Its last line has a digest, by which a card that somebody edited 
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -23,6 +23,12 @@ CARD = "README.md"
 PROVENANCE = "provenance.json"
 EMBEDDED_LICENSE = "apache-2.0"
 _PATH = re.compile(r"/|~|\.{1,2}/|file:|[A-Za-z]:[\\/]")
+_RELATIVE = re.compile(r"[^\s/:]+(/[^\s/]+){2,}")
+"""A path of three parts or more, which no name on the hub has."""
+_WITHIN = re.compile(
+    r"(?:(?<=[\s,;=:'\"(\[]))(?:file:/+|~?/(?!/)|[A-Za-z]:[\\/](?!/))[^\s,;'\")\]/\\]+[/\\][^\s,;'\")\]]*"
+)
+"""A path of two parts or more within a text: a mixture of data names several."""
 _MARK = "<!-- condenser card {} -->"
 _OLDER = re.compile(r"# .*\n\n(Fine-tuned with expert-condenser\.|A LoRA adapter, fine-tuned with expert-condenser;)")
 _RECIPE = (
@@ -31,6 +37,13 @@ _RECIPE = (
     *("num_condensers", "condenser_rule", "bias_step", "bias_step_condense", "budget", "top_p", "mixer"),
 )
 """Options that a card shows; `provenance.json` has all."""
+
+
+_FROM = (
+    *(("config", "model"), ("interpolated", "base"), ("upcycled", "model")),
+    *(("pruned", "model"), ("exported", "from")),
+)
+"""Where a provenance says what a model was made from, the first step first."""
 
 
 @dataclass(frozen=True)
@@ -80,19 +93,23 @@ def card_of(folder: Path, measured: Sequence[Measured] = (), license: str | None
     try:
         provenance = read_object(folder / PROVENANCE) if (folder / PROVENANCE).exists() else {}
         adapter = (folder / "adapter_config.json").exists()
-        config = read_object(folder / ("adapter_config.json" if adapter else "config.json"))
+        config = _config_of(folder, adapter=adapter)
     except DataError as error:
         raise CheckpointError(f"a card is of a saved model or adapter; {folder} is none: {error}") from error
-    recipe = provenance.get("config")
-    recipe = recipe if isinstance(recipe, dict) else {}
+    recipe = _section(provenance, "config")
     base = base_of(provenance, config, adapter=adapter)
     data = ModelCardData(
         base_model=base if base and is_hub_name(base) else None,
         datasets=[source] if is_hub_name(source := str(recipe.get("data", ""))) else None,
         license=license or license_of(base),
-        library_name="peft" if adapter else "transformers",
+        library_name="peft" if adapter else "transformers" if config else None,
         pipeline_tag="text-generation",
-        tags=["mixture-of-experts", "expert-condenser", *_words(provenance.get("method"))],
+        tags=[
+            "mixture-of-experts",
+            "expert-condenser",
+            *([] if config else ["gguf"]),
+            *_words(provenance.get("method")),
+        ],
         model_name=folder.name if measured else None,
         eval_results=[_result(each) for each in measured] or None,
     )
@@ -107,15 +124,30 @@ def card_of(folder: Path, measured: Sequence[Measured] = (), license: str | None
     return f"{body}\n{_mark(body)}\n"
 
 
+def _config_of(folder: Path, *, adapter: bool) -> dict[str, Any]:
+    """The config beside the weights; a file for llama.cpp has its own inside."""
+    if adapter:
+        return read_object(folder / "adapter_config.json")
+    if not (folder / "config.json").exists() and any(folder.glob("*.gguf")):
+        return {}
+    return read_object(folder / "config.json")
+
+
+def _section(provenance: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A part of the provenance; nothing where it has none."""
+    found = provenance.get(name)
+    return found if isinstance(found, dict) else {}
+
+
 def base_of(provenance: Mapping[str, Any], config: Mapping[str, Any], *, adapter: bool) -> str | None:
     """What a model was made from, by what it says of itself."""
     if adapter:
         found = config.get("base_model_name_or_path")
         return found if isinstance(found, str) else None
-    for key, name in (("config", "model"), ("interpolated", "base"), ("exported", "from")):
-        section = provenance.get(key)
-        if isinstance(section, dict) and isinstance(section.get(name), str):
-            return str(section[name])
+    for key, name in _FROM:
+        found = _section(provenance, key).get(name)
+        if isinstance(found, str):
+            return found
     return None
 
 
@@ -125,14 +157,26 @@ def is_hub_name(name: str) -> bool:
 
 
 def shown(value: Any) -> Any:
-    """A value as others may see it: of a path of this machine, its last part."""
+    """A value as others may see it: of a path of this machine, also one within a text, its last part."""
     if isinstance(value, Mapping):
         return {key: shown(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [shown(part) for part in value]
-    if isinstance(value, str) and _PATH.match(value):
-        return PurePath(value.replace("\\", "/")).name
-    return value
+    if not isinstance(value, str):
+        return value
+    is_path = _PATH.match(value) or _RELATIVE.fullmatch(value) or ("/" in value and _is_there(value))
+    return _last_part(value) if is_path else _WITHIN.sub(lambda found: _last_part(found.group()), value)
+
+
+def _is_there(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):  # a text that is longer than a path can be
+        return False
+
+
+def _last_part(path: str) -> str:
+    return PurePath(path.replace("\\", "/")).name
 
 
 def license_of(base: str | None) -> str | None:
@@ -154,19 +198,35 @@ def _words(value: Any) -> list[str]:
 
 
 def _made(provenance: Mapping[str, Any], recipe: Mapping[str, Any], base: str | None) -> str:
-    of = f" from `{shown(base)}`" if base else ""
-    if isinstance(how := provenance.get("exported"), dict):
-        text = f"Exported{of} to the family's own type by expert-condenser: {how.get('how', 'exactly')}."
-    elif isinstance(how := provenance.get("interpolated"), dict):
-        text = f"Interpolated by expert-condenser, at {how.get('alpha')} of the way{of} to `{shown(how.get('model'))}`."
-    elif "method" in provenance:
-        text = f"Fine-tuned{of} with expert-condenser by the method `{provenance['method']}`."
-    else:
+    steps = list(_steps(provenance, f" from `{shown(base)}`" if base else ""))
+    if not steps:
         return "Saved by expert-condenser. Nothing beside it says how it was made."
     rows = [(name, shown(recipe[name])) for name in _RECIPE if recipe.get(name) is not None]
+    rows = [(name, value) for name, value in rows if name != "lora_r" or recipe.get("lora") is not None]
     table = "".join(f"\n| {name} | {str(value)[:200]} |" for name, value in rows)
     note = f"`{PROVENANCE}` has every option and the versions of all packages."
-    return f"{text}\n\n" + (f"| option | value |\n|---|---|{table}\n\n{note}" if rows else note)
+    return f"{' '.join(steps)}\n\n" + (f"| option | value |\n|---|---|{table}\n\n{note}" if rows else note)
+
+
+def _steps(provenance: Mapping[str, Any], of: str) -> Iterator[str]:
+    """A sentence per step, in their order; the first one names the base."""
+    sentences = []
+    if how := _section(provenance, "upcycled"):
+        shape = f"{how.get('shards')} shards by {how.get('copies')} copies of every FFN"
+        sentences.append(f"Made a mixture of experts{{of}} by expert-condenser: {shape}.")
+    if "method" in provenance:
+        sentences.append(f"Fine-tuned{{of}} with expert-condenser by the method `{provenance['method']}`.")
+    if how := _section(provenance, "interpolated"):
+        model = shown(how.get("model"))
+        sentences.append(f"Interpolated by expert-condenser, at {how.get('alpha')} of the way{{of}} to `{model}`.")
+    if how := _section(provenance, "pruned"):
+        left = f"{how.get('num_experts_left')} of {how.get('num_experts')} experts are left in every layer"
+        sentences.append(f"Pruned{{of}} by expert-condenser: {left}.")
+    if how := _section(provenance, "exported"):
+        type_ = "to a file for llama.cpp" if how.get("to") == "gguf" else "to the family's own type"
+        sentences.append(f"Exported{{of}} {type_} by expert-condenser: {how.get('how', 'exactly')}.")
+    for at, sentence in enumerate(sentences):
+        yield sentence.replace("{of}", "" if at else of)
 
 
 def _loading(folder: Path, config: Mapping[str, Any], *, adapter: bool) -> str:
@@ -177,6 +237,9 @@ def _loading(folder: Path, config: Mapping[str, Any], *, adapter: bool) -> str:
             "    pip install expert-condenser\n\n"
             f'    from expert_condenser.checkpoint.load import load_model\n    model = load_model("{folder.name}")'
         )
+    if not config:
+        file = min(path.name for path in folder.glob("*.gguf"))
+        return f"## Use\n\nA file for llama.cpp and what is built on it.\n\n    llama-server --model {file}"
     model_type = str(config.get("model_type"))
     own = model_type.startswith(MODEL_TYPE_PREFIX)
     family = model_type.removeprefix(MODEL_TYPE_PREFIX)

@@ -32,8 +32,18 @@ def base_model_path(name: str = "testbed") -> Path:
 
 
 def resolve_model(name: str) -> str:
-    """The directory of an embedded base model; everything else is a directory or a hub name already."""
-    return str(base_model_path(name)) if name in EMBEDDED else name
+    """The directory of an embedded base model, or of the model in a run's folder; else it is one, or a hub name."""
+    if name in EMBEDDED:
+        return str(base_model_path(name))
+    inner, known = Path(name) / "model", ("config.json", ADAPTER_CONFIG)
+    is_run = (inner / "config.json").is_file() and not any((Path(name) / file).exists() for file in known)
+    return str(inner) if is_run else name
+
+
+def embedded_name(path: str) -> str | None:
+    """What an embedded base model is called, by its directory; None for every other one."""
+    folder = Path(__file__).parents[1] / "testbed"
+    return next((name for name, place in EMBEDDED.items() if Path(path) == folder / place), None)
 
 
 def load_model(path: str | Path, dtype: str | torch.dtype = "float32", *, train: bool = False, **options: Any) -> Any:

@@ -41,7 +41,7 @@ def _to_gguf(options: argparse.Namespace) -> None:
 
 def _read(words: list[str]) -> argparse.Namespace:
     parser = Parser("export", "A tuned model for programs that do not know this package, exactly or not at all.")
-    parser.shared("model", required=True, help="directory of the tuned model, such as RUN/model")
+    parser.shared("model", required=True, help="a run's folder, or directory of the tuned model, such as RUN/model")
     parser.add_argument(
         "--to",
         choices=["native", "gguf"],

@@ -5,6 +5,7 @@ from typing import Any
 from expert_condenser.cli.catalog import catalog
 from expert_condenser.cli.console import put_json
 from expert_condenser.cli.parsing import Parser
+from expert_condenser.surgery.unprunable import UNPRUNABLE
 
 
 def run(words: list[str]) -> None:
@@ -13,14 +14,17 @@ def run(words: list[str]) -> None:
     parser.shared("json")
     parser.add_argument("--markdown", action="store_true", help="print the table of docs/families.md")
     parser.add_argument("--export", action="store_true", help="print what each family's tuned models export to")
+    parser.add_argument("--pruning", action="store_true", help="print which families `condenser prune` takes")
     options = parser.read(words)
-    rows = catalog()["families"]
+    rows = [{**row, "prunable": is_prunable(row)} for row in catalog()["families"]]
     if options.json is not None:
         put_json(options.json, {"families": rows}, indent=1)
     elif options.export:
         from expert_condenser.export.gguf_table import gguf_table  # takes seconds to import
 
         print(exports(rows), gguf_table(), sep="\n\n")
+    elif options.pruning:
+        print(prunings(rows))
     elif options.markdown:
         print(markdown(rows))
     else:
@@ -29,6 +33,18 @@ def run(words: list[str]) -> None:
             print(f"{row['model_type']:<24} {mark:<10} {row['scoring'] or row['reason']}")
         count = sum(row["supported"] for row in rows)
         print(f"{count} supported, {len(rows) - count} refused")
+
+
+def is_prunable(row: dict[str, Any]) -> bool:
+    """Whether models of a family can have fewer experts."""
+    return row["supported"] and row["model_type"] not in UNPRUNABLE
+
+
+def prunings(rows: list[dict[str, Any]]) -> str:
+    """Which families `condenser prune` takes, as the Markdown table of docs/pruning.md."""
+    names = [f"`{row['model_type']}`" for row in rows if is_prunable(row)]
+    refused = [f"| `{name}` | {reason} |" for name, reason in sorted(UNPRUNABLE.items())]
+    return "\n".join(["| families | can be pruned |", "|---|---|", f"| {', '.join(names)} | yes |", *refused])
 
 
 def exports(rows: list[dict[str, Any]]) -> str:

@@ -1,9 +1,12 @@
 """The command `condenser`: finds a command in its table, runs it, and says in one message what was wrong.
 
-Exit status: 0 done, 1 a run that began and failed, 2 a request that cannot be done as it stands, 130 interrupted.
+Exit status: 0 done, 1 a run that began and failed, 2 a request that cannot be done as it stands, 130 interrupted, 141
+nobody reads its output any more (`| head`).
 """
 
 import gc
+import os
+import select
 import sys
 import traceback
 from collections.abc import Sequence
@@ -92,6 +95,11 @@ def _run(name: str, words: list[str]) -> int:
         check_outputs(words)
         with shown_log(level):
             _imported(f"expert_condenser.cli.{name.replace('-', '_')}").run(words)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if _is_read():
+            raise
+        return 141
     except SystemExit as done:
         if done.code:
             raise
@@ -111,6 +119,20 @@ def _run(name: str, words: list[str]) -> int:
         print(f"condenser {name}: {error}", file=sys.stderr)
         return 1 if isinstance(error, FailedRunError) else 2
     return 0
+
+
+def _is_read() -> bool:
+    """Whether standard output still has a reader; where not, what is left of it is thrown away, at exit as well."""
+    try:
+        number = sys.stdout.fileno()
+    except OSError:  # it is none of the system's files
+        return True
+    watched = select.poll()
+    watched.register(number, 0)
+    if not watched.poll(0):  # errors are reported unasked, and one of a pipe is that its other end is closed
+        return True
+    os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+    return False
 
 
 def overview() -> str:

@@ -14,6 +14,8 @@ from expert_condenser.cli.console import progress, quiet_libraries, say_result
 from expert_condenser.cli.parsing import Parser, positive
 from expert_condenser.errors import UsageError
 
+MODES = ("teacher_forced", "likelihood", "generate")
+
 
 def run(words: list[str]) -> None:
     """Choose, cut, save, ask the model before and after, and tune it."""
@@ -33,6 +35,8 @@ def run(words: list[str]) -> None:
         heal(pruning, options.output_dir, options.heal, options.heal_config)
     content = pruning.content()
     Console().print(_table(content))
+    if options.evaluate is not None:
+        Console().print(_tasks(content))
     for line in _remarks(content):
         print(line)
     say_result(options.output_dir / RESULT)
@@ -41,18 +45,38 @@ def run(words: list[str]) -> None:
 def _table(content: Mapping[str, Any]) -> Table:
     """A row per version of the model."""
     table = Table(title="pruned")
-    columns = ("model", "experts", "M weights", "MB", "accuracy", "nll", "rise of nll", "tokens/s")
-    for name in columns:
+    asked = "nll" in content["versions"][0]
+    columns = ("model", "experts", "M weights", "MB")
+    for name in columns + (("accuracy", "nll", "rise of nll", "tokens/s") if asked else ()):
         table.add_column(name, justify="left" if name == "model" else "right")
     for version in content["versions"]:
         size = (str(version["num_experts"]), f"{version['parameters'] / 1e6:.1f}", f"{version['file_bytes'] / 1e6:.1f}")
-        table.add_row(version["name"], *size, *_quality(version))
+        table.add_row(version["name"], *size, *(_quality(version) if asked else ()))
     return table
 
 
+def _tasks(content: Mapping[str, Any]) -> Table:
+    """A row per task and version."""
+    table = Table(title="asked before and after", caption="change: with its 95 % interval for new questions, paired")
+    for name in ("task", "model", "questions", "accuracy", "change", "nll", "rise of nll"):
+        is_name = name in ("task", "model")
+        table.add_column(name, justify="left" if is_name else "right", no_wrap=is_name)
+    versions = content["versions"]
+    for task in versions[0]["tasks"]:
+        for version in versions:
+            table.add_row(task, version["name"], *_scores(version["tasks"][task], first=version is versions[0]))
+    return table
+
+
+def _scores(task: Mapping[str, Any], *, first: bool) -> tuple[str, ...]:
+    low, high = task["accuracy_change_interval"]
+    change = "" if first else f"{task['accuracy_change']:+.1%} [{low:+.1%}, {high:+.1%}]"
+    nll = "" if task["nll"] is None else f"{task['nll']:.3f}"
+    rise = "" if first or task["nll_rise"] is None else f"{task['nll_rise']:+.3f}"
+    return str(task["items"]), f"{task['accuracy']:.1%}", change, nll, rise
+
+
 def _quality(version: Mapping[str, Any]) -> tuple[str, ...]:
-    if "nll" not in version:
-        return ("", "", "", "")
     low, high = version["nll_rise_interval"]
     rise = "" if version["name"] == "before" else f"{version['nll_rise']:+.3f} [{low:+.3f}, {high:+.3f}]"
     rate = f"{version['answer_tokens_per_second']:.0f}"
@@ -63,7 +87,11 @@ def _remarks(content: Mapping[str, Any]) -> list[str]:
     """What a person should know about the routing."""
     layers = content["routing"]
     if not layers and "nll" not in content["versions"][0]:
-        return ["without --data nothing was asked: accuracy, nll and the effect on the routing are not known"]
+        if "tasks" in content["versions"][0]:
+            return ["without --data the effect on the routing is not known"]
+        return [
+            "without --data or --evaluate nothing was asked: accuracy, nll and the effect on the routing are not known"
+        ]
     if not layers:
         return ["what the removed experts had of the choices is not known: this family's calls cannot be read"]
     choices = [layer["choices"] for layer in layers]
@@ -93,7 +121,10 @@ def _read(words: list[str]) -> argparse.Namespace:
     parser.shared("data", help="rows that experts are scored on, and that the models are asked")
     parser.shared("split", help="of the rows that the models are asked; default: test, where there are splits")
     parser.add_argument("--score_split", default="train", help="of the rows that experts are scored on")
-    parser.shared("limit", type=positive, default=256, help="rows")
+    parser.add_argument("--evaluate", metavar="TASKS", help="tasks of `condenser eval`, asked before and after: a,b")
+    parser.add_argument("--evaluate_data", type=Path, metavar="DIR", help="the tasks' files; default: hub")
+    parser.add_argument("--evaluate_mode", choices=MODES, default="teacher_forced", help="as --mode of `eval`")
+    parser.shared("limit", type=positive, default=256, help="rows, and questions of every task")
     parser.add_argument("--score_tokens", type=positive, default=2048, help="tokens that experts are scored on")
     parser.add_argument("--max_length", type=positive, default=1024, help="cut rows at this many tokens")
     parser.add_argument("--batch_size", type=positive, default=16)

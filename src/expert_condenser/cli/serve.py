@@ -12,7 +12,7 @@ def run(words: list[str]) -> None:
     own, of_server = words[:cut], words[cut + 1 :]
     parser = Parser("serve", "An OpenAI-compatible server of a tuned model: transformers serve, which knows its type.")
     parser.add_argument("name", metavar="MODEL", nargs="?", help="the same as --model")
-    parser.shared("model", help="directory of the tuned model, such as RUN/model, or its hub name")
+    parser.shared("model", help="a run's folder, or directory of the tuned model, such as RUN/model, or its hub name")
     parser.add_argument("--host", help="address to listen on (localhost)")
     parser.add_argument("--port", type=positive, metavar="N", help="port to listen on (8000)")
     parser.shared("device")

@@ -5,7 +5,6 @@ file says (`llama_cpp_rule`). `make llama-check` asks llama.cpp.
 """
 
 import copy
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from expert_condenser.checkpoint.card import PROVENANCE, write_card
+from expert_condenser.checkpoint.describe import provenance_of
 from expert_condenser.checkpoint.load import load_tokenizer
 from expert_condenser.errors import ExportError
 from expert_condenser.export.exportability import ranks_logits
@@ -22,6 +23,7 @@ from expert_condenser.export.gguf_tensors import block_of, gguf_tensors
 from expert_condenser.export.gguf_tokenizer import tokenizer_fields
 from expert_condenser.export.llama_cpp_rule import LlamaCppRouting
 from expert_condenser.export.tuned import Tuned, check_outweighed, probe, read_tuned, unchecked
+from expert_condenser.files import write_json
 from expert_condenser.functional.routing import route
 from expert_condenser.functional.scoring import routed_logits
 from expert_condenser.moe.layers import MoELayer, family_name
@@ -49,8 +51,9 @@ def export_gguf(source: str, output_dir: Path, dtype: str = "float32", pre: str 
         tensors = partial(gguf_tensors, tuned.model, tuned.layers, layout, by_logits)
         write_gguf(folder / FILE, layout.architecture, numbers, fields, tensors)
         check_gguf(folder / FILE, tuned, by_logits)
-        provenance = {"exported": {"from": source, "to": "gguf", "how": tuned.how}}
-        (folder / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
+        provenance = {**provenance_of(source), "exported": {"from": source, "to": "gguf", "how": tuned.how}}
+        write_json(folder / PROVENANCE, provenance, indent=2)
+        write_card(folder)
     return tuned.how
 
 

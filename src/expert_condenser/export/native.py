@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from expert_condenser.checkpoint.describe import save_stock
+from expert_condenser.checkpoint.describe import provenance_of, save_stock
 from expert_condenser.checkpoint.load import load_model, load_tokenizer
 from expert_condenser.errors import ExportError
 from expert_condenser.export.tuned import check_outweighed, probe, read_tuned, unchecked
@@ -35,7 +35,7 @@ def export_native(source: str, output_dir: Path, dtype: str = "float32") -> str:
         expected = _logits(model, ids)
         if tuned.policy is not None:
             _write_corrections(model, tuned.layers)
-        provenance = {"exported": {"from": source, "to": "native", "how": tuned.how}}
+        provenance = {**provenance_of(source), "exported": {"from": source, "to": "native", "how": tuned.how}}
         save_stock(model, load_tokenizer(source), folder, provenance)
         check_export(folder, dtype, ids, expected, condensers)
     return tuned.how

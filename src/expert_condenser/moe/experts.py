@@ -74,12 +74,18 @@ def is_exact_for(experts: Any, hidden: Tensor) -> bool:
 def is_decoding(experts: Any, indices: Tensor) -> bool:
     """Whether so few tokens come without a graph that the call costs more than the products: generation with a cache.
 
-    Stock `grouped_mm` loops in C++. It has no float64, and is slow in a half precision without instructions.
+    Stock `grouped_mm` loops in C++. It has no float64, takes rows of whole 16 bytes only, and is slow in a half
+    precision without instructions.
     """
     if torch.is_grad_enabled() or indices.numel() >= FEW_ROWS * experts.num_experts:
         return False
     weight = next(experts.parameters())
-    return weight.dtype != torch.float64 and compute_dtype(weight) == weight.dtype
+    return weight.dtype != torch.float64 and compute_dtype(weight) == weight.dtype and _has_whole_rows(experts)
+
+
+def _has_whole_rows(experts: Any) -> bool:
+    sizes = [(size, one.element_size()) for one in experts.parameters() if one.dim() == 3 for size in one.shape[1:]]
+    return not any(size * bytes_each % 16 for size, bytes_each in sizes)
 
 
 def experts_of(module: Any) -> Experts:

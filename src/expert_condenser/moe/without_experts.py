@@ -21,8 +21,8 @@ from expert_condenser.moe.attachment import find_attachment
 from expert_condenser.moe.layers import MoELayer, moe_layers
 from expert_condenser.moe.rule import Rule
 
-OUT = -1e4
-"""A selection bias below every logit."""
+OUT = -torch.inf
+"""A selection bias below everything, which lifts no group either: a large finite one would pull down a sum of two."""
 
 
 @contextmanager

@@ -11,13 +11,13 @@ HEALED = "healed"
 
 
 def heal(pruning: Pruning, folder: Path, steps: int, config: Path | None = None) -> Path:
-    """Tune the pruned model of `folder` by `sft`, and ask it the rows again; returns the directory of the model.
+    """Tune the pruned model of `folder` by `sft`, and ask it the same again; returns the directory of the model.
 
     A model with a bias and condensers keeps both as they are. `config` is a recipe, whose model, method, steps and
     folder are set here.
     """
     model = train(healing_recipe(folder, steps, config, pruning.request.data))
-    pruning.add_version(HEALED, model)
+    pruning.add_version(HEALED, model, folder)
     pruning.write(folder)
     return model
 

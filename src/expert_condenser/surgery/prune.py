@@ -12,7 +12,7 @@ from torch import Tensor
 from expert_condenser.analysis.subjects import find_subject
 from expert_condenser.checkpoint.describe import describe_model, provenance_of
 from expert_condenser.checkpoint.generation import make_savable
-from expert_condenser.checkpoint.load import load_model, load_tokenizer
+from expert_condenser.checkpoint.load import embedded_name, load_model, load_tokenizer
 from expert_condenser.errors import SurgeryError
 from expert_condenser.moe.layers import moe_layers
 from expert_condenser.surgery.cut import cut_experts
@@ -36,7 +36,7 @@ def prune(source: str, removed: Removed, folder: Path, why: Mapping[str, Any] | 
     small.save_pretrained(folder)
     load_tokenizer(subject.path).save_pretrained(folder)
     made = {
-        "model": subject.path,
+        "model": embedded_name(subject.path) or subject.path,
         "num_experts": subject.shape.num_experts,
         "num_experts_left": moe_layers(small)[0].num_experts,
         "removed": {str(at): sorted(ids) for at, ids in removed.items()},

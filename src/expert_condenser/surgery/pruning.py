@@ -3,6 +3,7 @@
 DIR/model           the pruned checkpoint
 DIR/pruning.json    who was removed and why; size, quality and effect on the routing
 DIR/experts.jsonl   the ranking of the experts that are left, in their new numbers, for the next pruning
+DIR/evaluation      with `evaluate`: every version's answers to tasks, as `condenser eval` writes them
 DIR/healed          with `heal`: a run of plain fine-tuning after it (`healed/model`)
 """
 
@@ -22,13 +23,16 @@ from expert_condenser.analysis.subjects import Subject, condensers_of, find_subj
 from expert_condenser.checkpoint.load import load_tokenizer
 from expert_condenser.data.tokens import Tokens
 from expert_condenser.errors import SurgeryError
+from expert_condenser.evaluation.forcing import MODE as TEACHER_FORCED
 from expert_condenser.files import local_path, write_json
 from expert_condenser.moe.handover import SCORES
 from expert_condenser.moe.layers import moe_layers
 from expert_condenser.surgery.choice import criterion_of, read_choice, scores_of_usage
 from expert_condenser.surgery.effect import Effect, effects_of
 from expert_condenser.surgery.prune import left_of, prune
+from expert_condenser.surgery.questions import ANSWERS, Questions, read_questions
 from expert_condenser.surgery.removal import check_removed, lowest_scored
+from expert_condenser.surgery.unprunable import UNPRUNABLE
 from expert_condenser.surgery.versions import Version, version_of
 
 FORMAT_VERSION = 1
@@ -58,6 +62,11 @@ class Request:
     batch_size: int = 16
     dtype: str = "float32"
     device: str | None = None
+    evaluate: str | None = None
+    """Tasks of `condenser eval`, with commas between them, that the models are asked as well."""
+    evaluate_data: Path | None = None
+    """Where the tasks' files are; the hub where this is None."""
+    evaluate_mode: str = TEACHER_FORCED
 
 
 class Pruning:
@@ -66,6 +75,12 @@ class Pruning:
     def __init__(self, request: Request) -> None:
         self.request = request
         self.subject: Subject = find_subject(request.model)
+        if reason := UNPRUNABLE.get(self.subject.shape.family):
+            raise SurgeryError(
+                f"a model of {self.subject.shape.family} cannot have fewer experts: {reason}. `condenser families "
+                "--pruning` names the families that can"
+            )
+        self.questions = self._questions()
         self.criterion = None if request.by is None else criterion_of(request.by)
         self.scores, self.removed = self._read()
         self.tokenizer = load_tokenizer(self.subject.path)
@@ -98,6 +113,18 @@ class Pruning:
         limits: dict[str, Any] = {"limit": request.limit, "max_length": request.max_length}
         return read_rows(request.data, self.subject.path, self.tokenizer, split=split, **limits)
 
+    def _questions(self) -> Questions | None:
+        request = self.request
+        if request.evaluate is None:
+            return None
+        return read_questions(
+            request.evaluate,
+            mode=request.evaluate_mode,
+            data=request.evaluate_data,
+            limit=request.limit,
+            batch_size=request.batch_size,
+        )
+
     @property
     def num_layers(self) -> int:
         """How many layers have experts."""
@@ -111,17 +138,17 @@ class Pruning:
 
     def run(self, folder: Path, advance: Callable[[int], None] = lambda layers: None) -> None:
         """Write the folder; it is not there yet."""
-        self._before(advance)
+        self._before(folder, advance)
         assert self.removed is not None
         why = {"criterion": self.request.by, "list": _text(self.request.listed), "usage": _text(self.request.usage)}
         prune(self.subject.path, self.removed, folder / MODEL, {**why, "data": self.request.data})
-        self.add_version("after", folder / MODEL)
+        self.add_version("after", folder / MODEL, folder)
         if self.scores is not None:
             left = find_subject(f"{self.subject.name}={folder / MODEL}")
             write_list(folder / LIST, left, {self.criterion or "usage": left_of(self.scores, self.removed)})
         self.write(folder)
 
-    def _before(self, advance: Callable[[int], None]) -> None:
+    def _before(self, folder: Path, advance: Callable[[int], None]) -> None:
         """Choose, and look at the whole model."""
         request = self.request
         model = load(self.subject, request.dtype, request.device)
@@ -134,18 +161,22 @@ class Pruning:
             assert self.scores is not None
             self.removed = lowest_scored(self.scores, self.count, layers, condensers)
         check_removed(layers, self.removed, condensers)
-        self.versions = [self._version("before", model, self.subject.path)]
+        self.versions = [self._version("before", model, self.subject.path, folder)]
         if self.rows and layers[0].rule.handover is not SCORES:  # Llama 4 weighs what goes in, and has no such calls
             calls = calls_on(model, self.rows, request.score_tokens)
             self.effects = effects_of(layers, calls, self.removed)
 
-    def add_version(self, name: str, path: Path) -> None:
-        """Ask a model that came of it the same rows."""
+    def add_version(self, name: str, path: Path, folder: Path) -> None:
+        """Ask a model that came of it the same."""
         subject = find_subject(f"{name}={path}")
-        self.versions.append(self._version(name, load(subject, self.request.dtype, self.request.device), str(path)))
+        model = load(subject, self.request.dtype, self.request.device)
+        self.versions.append(self._version(name, model, str(path), folder))
 
-    def _version(self, name: str, model: Any, path: str) -> Version:
-        return version_of(name, model, path, self.rows, batch_size=self.request.batch_size)
+    def _version(self, name: str, model: Any, path: str, folder: Path) -> Version:
+        tasks = {}
+        if self.questions is not None:
+            tasks = self.questions.ask(model, self.tokenizer, path, folder / ANSWERS / name)
+        return version_of(name, model, path, self.rows, batch_size=self.request.batch_size, tasks=tasks)
 
     def content(self) -> dict[str, Any]:
         """What `pruning.json` holds."""
@@ -172,6 +203,8 @@ def check_request(request: Request) -> None:
         raise SurgeryError("experts are ranked by --list or by --usage; give one of them")
     if request.by is None and request.listed is None and request.usage is None:
         raise SurgeryError("experts are removed by a criterion, --by usage say, by --usage FILE, or by --list FILE")
+    if request.evaluate is None and (request.evaluate_data is not None or request.evaluate_mode != TEACHER_FORCED):
+        raise SurgeryError("--evaluate_data and --evaluate_mode are of the tasks of --evaluate; name some")
     try:
         torch.empty(0, device=request.device)
     except (RuntimeError, AssertionError) as error:
