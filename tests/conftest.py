@@ -4,6 +4,7 @@ import atexit
 import gc
 import os
 import shutil
+import signal
 import tempfile
 from contextlib import contextmanager
 
@@ -13,6 +14,10 @@ import torch
 # Before anything imports `datasets`: tests, and the processes that they start, leave nothing in the user's cache.
 os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp()
 atexit.register(shutil.rmtree, os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
+
+# Behind `&` a shell ignores SIGINT, which would hold for all processes that tests start and then interrupt.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from expert_condenser import moe_layers  # noqa: E402
 from expert_condenser.moe.choices import on_choice  # noqa: E402

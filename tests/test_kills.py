@@ -36,8 +36,6 @@ SHORT = {"study": "study.yaml", "trainer": 1, "ranks": 2}
 @pytest.fixture(scope="module")
 def forked():
     """Processes that have imported everything: a start takes a tenth of a second and not ten."""
-    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # behind `&`, and children would ignore it too
-        signal.signal(signal.SIGINT, signal.default_int_handler)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.preloaded"])
     first = context.Process(target=time.sleep, args=(0,))

@@ -143,13 +143,13 @@ def test_a_study_that_ends_takes_its_runs_along(base, tmp_path, number):
     study = subprocess.Popen(command, env=ENVIRONMENT, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     try:
         owner = running(root)
-    except AssertionError:
-        study.terminate()  # on a busy machine: it would train on behind all other tests
+        assert owner.is_alive()
+        assert owner.pid != study.pid
+        study.send_signal(number)
+        code = study.wait(timeout=60)
+    except (AssertionError, subprocess.TimeoutExpired):
+        study.terminate()  # it would train on behind all other tests
         raise
-    assert owner.is_alive()
-    assert owner.pid != study.pid
-    study.send_signal(number)
-    code = study.wait(timeout=60)
     assert code == {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGKILL: -9}[number]
     until = time.monotonic() + 30
     while owner.is_alive() and time.monotonic() < until:

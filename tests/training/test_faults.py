@@ -52,8 +52,6 @@ class Control:
 
 @pytest.mark.parametrize("number", CODES)
 def test_a_signal_is_a_checkpoint_and_an_exit_status(number):
-    if signal.getsignal(number) == signal.SIG_IGN:  # SIGINT is, where the tests run behind `&`
-        signal.signal(number, signal.default_int_handler)
     before = signal.getsignal(number)
     control, seen = Control(), []
     stop = StopOnSignal(torch.device("cpu"))
