@@ -318,7 +318,7 @@ def test_no_task_in_common(two):
             "run.json must be JSON: Expecting property name enclosed in double quotes: line 3",
         ),
         ("results.json", "[]", "results.json holds a JSON object; got a list"),
-        ("run.json", b"\xff\xfe", "run.json must be JSON"),
+        ("run.json", b"\xff\xfe", "run.json must be a readable file of UTF-8"),
         ("results.json", '{"prompts": "p"}', "results.json has 'tasks', of type dict; it is missing"),
         ("results.json", '{"prompts": "p", "tasks": {"a": 1}}', "results.json has 'a', of type dict; got 1"),
         (

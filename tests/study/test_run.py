@@ -155,7 +155,7 @@ def test_a_failed_run_is_named_and_the_others_go_on(base, tmp_path):
         ({"arms": {"odd": {"method": "sft", "bias_step": 0.5}}}, "arm 'odd': method 'sft' has no option 'bias_step'"),
         ({"evaluate": {"tasks": {"gsm8k": 3}, "data": "/nope"}}, "there is no file or directory /nope"),
         ({"evaluate": {"tasks": TASKS, "split": "tset"}}, "a split is one of"),
-        ({"evaluate": {"tasks": TASKS, "batch_size": 0}}, "batch_size is 1 or more"),
+        ({"evaluate": {"tasks": TASKS, "batch_size": 0}}, "evaluate.batch_size is a whole number, 1 or more; got 0"),
         ({"evaluate": {"tasks": {"testbed:gcd": 10**6}}}, "400 items"),
         ({"base": "/nothing"}, "there is no directory /nothing"),
         ({"base": "./model"}, "base of a study are relative to its file"),
