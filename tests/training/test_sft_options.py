@@ -106,4 +106,6 @@ def test_a_number_without_meaning_is_an_error_by_its_name(name, value):
 
 
 def test_numbers_at_the_edge_have_a_meaning():
-    recipe(max_steps=-1, learning_rate=0.0, seed=0, per_device_train_batch_size=1, adam_beta1=0.0, save_steps=0.5)
+    edge = {"max_steps": -1, "learning_rate": 0.0, "seed": 0, "adam_beta1": 0.0, "save_steps": 0.5}
+    trainer = recipe(**edge, per_device_train_batch_size=1).trainer
+    assert {name: getattr(trainer, name) for name in edge} == edge

@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 
+from expert_condenser.checkpoint.card import PROVENANCE
 from expert_condenser.checkpoint.config import read_config, without_memory
+from expert_condenser.checkpoint.describe import provenance_of
 from expert_condenser.checkpoint.load import ADAPTER_CONFIG, load_model, resolve_model
 from expert_condenser.errors import AnalysisError
-from expert_condenser.files import local_path, read_object
+from expert_condenser.files import local_path
 from expert_condenser.moe.layers import decoder_depth, family_name, moe_layers
 from expert_condenser.training.record import RUN, RunRecord
 
@@ -68,14 +70,13 @@ def find_subject(text: str) -> Subject:
 
 def _provenance(folder: Path) -> tuple[str | None, str | None]:
     """The base and the method of a saved model."""
-    path = folder / "provenance.json"
-    if not path.exists():
-        return None, None
-    found = read_object(path)
+    found = provenance_of(folder)
     config = found.get("config", {})
     base, method = config.get("model") if isinstance(config, dict) else None, found.get("method")
     if not isinstance(base, str | None) or not isinstance(method, str | None):
-        raise AnalysisError(f"{path} says of which base and method a model is; got {base!r} and {method!r}")
+        raise AnalysisError(
+            f"{folder / PROVENANCE} says of which base and method a model is; got {base!r} and {method!r}"
+        )
     return base, method
 
 

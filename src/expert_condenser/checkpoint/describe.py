@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from expert_condenser.checkpoint.card import PROVENANCE, write_card
 from expert_condenser.checkpoint.cast import save_in
 from expert_condenser.checkpoint.generation import make_savable
-from expert_condenser.files import MANIFEST, read_json, write_json
+from expert_condenser.files import MANIFEST, read_object, write_json
 from expert_condenser.moe.layers import MODEL_TYPE_PREFIX
 from expert_condenser.moe.own_types import auto_class, own_config_class, own_trunk_class
 
@@ -65,8 +65,7 @@ def copy_model(source: Path, target: Path) -> None:
 def provenance_of(path: str | Path) -> dict[str, Any]:
     """What the directory of a saved model says about how it was made; nothing where it says nothing."""
     file = Path(path) / PROVENANCE
-    found: dict[str, Any] = read_json(file) if file.is_file() else {}
-    return found
+    return read_object(file) if file.is_file() else {}
 
 
 def is_pruned(path: str | Path) -> bool:
