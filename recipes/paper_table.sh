@@ -33,10 +33,11 @@ plan() {
     local model method set total=0 cost
     printf '%-20s %-14s %-16s %10s\n' model method data 'cost, each'
     for model in "${models[@]}"; do for method in "${methods[@]}"; do for set in "${sets[@]}"; do
-        cost=$(condenser plan --config "$here/$model-$method.yaml" --devices "$gpus" --memory 80GB \
+        # A plan that fails ends the script with its own message: in a pipe Python would say on top that it got no JSON.
+        planned=$(condenser plan --config "$here/$model-$method.yaml" --devices "$gpus" --memory 80GB \
             --per_device_train_batch_size "$rows" --gradient_accumulation_steps 1 \
-            --tokens "${tokens[$set]}" --price_per_hour "${PRICE:-2.0}" --json - |
-            python3 -c 'import json, sys; print(json.load(sys.stdin)["cost"])')
+            --tokens "${tokens[$set]}" --price_per_hour "${PRICE:-2.0}" --json -)
+        cost=$(python3 -c 'import json, sys; print(json.load(sys.stdin)["cost"])' <<< "$planned")
         printf '%-20s %-14s %-16s %10.2f\n' "$model" "$method" "$set" "$cost"
         total=$(python3 -c 'import sys; print(float(sys.argv[1]) + int(sys.argv[3]) * float(sys.argv[2]))' "$total" "$cost" "${#seeds[@]}")
     done; done; done

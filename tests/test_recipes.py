@@ -193,6 +193,14 @@ def test_the_script_prints_the_cost_of_every_seed(commands):
     assert parse_recipe([*rest, "--data", "none", "--use_cpu", "true"]).trainer.per_device_train_batch_size == 4
 
 
+def test_a_plan_that_fails_ends_the_script_with_its_own_message(commands, tmp_path):
+    (tmp_path / "bin" / "condenser").write_text("#!/bin/bash\necho 'condenser plan: no such model' >&2\nexit 2\n")
+    done, _ = commands("plan")
+    assert done.returncode == 2
+    assert done.stderr == "condenser plan: no such model\n"
+    assert "training alone" not in done.stdout
+
+
 def test_the_script_trains_and_evaluates_what_is_missing(commands, tmp_path):
     done, notes = commands("run", tmp_path / "out", tmp_path)
     assert done.returncode == 0, done.stderr

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from transformers import AutoConfig, PreTrainedConfig
+from transformers.modeling_utils import set_zero3_state
 
 from expert_condenser.errors import CheckpointError, UnsupportedModelError
 from expert_condenser.files import is_file_name
@@ -85,7 +86,8 @@ def check_room(path: Path, config: Any) -> None:
 def without_memory(config: Any) -> Any:
     """A model of this config on `meta`; raises `CheckpointError` where its family makes none of it."""
     try:
-        with torch.device("meta"):
+        # Under ZeRO-3 transformers would split the weights of every model that is made, and here there are none.
+        with torch.device("meta"), set_zero3_state():
             # Of a copy: a model writes into its config which implementations it took.
             model = auto_class(type(config)).from_config(type(config).from_dict(config.to_dict()))
         _check_choices(model)
