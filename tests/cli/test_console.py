@@ -2,6 +2,7 @@
 
 import logging
 import os
+import warnings
 
 import pytest
 
@@ -34,6 +35,22 @@ def test_other_libraries_are_quiet_unless_all_is_asked_for(monkeypatch):
         assert os.environ["TRANSFORMERS_VERBOSITY"] == "error"
         assert os.environ["DATASETS_VERBOSITY"] == "warning", "what the user set stays"
     monkeypatch.delenv("TRANSFORMERS_VERBOSITY")
+
+
+def test_names_that_other_libraries_use_are_nobody_s_concern():
+    def of_others():
+        warnings.warn("`gradient_checkpointing` is deprecated", FutureWarning, stacklevel=1)
+
+    def heard(level):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            with shown_log(level):
+                of_others()
+                warnings.warn("something else", FutureWarning, stacklevel=1)
+            of_others()
+        return len(caught)
+
+    assert (heard("debug"), heard("info")) == (3, 2)
 
 
 def test_the_last_verbosity_counts():

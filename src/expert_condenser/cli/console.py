@@ -55,14 +55,22 @@ def shown_log(level: str) -> Iterator[None]:
     own.setLevel(LEVELS[level])
     own.propagate = False  # what else listens, at the root, would print it twice
     os.environ.setdefault(_BLAS_THREADS, "1")
-    if level != "debug":
-        for name, value in _QUIET.items():
-            os.environ.setdefault(name, value)
     try:
-        yield
+        with warnings.catch_warnings():
+            if level != "debug":
+                _quiet_from_the_start()
+            yield
     finally:  # whoever calls `main` from Python has the log as it was
         own.handlers, own.propagate = before[0], before[2]
         own.setLevel(before[1])
+
+
+def _quiet_from_the_start() -> None:
+    """What can be said to other libraries before they are imported."""
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    # TRL and PEFT use names that transformers gave new ones; nobody who runs a command can do anything about it.
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*", category=FutureWarning)
 
 
 def _without_rank(record: logging.LogRecord) -> bool:
@@ -72,14 +80,12 @@ def _without_rank(record: logging.LogRecord) -> bool:
 
 
 def quiet_libraries() -> None:
-    """Turn off the progress bars and warnings of transformers and datasets, once they are imported."""
+    """Turn off the progress bars and messages of transformers and datasets, once they are imported."""
     if logging.getLogger("expert_condenser").level == logging.DEBUG:
         return
     import datasets
     import transformers
 
-    # TRL and PEFT use names that transformers gave new ones; nobody who runs a command can do anything about it.
-    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*", category=FutureWarning)
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     datasets.disable_progress_bars()

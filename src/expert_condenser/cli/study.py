@@ -45,6 +45,7 @@ def run(words: list[str]) -> None:
 
     with _display() as show:
         run_study(options.file, options.output_dir, options.workers, show, options.executor, asked)
+    print(f"its tables: condenser study tables {options.output_dir}")
     say_result(options.output_dir)
 
 

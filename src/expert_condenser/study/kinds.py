@@ -8,6 +8,7 @@ from expert_condenser.errors import EvaluationError
 
 _TEXTS = ("base", "recipe", "tuned_by", "baseline")
 _MAPPINGS = ("arms", "grid", "options", "tuned_as", "beside", "groups", "contrasts", "executor_options")
+_MEANT = {"evaluate.tasks": " of tasks to how many items are asked, {gsm8k: 200}"}
 _LISTS = ("learn", "known", "allow")
 
 
@@ -22,7 +23,7 @@ def check_kinds(content: Mapping[str, Any], evaluation: Mapping[str, Any], path:
     mappings["evaluate.tasks"] = evaluation["tasks"]
     for key, value in mappings.items():
         if not isinstance(value, dict) or not _are_texts(value):
-            raise EvaluationError(f"{path}: {key} is a mapping from names; got {value!r}")
+            raise EvaluationError(f"{path}: {key} is a mapping from names{_MEANT.get(key, '')}; got {value!r}")
     lists = [value for key in ("beside", "groups") for value in mappings.get(key, {}).values()]
     lists += [content.get(key) or [] for key in _LISTS]
     if bad := [value for value in lists if not isinstance(value, list) or not _are_texts(value)]:
