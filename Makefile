@@ -6,7 +6,7 @@ LONG := tests/planning/test_traced_families.py tests/planning/test_measured.py t
 	tests/moe/test_methods_by_family.py tests/training/test_equivalence_of_methods.py
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup demo test test-slow test-long test-all engines fuzz-runs kill-test gpu-check check catalog figures long-tail tree mutation recipes clean llama-check serve-check vllm-check pages pruning real-chain fuzz
+.PHONY: setup demo test test-slow test-long test-all engines fuzz-runs kill-test gpu-check check catalog figures long-tail tree mutation recipes clean llama-check slurm-check serve-check vllm-check pages pruning real-chain fuzz
 
 setup: $(READY)
 
@@ -57,6 +57,10 @@ kill-test: $(READY)
 # What only a GPU can show, under 8 minutes on one H100; the report goes to gpu-check/.
 gpu-check: $(READY)
 	$(BIN)/python -m tests.gpu_check
+
+# Slurm itself, two nodes of it on this machine, as root (apt-get install slurm-wlm slurmdbd munge mariadb-server): five minutes.
+slurm-check: $(READY)
+	$(BIN)/python -m pytest tests/cluster/all_of_it.py
 
 # llama.cpp itself on the GGUF files that are written for it, and on the tokens of text: half a minute.
 llama-check: $(READY)

@@ -8,6 +8,7 @@ partial file stays, and no process.
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -30,6 +31,9 @@ KINDS = ("trainer", "trainer", "ranks", "ranks", "study")
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 MARK = "CONDENSER_KILL_TEST"
 PACE = 0.1
+OWN = re.compile("^(INFO|WARNING|condenser)", re.MULTILINE)
+MEETING = 20
+"""Seconds in which processes have found each other, or one of them is gone."""
 SHORT = {"study": "study.yaml", "trainer": 1, "ranks": 2}
 
 
@@ -62,6 +66,7 @@ class Run:
         count = 2 if self.kind == "ranks" else 1
         words = ["train", *map(str, words_of(self.base, self.folder, count, **resume))]
         own = [{**each, "PACE": str(PACE)} for each in environments(count)]
+        self.before = len(self.output.read_text()) if self.output.exists() else 0
         self.processes = [self.context.Process(target=of_rank, args=(words, each, self.output)) for each in own]
         for process in self.processes:
             process.start()
@@ -77,6 +82,7 @@ class Run:
     def codes(self, seconds=120):
         """Their exit statuses."""
         end = time.monotonic() + seconds
+        self.meet()
         for process in self.processes:
             process.join(max(end - time.monotonic(), 0.1))
         found = [process.exitcode for process in self.processes]
@@ -85,6 +91,17 @@ class Run:
             process.join()
         assert None not in found, f"a process did not end: {self.output.read_text()[-2000:]}"
         return found
+
+    def meet(self):
+        """Who waits at the start for one that is gone does so for half an hour, if no launcher ends it as this does."""
+        end = time.monotonic() + MEETING
+        while any(process.is_alive() for process in self.processes):
+            if self.output.exists() and OWN.search(self.output.read_text()[self.before :]):
+                return  # only those who have found each other say something of ours
+            if time.monotonic() > end:
+                for process in self.processes:
+                    process.kill()
+            time.sleep(0.05)
 
     def check(self, expected):
         assert_identical(self.folder, expected)

@@ -1,6 +1,7 @@
 #!/bin/bash
 # One run over several machines of a Slurm cluster: sbatch recipes/slurm/train.sh recipes/olmoe-1b-7b-condenser.yaml runs/olmoe
-# ENGINE is one of ddp, fsdp2, fsdp2_offload, zero2, zero3, zero3_offload, ep. The last argument may be --resume.
+# ENGINE is one of ddp, fsdp2, fsdp2_offload, zero2, zero3, zero3_offload, ep. The last argument may be --resume. MASTER_ADDR is
+# the first machine's address, where its name in Slurm is none.
 #SBATCH --job-name=condenser
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
@@ -30,5 +31,5 @@ fi
 # Slurm sends TERM five minutes before the end: the run ends, and with --resume goes on from its newest checkpoint.
 srun --kill-on-bad-exit=1 bash -c "accelerate launch --config_file '$config' \
     --num_machines $nodes --num_processes $((nodes * gpus)) --machine_rank \$SLURM_NODEID \
-    --main_process_ip $first --main_process_port ${PORT:-29500} --rdzv_backend static $launcher \
+    --main_process_ip ${MASTER_ADDR:-$first} --main_process_port ${PORT:-29500} --rdzv_backend static $launcher \
     --module expert_condenser.cli train --config '$recipe' --output_dir '$folder' $*"

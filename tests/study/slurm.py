@@ -1,4 +1,4 @@
-"""A cluster of this machine: `sbatch`, `srun`, `sacct` and `scancel` as far as submitit calls them.
+"""A cluster of this machine: `sbatch`, `srun`, `sacct`, `squeue` and `scancel` as far as submitit calls them.
 
 Run as `python slurm.py COMMAND ...`; `install` writes the four commands into a folder, for PATH.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from expert_condenser.ownership import start_of
 
-COMMANDS = ("sbatch", "srun", "sacct", "scancel")
+COMMANDS = ("sbatch", "srun", "sacct", "squeue", "scancel")
 
 
 def install(folder):
@@ -38,10 +38,20 @@ def srun(folder, words):
 
 def sacct(folder, words):
     print("JobID|State|NodeList")
+    if "ACCOUNTING_IS_LATE" in os.environ:
+        return
     for word, number in pairwise(words):
         if word == "-j" and (folder / f"{number}.pid").exists():
             alive = start_of(pid_of(folder, number)) is not None
             print(f"{number}|{'RUNNING' if alive else 'FAILED'}|here")
+
+
+def squeue(folder, words):
+    number = words[words.index("-j") + 1]
+    if not (folder / f"{number}.pid").exists():
+        sys.exit("slurm_load_jobs error: Invalid job id specified")
+    if start_of(pid_of(folder, number)) is not None:
+        print("RUNNING")
 
 
 def scancel(folder, words):

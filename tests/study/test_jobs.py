@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,7 +17,8 @@ from expert_condenser.cli.main import main
 from expert_condenser.errors import DataError, EvaluationError, FailedRunError
 from expert_condenser.evaluation.results import RESULTS
 from expert_condenser.ownership import LOCK, Owner, end_with, start_of
-from expert_condenser.study.jobs import Jobs, JobsRecord, _unlock
+from expert_condenser.study.jobs import RECORD, Jobs, JobsRecord, _is_queued, _unlock, run_job
+from expert_condenser.study.plan import Cell
 from expert_condenser.study.run import run_study
 from tests.runs import make_base, read
 from tests.study import slurm
@@ -124,6 +126,32 @@ def test_only_a_lock_of_another_machine_is_an_ended_job_s(tmp_path, host, stays)
     assert (tmp_path / LOCK).exists() is stays
 
 
+def test_whether_a_job_runs_is_never_guessed(tmp_path, cluster):
+    (cluster / "squeue").write_text("#!/bin/sh\necho no controller >&2; exit 1\n")
+    with pytest.raises(EvaluationError, match="squeue says whether job 7 still runs; it failed: no controller"):
+        _is_queued("7")
+    slurm.install(tmp_path / "again")
+    shutil.copy(tmp_path / "again" / "squeue", cluster / "squeue")
+    assert not _is_queued("7")
+    (tmp_path / "again" / "7.pid").write_text(str(os.getpid()))
+    assert _is_queued("7")
+
+
+@pytest.mark.parametrize(("own", "works"), [("11", True), ("10", False), ("12", True)])
+def test_of_two_jobs_of_a_run_the_newest_works(tmp_path, monkeypatch, own, works, capsys):
+    """The study's parent was killed before it noted one, or the cluster did not know the job when it was asked."""
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / RECORD).write_text('{"ids": {"runs/sft/seed1": "11"}, "format_version": 1}')
+    ran = []
+    monkeypatch.setattr("expert_condenser.study.jobs.run_cell", lambda *_: ran.append(own))
+    monkeypatch.setattr("expert_condenser.study.jobs.signal.signal", lambda *_: None)
+    monkeypatch.setenv("SLURM_JOB_ID", own)
+    cell = Cell(None, "sft", 1, {}, {})
+    assert run_job(cell, tmp_path, None, None, None) is works
+    assert bool(ran) is works
+    assert ("is the run of job 11" in capsys.readouterr().out) is not works
+
+
 def test_a_process_ends_with_another():
     other = subprocess.Popen(["sleep", "60"])
     owner = Owner(**{**vars(Owner.here("study")), "pid": other.pid, "started": start_of(other.pid)})
@@ -179,7 +207,8 @@ def test_a_run_whose_job_was_killed_runs_again(base, expected, tmp_path, cluster
 
 
 @pytest.mark.slow
-def test_jobs_outlive_a_killed_study_and_the_next_start_waits_for_them(base, expected, tmp_path, cluster):
+def test_jobs_outlive_a_killed_study_and_the_next_start_waits_for_them(base, expected, tmp_path, cluster, monkeypatch):
+    monkeypatch.setenv("ACCOUNTING_IS_LATE", "")
     root = tmp_path / "study"
     path = small_study(base, root)
     command = [sys.executable, "-m", "expert_condenser", "study", str(path), "--output_dir", str(root)]

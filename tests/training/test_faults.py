@@ -4,6 +4,7 @@ had happened.
 
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -11,10 +12,11 @@ import time
 import pytest
 import torch
 
-from expert_condenser.errors import FailedRunError, StorageError
+from expert_condenser.errors import FailedRunError, StorageError, TrainingError
 from expert_condenser.files import full_disk_named
 from expert_condenser.ownership import LOCK
 from expert_condenser.training.lost_process import lost_process_named
+from expert_condenser.training.refusals import refusals_named
 from expert_condenser.training.stopping import StopOnSignal
 from tests.runs import PHASES, assert_identical, log_of, make_base, read
 from tests.short_run import reached, start, wait
@@ -127,6 +129,16 @@ def test_only_what_torch_says_of_a_lost_process_is_one(error, named):
     with pytest.raises(FailedRunError if named else type(error)) as found, lost_process_named(1800):
         raise error
     assert ("did not answer for 1800 s" in str(found.value)) == named
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_an_error_of_ours_that_comes_of_a_lost_process_blames_nothing_else(lost):
+    """Trainers are made, and checkpoints read, in step with all processes."""
+    said = "pair.cc:553] Connection closed by peer" if lost else "a bad value"
+    kind = FailedRunError if lost else TrainingError
+    with pytest.raises(kind, match=re.escape(said)) as found, lost_process_named(1800), refusals_named():
+        raise RuntimeError(said)
+    assert ("options" in str(found.value)) is not lost
 
 
 def test_a_full_disk_says_how_much_is_missing(tmp_path):

@@ -9,6 +9,8 @@ from expert_condenser.cli.console import quiet_libraries, say_result
 from expert_condenser.errors import ExpertCondenserError
 
 logger = logging.getLogger(__name__)
+_RENDEZVOUS = 1800
+"""Seconds that processes wait for each other at the start; torch's own number."""
 
 
 def run(words: list[str]) -> None:
@@ -19,6 +21,7 @@ def run(words: list[str]) -> None:
     from expert_condenser.cli.progress import TrainingProgress
     from expert_condenser.kernels.buffers import keep_freed_memory
     from expert_condenser.training.launch import end_with_launcher, launch_of, start
+    from expert_condenser.training.lost_process import lost_process_named
     from expert_condenser.training.parse import parse_recipe, written_options
     from expert_condenser.training.run import train
 
@@ -28,7 +31,8 @@ def run(words: list[str]) -> None:
         return
     end_with_launcher()
     quiet_libraries()
-    recipe = parse_recipe(words)
+    with lost_process_named(_RENDEZVOUS):  # options of the Trainer are read by all processes together
+        recipe = parse_recipe(words)
     if recipe.trainer.process_index == 0:
         _say_plan(recipe)
     if recipe.device.type == "cpu":

@@ -6,6 +6,7 @@ DIR/jobs/               beside it submitit's files: scripts, what a job printed,
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -30,7 +31,8 @@ _POLL = 0.5
 """Seconds between two looks at the jobs. Slurm itself is asked less often: submitit keeps its answers."""
 _PATIENCE = 60.0
 """Seconds in which jobs that are cancelled can finish their step and save."""
-_RUNNING = ("READY", "PENDING", "RUNNING", "REQUEUED", "COMPLETING", "PREEMPTED", "SUSPENDED", "CONFIGURING")
+_NONE_SUCH = "Invalid job id"
+"""What `squeue` says of a job that ended some minutes ago."""
 
 
 @dataclass
@@ -100,7 +102,7 @@ class Jobs:
         import submitit
 
         job: Any = submitit.SlurmJob(self.folder, self._record.ids[str(cell.folder)])
-        return job if job.watcher.get_state(job.job_id, mode="force").upper() in _RUNNING else None
+        return job if _is_queued(job.job_id) else None
 
 
 def run_in_jobs(
@@ -134,6 +136,9 @@ def run_in_jobs(
 def run_job(cell: Cell, root: Path, device: str | None, threads: int | None, parent: Owner | None) -> bool:
     """A job: one run of the study, in the process that the cluster started; returns whether it has its results."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # submitit passes over it, and a run ends in order
+    if (newer := _newer_job(cell, root)) is not None:
+        print(f"{cell.folder} is the run of job {newer}, which a later start has sent")
+        return False
     if parent is not None:
         end_with(parent)
     try:
@@ -141,6 +146,25 @@ def run_job(cell: Cell, root: Path, device: str | None, threads: int | None, par
     except SystemExit:  # of which submitit would leave no word
         return False
     return True
+
+
+def _is_queued(job_id: str) -> bool:
+    """Whether a job waits or runs, by the controller; the accounting, which submitit asks, learns of it seconds later.
+
+    Raises `EvaluationError` where that cannot be known: the run might be sent a second time.
+    """
+    said = subprocess.run(["squeue", "-h", "-j", job_id, "-o", "%T"], check=False, capture_output=True, text=True)
+    if said.returncode and _NONE_SUCH not in said.stderr:
+        raise EvaluationError(f"squeue says whether job {job_id} still runs; it failed: {said.stderr.strip()}")
+    return bool(said.stdout.strip())
+
+
+def _newer_job(cell: Cell, root: Path) -> str | None:
+    """The job that has this run by the record, where that is not the one of this process."""
+    own = os.environ.get("SLURM_JOB_ID")
+    newest = JobsRecord.read(root / "jobs" / RECORD).ids.get(str(cell.folder))
+    # A job may begin before the study has noted it: what is noted then is an older one.
+    return newest if own and newest and int(newest) > int(own) else None
 
 
 def _succeeded(job: Any) -> bool:
