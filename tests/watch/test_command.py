@@ -78,7 +78,12 @@ def test_of_several_runs_each_that_works_has_a_line(tmp_path, capsys):
     assert "runs/condenser" not in flat, "it has stopped"
     for run in (tmp_path / "runs" / "sft").iterdir():
         (run / LOCK).unlink()
-    assert "nothing works here any more" in watched(capsys, tmp_path)[1]
+    over = watched(capsys, tmp_path)[1]
+    assert "nothing works here any more" in over
+    flat = "".join(over.split())
+    assert "runs/condenser/seed1" in flat
+    assert "evaluating" not in flat
+    assert "finished" in flat
 
 
 def test_the_page_is_of_one_run(tmp_path, capsys):

@@ -17,6 +17,9 @@ STUDY, RESULTS = "study.yaml", "results.json"
 _DEPTH = 4
 """Folders below the one that is watched in which runs are looked for: `runs/ARM/POINT/seedN`."""
 
+_MOST = 30
+"""Runs that are shown where none works."""
+
 
 class Group:
     """Looks at all runs below a folder."""
@@ -30,6 +33,14 @@ class Group:
         owned = [place for place in run_folders(self.folder) if is_owned(place)]
         self._watchers = {place: self._watchers.get(place) or Watcher(place) for place in owned}
         return [watcher.look() for watcher in self._watchers.values()]
+
+    def shown(self) -> list[Look]:
+        """Those that work; where nothing works here any more, those that changed last."""
+        if found := self.working():
+            return found
+        began = [place for place in run_folders(self.folder) if (place / RUN).exists()]
+        newest = sorted(began, key=lambda place: (place / RUN).stat().st_mtime)[-_MOST:]
+        return [Watcher(place).look() for place in sorted(newest)]
 
     def is_over(self) -> bool:
         """Whether nothing works here any more."""
@@ -54,7 +65,7 @@ class Group:
         table = Table(title=self.summary(), caption=None if not self.is_over() else "nothing works here any more")
         for name in ("run", "phase", "step", "speed", "nll", "Gini", ""):
             table.add_column(name, justify="right" if name in ("step", "nll", "Gini") else "left", overflow="fold")
-        for look in self.working():
+        for look in self.shown():
             files = look.files
             last = {name: f"{files.curve(name)[-1]:.3g}" if files.curve(name) else "" for name in ("nll", "usage_gini")}
             steps = f"{files.step} of {files.total_steps() or '?'}" if files.entries else ""
@@ -66,7 +77,8 @@ class Group:
 
 def _short(look: Look) -> str:
     """What a run does, in a word; a trained one that is still owned is being evaluated."""
-    return "evaluating" if look.standing.state is State.FINISHED else look.standing.state.value
+    evaluating = look.standing.state is State.FINISHED and is_owned(look.files.folder)
+    return "evaluating" if evaluating else look.standing.state.value
 
 
 def run_folders(root: Path) -> Iterator[Path]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -119,9 +120,11 @@ def _text(value: Any) -> Any:
 
 
 def _table(title: str, rows: Sequence[Row]) -> Table:
-    table = Table(title=title)
-    for name in rows[0] if rows else ():
-        table.add_column(name, justify="left" if isinstance(rows[0][name], str) else "right", overflow="fold")
+    # Without lines between columns: `prune` has nine, and should fit into a terminal of 80.
+    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for place, name in enumerate(rows[0] if rows else ()):
+        side = "left" if isinstance(rows[0][name], str) else "right"
+        table.add_column(name, justify=side, overflow="fold", no_wrap=place == 0)
     for row in rows:
         table.add_row(*(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row.values()))
     return table
