@@ -82,6 +82,14 @@ def test_a_method_on_whole_weights_is_refused_where_they_are_split(folder):
     assert [name for name, outlook in found.items() if outlook.refused is not None] == ["ep"]
 
 
+@pytest.mark.parametrize(("devices", "refused"), [(1, False), (2, False), (3, True), (4, False), (12, False)])
+def test_experts_that_processes_cannot_share_evenly_are_refused(folder, devices, refused):
+    """Twelve devices may be three machines of four; transformers says it where they are not."""
+    found = make_plan(recipe(folder), Machine(devices=devices)).engines["ep"].refused
+    assert (found is not None) == refused
+    assert not refused or "8 are not divided by 3 devices" in found
+
+
 def test_fewer_experts_than_top_p_may_be_asked_for(folder):
     most, half = (
         make_plan(recipe(folder, "esft_gate", top_p=0.5), Machine(), expert_share=share).sizes.trainable

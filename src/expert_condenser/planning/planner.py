@@ -12,12 +12,14 @@ from expert_condenser.planning.model import build, config_of, without_data
 from expert_condenser.planning.sized_experts import planned_implementation
 from expert_condenser.planning.sizes import Sizes, sizes_of
 from expert_condenser.planning.trace import Batch, Trace, trace
+from expert_condenser.training.engines.expert_parallel import EP
 from expert_condenser.training.engines.support import refusal
 from expert_condenser.training.model import dtype_of
 from expert_condenser.training.recipe import Recipe
 
 _REFUSALS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What families raise on a config that makes no model, and on tensors without data."""
+_ONE_MACHINE = 8
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Planner:
         self.autocast = torch.bfloat16 if trainer.bf16 else torch.float16 if trainer.fp16 else None
         self._traces: dict[tuple[bool, bool], Trace] = {}
         self.sizes: Sizes
-        self.top_k = 1
+        self.top_k = self.experts = 1
 
     @property
     def batch(self) -> Batch:
@@ -106,7 +108,8 @@ class Planner:
             with without_data():
                 model, method = build(self.config, self.recipe, name, dtype, self.share)
                 if not half:
-                    self.sizes, self.top_k = sizes_of(model, method), method.layers[0].top_k
+                    self.sizes = sizes_of(model, method)
+                    self.top_k, self.experts = method.layers[0].top_k, method.layers[0].num_experts
                 return trace(model, method, batch, checkpointing=options)
         except _REFUSALS as error:
             raise PlanError(
@@ -133,7 +136,18 @@ class Planner:
         half = computes_in_half(engine, setting)
         traced = self.trace(checkpointing=checkpointing, half=True) if half else own
         kept = kept_by(engine, self.sizes, traced, setting)
-        return Outlook(kept, kept.total <= self.machine.memory, refusal(self.recipe, engine.name))
+        refused = refusal(self.recipe, engine.name) or (self._uneven() if engine.name == EP else None)
+        return Outlook(kept, kept.total <= self.machine.memory, refused)
+
+    def _uneven(self) -> str | None:
+        """Why expert parallelism does not load the model, whose experts the processes of a machine share evenly.
+
+        A plan does not know how many devices a machine has; up to eight they are taken for those of one.
+        """
+        devices = self.machine.devices
+        if devices > _ONE_MACHINE or self.experts % devices == 0:
+            return None
+        return f"ep gives every process as many experts, and {self.experts} are not divided by {devices} devices"
 
     def warnings(self) -> list[str]:
         """What is wrong with the recipe's precision."""
