@@ -39,8 +39,9 @@ def lost_process_named(timeout: int) -> Iterator[None]:
 def _cause(error: BaseException | None) -> RuntimeError | None:
     """What torch said of a lost process, in this error or in those that it was raised from."""
     while error is not None:
-        of_torch = isinstance(error, RuntimeError) and not isinstance(error, ExpertCondenserError)
-        if of_torch and (isinstance(error, torch.distributed.DistError) or re.search(_WORDS, str(error))):
+        if isinstance(error, RuntimeError) and (
+            isinstance(error, torch.distributed.DistError) or re.search(_WORDS, str(error))
+        ):
             return error
         error = error.__cause__
     return None

@@ -123,8 +123,8 @@ def _table(title: str, rows: Sequence[Row]) -> Table:
     # Without lines between columns: `prune` has nine, and should fit into a terminal of 80.
     table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for place, name in enumerate(rows[0] if rows else ()):
-        side = "left" if isinstance(rows[0][name], str) else "right"
-        table.add_column(name, justify=side, overflow="fold", no_wrap=place == 0)
+        is_text = isinstance(rows[0][name], str)
+        table.add_column(name, justify="left" if is_text else "right", overflow="fold", no_wrap=place == 0)
     for row in rows:
         table.add_row(*(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row.values()))
     return table
