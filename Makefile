@@ -43,7 +43,7 @@ engines: $(READY)
 # Every reader of the package on N files that are almost right; every pattern over answers on 100 kB of hostile text.
 fuzz: N = 10000
 fuzz: $(READY)
-	FUZZ=$(N) $(BIN)/python -m pytest -q tests/fuzz tests/security/test_linear.py
+	FUZZ=$(N) $(BIN)/python -m pytest -q -n auto tests/fuzz tests/security/test_linear.py
 
 # A run's folder, started, killed, resumed, overwritten, damaged and moved in 200 random orders; 20 in `make test`.
 fuzz-runs: $(READY)

@@ -11,6 +11,7 @@ from expert_condenser.errors import DataError, FailedRunError, StorageError
 from expert_condenser.files import (
     append_line,
     full_disk_named,
+    is_path_within,
     local_path,
     move_into,
     read_json,
@@ -141,3 +142,26 @@ def test_a_path_may_begin_at_home_and_may_have_spaces(tmp_path, monkeypatch):
     assert local_path("~/my runs/a") == tmp_path / "my runs" / "a"
     assert local_path("~nobody-of-this-name/a").parts == ("~nobody-of-this-name", "a")
     assert local_path("a~b").parts == ("a~b",)
+
+
+@pytest.mark.parametrize(
+    ("name", "within"),
+    [
+        ("a.json", True),
+        ("a/b.json", True),
+        ("./a//b.json", True),
+        ("data/**/*.json", True),
+        ("a" * 255, True),
+        ("a" * 256, False),
+        ("b/" + "é" * 128, False),
+        ("\udc80", True),
+        ("", False),
+        (".", False),
+        ("..", False),
+        ("a/../b", False),
+        ("/a", False),
+        ("a\0", False),
+    ],
+)
+def test_what_names_a_file_within_a_folder(name, within):
+    assert is_path_within(name) is within

@@ -1,8 +1,14 @@
 """The errors a user can cause. Each message states the rule, what was got, and what to do."""
 
+_LONGEST = 4_000
+
 
 class ExpertCondenserError(ValueError):
     """Base of all errors below: the command line prints the message alone, without a traceback."""
+
+    def __str__(self) -> str:
+        text = super().__str__()  # a message repeats what a file has, and a file may have anything
+        return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} … and {len(text) - _LONGEST:,} characters more"
 
 
 class RoutingError(ExpertCondenserError):

@@ -18,6 +18,8 @@ DIGESTED_BYTES = 32 * 2**20
 """A manifest has the digests of files up to this size; larger ones are weights, whose size and header are checked."""
 _PARTIAL = ".{}.partial"
 _CARD = "README.md"
+_LONGEST_NAME = 255
+"""Bytes, on nearly every file system."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -31,7 +33,13 @@ def local_path(name: str | Path) -> Path:
 
 def is_file_name(name: str) -> bool:
     """Whether a name is that of a file in a folder, and of nothing above, below or beside it."""
-    return name not in ("", ".", "..") and not {"/", os.sep, "\0"} & {*name}
+    fits = len(name.encode(errors="surrogatepass")) <= _LONGEST_NAME
+    return fits and name not in ("", ".", "..") and not {"/", os.sep, "\0"} & {*name}
+
+
+def is_path_within(name: str) -> bool:
+    """Whether a name is that of a file in a folder or in one below it; also a pattern of such names."""
+    return not Path(name).is_absolute() and all(map(is_file_name, Path(name).parts)) and bool(Path(name).parts)
 
 
 @contextmanager
@@ -242,7 +250,7 @@ def differences(folder: Path) -> list[str]:
     for name, entry in content.items():
         if Path(name).name == _CARD:
             continue
-        if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
+        if not is_path_within(name):
             raise DataError(f"{folder / MANIFEST} has the files of its folder; got {name[:60]!r}")
         file, wanted = folder / name, entry if isinstance(entry, dict) else {"size": entry}
         if type(wanted.get("size")) is not int:

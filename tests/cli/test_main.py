@@ -262,6 +262,14 @@ def test_a_command_is_imported_only_when_it_runs(name):
     assert callable(import_module(f"expert_condenser.cli.{name.replace('-', '_')}").run)
 
 
+@pytest.mark.parametrize(
+    "words", [["report", "NAME", "--out", "x.html"], ["watch", "NAME"], ["compare", "NAME", "NAME"]]
+)
+def test_a_name_that_no_file_can_have_is_no_traceback(words, capsys):
+    assert main([word.replace("NAME", "a" * 300) for word in words]) == 2
+    assert "no file or folder can have such a name" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("words", [["families"], ["methods"], ["families", "--pruning"]])
 def test_output_that_nobody_reads_is_no_traceback(words):
     reading, writing = os.pipe()

@@ -361,6 +361,7 @@ def test_damaged_files(tmp_path, name, text, words):
         ({"n": 5}, "beside {'n': 5, 'correct': 2}"),
         ({"correct": 3}, "beside {'n': 4, 'correct': 3}"),
         ({"correct_items": None}, "'correct_items', of type str; got None"),
+        ({"nll": 2**80 * 10**300}, "nll is a finite number or null"),
         ({"nll": float("nan")}, "nll is a finite number or null"),
         ({"nll": "1"}, "nll is a finite number or null"),
         ({"items": 3}, "'items', of type str; got 3"),

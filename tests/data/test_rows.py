@@ -1,6 +1,8 @@
 import csv
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 
@@ -462,3 +464,11 @@ def test_training_files(root, name, tokenizer):
     assert [turn["role"] for turn in rows[0]["prompt"] + rows[0]["completion"]] == ["user", "assistant"]
     assert not any("<<" in answer or "####" in answer for answer in answers)
     assert build(str(ROOTS[root] / name), tokenizer).report.used == len(rows)
+
+
+def test_a_binary_file_with_text_that_is_none_is_named(tmp_path):
+    wrong = pa.array([b"good", b"so \xca\x57"], pa.binary())
+    text = pa.Array.from_buffers(pa.string(), 2, wrong.buffers())
+    pq.write_table(pa.table({"question": text, "answer": pa.array(["#### 5"] * 2)}), tmp_path / "rows.parquet")
+    with pytest.raises(DataError, match=r"rows.parquet, row 2: text is UTF-8, and here are other bytes"):
+        load_rows(str(tmp_path / "rows.parquet"))

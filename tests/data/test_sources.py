@@ -77,7 +77,7 @@ def test_a_card_that_cannot_be_followed(tmp_path):
     card.write_text("---\nconfigs: [{config_name: x, data_files: a.json}, {config_name: y, data_files: b.json}]\n---\n")
     with pytest.raises(DataError, match=r"declares several configurations \(x, y\)"):
         asked(tmp_path)
-    for files in ("../a.json", "/a.json", "3", "[{split: train, path: 3}]"):
+    for files in ("../a.json", "/a.json", "3", "[{split: train, path: 3}]", "x/**json", "a" * 256):
         card.write_text(f"---\nconfigs: [{{data_files: {files}}}]\n---\n")
         with pytest.raises(DataError, match="data_files of"):
             asked(tmp_path)

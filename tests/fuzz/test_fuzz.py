@@ -48,7 +48,7 @@ def tried(reader, folder):
             reader.read(folder)
     except ExpertCondenserError as error:
         message = str(error)
-        return None if 0 < len(message) < 20_000 else f"a message of {len(message)} characters"
+        return None if 0 < len(message) < 5_000 else f"a message of {len(message)} characters"
     except (Exception, SystemExit, TooSlow) as error:
         return error
     return None

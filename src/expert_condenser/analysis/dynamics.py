@@ -21,7 +21,6 @@ from expert_condenser.training.record import METRICS, RUN, RunRecord
 
 LOGGED = ("nll", "grad_norm", "learning_rate", "bias_range", "route_churn", "condenser_gate_share", "expert_diversity")
 """What is read of a log entry; a method may have only some."""
-_LONGEST_NAME = 100
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ def _over_phases(entries: Sequence[dict[str, Any]]) -> tuple[dict[str, int], lis
 
 def _history(folder: Path, phase: str) -> UsageHistory | None:
     """Of a phase: as it grows, or of an earlier release when it was done."""
-    if not is_file_name(phase) or len(phase) > _LONGEST_NAME:  # it names a folder here
+    if not is_file_name(phase):  # it names a folder here
         raise AnalysisError(f"{folder / METRICS} names the phases of a method; got {phase[:60]!r}")
     places = (folder / phase / USAGE_HISTORY, folder / phase / "final" / USAGE_HISTORY)
     return next((UsageHistory.read(path) for path in places if path.exists()), None)

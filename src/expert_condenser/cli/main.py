@@ -4,6 +4,7 @@ Exit status: 0 done, 1 a run that began and failed, 2 a request that cannot be d
 nobody reads its output any more (`| head`).
 """
 
+import errno
 import gc
 import os
 import select
@@ -118,6 +119,12 @@ def _run(name: str, words: list[str]) -> int:
             traceback.print_exc()
         print(f"condenser {name}: {error}", file=sys.stderr)
         return 1 if isinstance(error, FailedRunError) else 2
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        # Every look at a path may say so, and what is that long was meant to be no path.
+        print(f"condenser {name}: no file or folder can have such a name: {error!s:.300}", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -4,6 +4,7 @@ A run is a directory with `run.json` and `results.json`.
 """
 
 import json
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -139,7 +140,8 @@ def read_task(name: str, content: dict[str, Any], path: Path) -> TaskResult:
             f"{len(digits)} characters with {int(correct.sum())} ones, beside {counts}. Evaluate the run again."
         )
     nll = content.get("nll")
-    if nll is not None and (isinstance(nll, bool) or not isinstance(nll, int | float) or not np.isfinite(nll)):
+    # A whole number may have more digits than a float: compared it can be, and not converted.
+    if nll is not None and not (type(nll) in (int, float) and abs(nll) <= sys.float_info.max):
         raise EvaluationError(f"nll is a finite number or null; got {nll!r} in {path}, task {name}. Evaluate again.")
     value = None if nll is None else float(nll)
     for key in ("nll_items", "token_items", "prompts"):

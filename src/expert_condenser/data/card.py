@@ -8,6 +8,7 @@ import yaml
 
 from expert_condenser.data.splits import known_split
 from expert_condenser.errors import DataError
+from expert_condenser.files import is_path_within
 
 CARD = "README.md"
 
@@ -28,7 +29,10 @@ def declared_splits(directory: Path, names: Sequence[str]) -> dict[str, list[str
         )
     splits: dict[str, list[str]] = {}
     for split, pattern in _patterns(directory / CARD, configs[0]["data_files"]):
-        found = {path.relative_to(directory).as_posix() for path in directory.glob(pattern)}
+        try:
+            found = {path.relative_to(directory).as_posix() for path in directory.glob(pattern)}
+        except ValueError as error:  # `**` is a whole part of a path
+            raise DataError(f"data_files of {directory / CARD} are patterns, but {pattern[:60]!r}: {error}") from error
         splits.setdefault(known_split(split), []).extend(name for name in names if name in found)
     return splits
 
@@ -58,7 +62,7 @@ def _patterns(card: Path, declared: Any) -> list[tuple[str, str]]:
         for path in paths if isinstance(paths, list) else [paths]:
             if not isinstance(path, str) or not isinstance(split, str):
                 raise DataError(f"data_files of {card} names files by split, 'split' and 'path', but it is {entry!r}")
-            if not path or Path(path).is_absolute() or ".." in Path(path).parts:
-                raise DataError(f"data_files of {card} names files in its folder, but it is {path!r}")
+            if not is_path_within(path):
+                raise DataError(f"data_files of {card} names files in its folder, but it is {path[:60]!r}")
             found.append((split, path))
     return found

@@ -1,7 +1,8 @@
 """The rows of a source as conversations, each with its place, and those that are none with the reason."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from datasets import Dataset
 
@@ -77,9 +78,21 @@ def _choose_format(part: Part, data_format: str, answer_style: str) -> RowFormat
         raise DataError(f"{part.name}: {error}") from error
 
 
+def _rows_of(part: Part) -> Iterator[Mapping[str, Any]]:
+    """Rows as they were written; raises `DataError` where a binary file has text that is none."""
+    number = 0
+    try:
+        for number, row in enumerate(part.rows, start=1):  # noqa: B007
+            is_filled = isinstance(part.rows, Dataset)
+            yield {key: without_fill(value) for key, value in row.items()} if is_filled else row
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{part.origin(number + 1)}: text is UTF-8, and here are other bytes ({error.reason}); write the file again"
+        ) from error
+
+
 def _read_into(rows: Rows, part: Part, chosen: RowFormat, style: str, ignore: Collection[str], limit: int) -> None:
-    rows_of_part = ({key: without_fill(value) for key, value in row.items()} for row in part.rows)
-    for number, row in enumerate(rows_of_part if isinstance(part.rows, Dataset) else part.rows, start=1):
+    for number, row in enumerate(_rows_of(part), start=1):
         if limit <= 0:
             return
         origin = part.origin(number)

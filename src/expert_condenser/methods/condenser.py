@@ -271,4 +271,4 @@ def _check_kinds(content: Any) -> None:
     for entry in content["layers"]:
         numbers = [entry["layer"], *entry["condensers"]]
         if any(type(number) is not int for number in numbers):
-            raise TypeError(f"layer and condensers are integers, got {numbers}")
+            raise TypeError(f"layer and condensers are integers, got {numbers!r:.200}")
