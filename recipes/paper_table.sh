@@ -30,7 +30,7 @@ die() { echo "paper_table.sh: $*" >&2; exit 2; }
 data_of() { if [ "$1" = s1k ]; then echo simplescaling/s1K; else echo "$2/$1.json"; fi; }
 
 plan() {
-    local model method set total=0 cost
+    local model method set total=0 planned cost
     printf '%-20s %-14s %-16s %10s\n' model method data 'cost, each'
     for model in "${models[@]}"; do for method in "${methods[@]}"; do for set in "${sets[@]}"; do
         # A plan that fails ends the script with its own message: in a pipe Python would say on top that it got no JSON.

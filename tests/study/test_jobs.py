@@ -138,7 +138,7 @@ def test_whether_a_job_runs_is_never_guessed(tmp_path, cluster):
 
 
 @pytest.mark.parametrize(("own", "works"), [("11", True), ("10", False), ("12", True)])
-def test_of_two_jobs_of_a_run_the_newest_works(tmp_path, monkeypatch, own, works, capsys):
+def test_of_two_jobs_of_a_run_the_newest_works(tmp_path, monkeypatch, own, works, caplog):
     """The study's parent was killed before it noted one, or the cluster did not know the job when it was asked."""
     (tmp_path / "jobs").mkdir()
     (tmp_path / "jobs" / RECORD).write_text('{"ids": {"runs/sft/seed1": "11"}, "format_version": 1}')
@@ -149,7 +149,7 @@ def test_of_two_jobs_of_a_run_the_newest_works(tmp_path, monkeypatch, own, works
     cell = Cell(None, "sft", 1, {}, {})
     assert run_job(cell, tmp_path, None, None, None) is works
     assert bool(ran) is works
-    assert ("is the run of job 11" in capsys.readouterr().out) is not works
+    assert ("is the run of job 11" in caplog.text) is not works
 
 
 def test_a_process_ends_with_another():

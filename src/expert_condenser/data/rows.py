@@ -80,10 +80,9 @@ def _choose_format(part: Part, data_format: str, answer_style: str) -> RowFormat
 
 def _rows_of(part: Part) -> Iterator[Mapping[str, Any]]:
     """Rows as they were written; raises `DataError` where a binary file has text that is none."""
-    number = 0
+    number, is_filled = 0, isinstance(part.rows, Dataset)
     try:
         for number, row in enumerate(part.rows, start=1):  # noqa: B007
-            is_filled = isinstance(part.rows, Dataset)
             yield {key: without_fill(value) for key, value in row.items()} if is_filled else row
     except UnicodeDecodeError as error:
         raise DataError(

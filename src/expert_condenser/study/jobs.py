@@ -4,6 +4,7 @@ DIR/jobs/jobs.json      the newest job of every run on the cluster: the next sta
 DIR/jobs/               beside it submitit's files: scripts, what a job printed, and the call that it made
 """
 
+import logging
 import os
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from expert_condenser.study.plan import Cell
 from expert_condenser.study.progress import Progress
 from expert_condenser.study.worker import run_cell
 
+logger = logging.getLogger(__name__)
 EXECUTORS = ("local", "slurm")
 RECORD = "jobs.json"
 FORMAT_VERSION = 1
@@ -137,7 +139,7 @@ def run_job(cell: Cell, root: Path, device: str | None, threads: int | None, par
     """A job: one run of the study, in the process that the cluster started; returns whether it has its results."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # submitit passes over it, and a run ends in order
     if (newer := _newer_job(cell, root)) is not None:
-        print(f"{cell.folder} is the run of job {newer}, which a later start has sent")
+        logger.warning(f"{cell.folder} is the run of job {newer}, which a later start has sent")
         return False
     if parent is not None:
         end_with(parent)
