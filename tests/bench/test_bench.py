@@ -45,7 +45,7 @@ def expert_calls(model, run):
 
 
 def test_a_layer_report_has_the_promised_fields(tmp_path, capsys):
-    report = report_of(tmp_path, "layer", *SIZES)
+    report = report_of(tmp_path, "layer", "--device", "cpu", *SIZES)
     assert set(report["arms"]) == set(ARMS)
     assert all(set(arm) > FIELDS and arm["median_s"] > 0 and arm["flops_per_s"] > 0 for arm in report["arms"].values())
     assert report["shape_name"] == "small"

@@ -3,12 +3,22 @@
 import pytest
 import torch
 from torch import nn
+from torch._subclasses import FakeTensorMode
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, grouped_mm_experts_forward
 
 from expert_condenser import moe_layers
 from expert_condenser.kernels.gating import Gate, SwiGlu
 from expert_condenser.moe import experts as implementation
-from expert_condenser.moe.experts import NAME, gate_of, is_decoding, is_exact_for
+from expert_condenser.moe.experts import (
+    NAME,
+    RECOMPUTE,
+    WithEmbeddedBiases,
+    gate_of,
+    is_decoding,
+    is_exact_for,
+    register_for_quantised,
+    runs_stock,
+)
 from expert_condenser.moe.families import FAMILIES
 from expert_condenser.moe.slices import train_slices
 from expert_condenser.testing import TINY_CONFIGS, tiny_batch, tiny_model
@@ -108,15 +118,54 @@ def test_autocast_computes_in_the_dtype_of_the_weights_as_grouped_mm_does():
 
 def test_where_it_would_not_be_exact_the_stock_experts_run():
     experts = moe_layers(tiny_model())[0].experts
-    hidden = torch.randn(5, 32)
-    assert is_exact_for(experts, hidden)
-    assert not is_exact_for(experts, hidden.to("meta"))
+    hidden, indices = torch.randn(200, 32), torch.zeros(200, 3, dtype=torch.int64)
+    assert is_exact_for(experts)
+    assert not runs_stock(experts, hidden, indices)
+    assert runs_stock(experts, hidden.to("meta"), indices)
     for name in ("_is_expert_parallel", "has_post_expert_norm"):
         setattr(experts, name, True)
-        assert not is_exact_for(experts, hidden)
+        assert not is_exact_for(experts)
+        assert runs_stock(experts, hidden, indices)
         setattr(experts, name, False)
     experts.act_fn = nn.PReLU()
-    assert not is_exact_for(experts, hidden)
+    assert not is_exact_for(experts)
+
+
+def test_a_gpu_runs_stock_experts_but_where_a_grouped_product_takes_no_rows():
+    with FakeTensorMode(allow_non_fake_inputs=True):  # has the device of a tensor without the device
+        hidden, indices = torch.empty(200, 32, device="cuda"), torch.zeros(200, 3, dtype=torch.int64, device="cuda")
+    for width, whole in ((16, True), (18, False)):
+        experts = moe_layers(tiny_model("qwen3_moe", moe_intermediate_size=width))[0].experts
+        assert runs_stock(experts, hidden, indices) == whole
+    assert not runs_stock(experts.double(), hidden, indices)
+
+
+def test_quantised_experts_know_our_names():
+    """A GPU's default is ours, and their class looks it up in a list of its own."""
+    from transformers.integrations.finegrained_fp8 import ALL_FP8_EXPERTS_FUNCTIONS
+
+    register_for_quantised()
+    for name in (NAME, RECOMPUTE):
+        assert ALL_FP8_EXPERTS_FUNCTIONS.get_interface(name, None) is ALL_FP8_EXPERTS_FUNCTIONS["grouped_mm"]
+
+
+def test_biases_by_embedding_are_those_of_stock_code():
+    """On a GPU stock code adds up their gradients in bfloat16; in float32, on a CPU, both are the same function."""
+    experts = moe_layers(tiny_model("gpt_oss"))[0].experts
+    assert {name for name, _ in experts.named_parameters()} > {"gate_up_proj_bias", "down_proj_bias"}
+    with torch.no_grad():
+        for name in ("gate_up_proj_bias", "down_proj_bias"):
+            getattr(experts, name).normal_()
+    hidden, weights = torch.randn(50, experts.hidden_size), torch.rand(50, 3)
+    indices = torch.cat([torch.full((50, 1), 2), torch.randint(3, experts.num_experts, (50, 2))], dim=-1)
+    outcomes = []
+    for module in (experts, WithEmbeddedBiases(experts)):
+        output = grouped_mm_experts_forward(module, hidden, indices, weights)
+        outcomes.append((output, torch.autograd.grad(output.square().sum(), list(experts.parameters()))))
+    (output, gradients), (ours, our_gradients) = outcomes
+    assert torch.equal(ours, output)
+    for one, other in zip(our_gradients, gradients, strict=True):
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
 def test_generation_steps_run_the_stock_experts():

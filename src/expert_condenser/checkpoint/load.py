@@ -12,7 +12,7 @@ from expert_condenser.checkpoint.config import check_adapter, check_index, check
 from expert_condenser.checkpoint.guard import check_readable
 from expert_condenser.errors import CheckpointError
 from expert_condenser.files import read_object
-from expert_condenser.moe.experts import default_implementation
+from expert_condenser.moe.experts import default_implementation, register_for_quantised
 from expert_condenser.moe.own_types import auto_class
 from expert_condenser.moe.sparse_block import run_sparsely
 
@@ -72,6 +72,7 @@ def _load_whole(path: str | Path, dtype: str | torch.dtype, options: dict[str, A
     check_room(Path(path), config)
     kind = auto_class(type(config))
     options = {**options, "experts_implementation": options.get("experts_implementation") or default_implementation()}
+    register_for_quantised()
     model, info = kind.from_pretrained(
         path,
         dtype=dtype,

@@ -26,9 +26,9 @@ def planned_implementation(name: str | None, device: str) -> str:
 
     `eager` chooses rows by their values, and the kernels of other packages have no shapes without their package.
     """
-    if name is None:
-        return NAME if device == "cpu" else "grouped_mm"
-    return "grouped_mm" if name in _OTHERS else name
+    if device != "cpu" and name in (None, NAME, RECOMPUTE):
+        return "grouped_mm"
+    return "grouped_mm" if name in _OTHERS else name or NAME
 
 
 @contextmanager
@@ -52,7 +52,7 @@ def sized_experts() -> Iterator[Callable[[], int]]:
 
 def _forward(recompute: bool) -> Any:
     def forward(module: Any, hidden: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
-        if not is_exact_for(module, hidden):
+        if not is_exact_for(module):
             return sorted_mm_experts_forward(module, hidden, indices, weights)
         fused, trained = _weights(module)
         width = fused[0].shape[2 if module.is_transposed else 1]

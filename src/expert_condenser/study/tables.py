@@ -56,10 +56,11 @@ def compare(gathered: Gathered) -> dict[str, Any]:
         report["arms"] = {label: len(folders) for label, folders in report["arms"].items()}
     scores = Scores(gathered)
     if study.contrasts:
-        report["contrasts"] = rounded(contrasts_of(gathered, scores))
+        report["contrasts"] = contrasts_of(gathered, scores)
     if (fronts := fronts_of(gathered, scores)) is not None:
-        report["fronts"] = rounded(fronts)
-    return report
+        report["fronts"] = fronts
+    whole: dict[str, Any] = rounded(report)
+    return whole
 
 
 def markdown(gathered: Gathered, report: dict[str, Any]) -> str:
