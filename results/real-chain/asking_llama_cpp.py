@@ -14,7 +14,7 @@ import torch
 
 from expert_condenser.checkpoint.load import load_model, load_tokenizer
 
-ASK = Path("tests/export/llama_cpp/ask.py")
+ASK = Path(__file__).parents[2] / "tests" / "export" / "llama_cpp" / "ask.py"
 QUESTION = "Write three sentences about the ocean."
 NEW_TOKENS = 24
 

@@ -47,6 +47,7 @@ def _pretrain(words: list[str]) -> None:
     import torch  # once the words are right, as the rest
 
     from expert_condenser.kernels.buffers import keep_freed_memory
+    from expert_condenser.kernels.threads import threads_each
     from expert_condenser.testbed.pretrain import pretrain
     from expert_condenser.testbed.recipes import RECIPES
 
@@ -54,7 +55,7 @@ def _pretrain(words: list[str]) -> None:
     keep_freed_memory()
     recipe = RECIPES[options.recipe]
     recipe = replace(recipe, steps=options.steps or recipe.steps, norm_topk_prob=options.norm_topk_prob)
-    torch.set_num_threads(max(1, torch.get_num_threads() // recipe.shards))
+    torch.set_num_threads(threads_each(recipe.shards))
     with progress("steps", recipe.steps) as advance:
         pretrain(options.output_dir, recipe, advance)
     say_result(options.output_dir / "base")

@@ -16,6 +16,7 @@ from typing import Any
 
 from expert_condenser.errors import DataError, EvaluationError
 from expert_condenser.files import read_json, write_json
+from expert_condenser.kernels.threads import threads_each
 from expert_condenser.ownership import LOCK, Owner, end_with
 from expert_condenser.study.plan import Cell
 from expert_condenser.study.progress import Progress
@@ -111,7 +112,7 @@ def run_in_jobs(
     jobs: Jobs, progress: Progress, places: Sequence[str | None], show: Callable[[Progress, Cell], None]
 ) -> None:
     """Every cell that waits, one job each, as many at a time as there are places; none outlives an interruption."""
-    threads = max(1, (os.cpu_count() or 1) // len(places)) if jobs.kind == "local" else None
+    threads = threads_each(len(places)) if jobs.kind == "local" else None
     free = list(places)
     running: list[tuple[Cell, Any, str | None]] = []
     try:

@@ -1,7 +1,6 @@
 """Run a study: every cell that has no results yet, some at a time, with a table of where it stands."""
 
 import multiprocessing
-import os
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -16,6 +15,7 @@ from expert_condenser.evaluation.generation import Generation
 from expert_condenser.evaluation.prompts import check_template
 from expert_condenser.evaluation.settings import GENERATE, fingerprints
 from expert_condenser.evaluation.tasks import load_tasks
+from expert_condenser.kernels.threads import threads_each
 from expert_condenser.ownership import ending_on_sigterm
 from expert_condenser.study.cells import recipe_of
 from expert_condenser.study.folder import STUDY_KIND, check_inputs, claim
@@ -73,7 +73,7 @@ def _run_all(progress: Progress, devices: Sequence[str | None], show: Callable[[
     """Every cell that waits, one process each, as many at a time as there are devices; none outlives this function."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED)
-    threads = max(1, (os.cpu_count() or 1) // len(devices))
+    threads = threads_each(len(devices))
     running: dict[Any, tuple[Cell, Any, str | None]] = {}
     free = list(devices)
     try:

@@ -4,7 +4,6 @@ Batches are those of one device, and their answers come back in order, so the fi
 """
 
 import multiprocessing
-import os
 import signal
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ from expert_condenser.evaluation.likelihood import mean_nll
 from expert_condenser.evaluation.prompts import Continuation, Prompt
 from expert_condenser.evaluation.teacher_forced import TeacherForced
 from expert_condenser.kernels.buffers import keep_freed_memory
+from expert_condenser.kernels.threads import threads_each
 from expert_condenser.ownership import Owner, end_with
 
 
@@ -45,7 +45,7 @@ class SpreadBackend:
         return len(self.devices)
 
     def __enter__(self) -> "SpreadBackend":
-        threads = max(1, (os.cpu_count() or 1) // len(self.devices))
+        threads = threads_each(len(self.devices))
         for device in self.devices:
             worker = _Worker(device, (*self._made_of, device, threads, Owner.here("eval")))
             self._workers.append(worker)
