@@ -67,7 +67,10 @@ class Shape:
                 f"got {self.chosen}"
             )
         if not self.router_std > 0 or self.router_noise < 0:
-            raise SurgeryError("router_std is above 0, since equal rows tie, and router_noise 0 or more")
+            raise SurgeryError(
+                f"router_std is above 0, since equal rows tie, and router_noise 0 or more; got {self.router_std} and "
+                f"{self.router_noise}"
+            )
 
 
 @torch.no_grad()

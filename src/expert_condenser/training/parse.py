@@ -42,7 +42,7 @@ def parse_recipe(words: list[str]) -> Recipe:
     parser.set_defaults(**{name: _as_word(value) for name, value in written.items()})
     found, rest = parser.parse_known_args(words)
     if rest:
-        raise TrainingError(f"options are --name value; got {' '.join(rest)}")
+        raise TrainingError(f"options are --name value, and a recipe is --config FILE; got {' '.join(rest)}")
     asked = {name if name in vars(found) else name.removeprefix(_NEGATED) for name in (*flags, *written)}
     recipe = Recipe.of(**{name: getattr(found, name) for name in asked})
     if path is not None and recipe.run.overwrite and Path(recipe.trainer.output_dir).is_dir():
