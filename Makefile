@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 LONG := tests/planning/test_traced_families.py tests/planning/test_measured.py tests/test_gpu_check.py tests/test_registration.py \
-	tests/moe/test_methods_by_family.py tests/training/test_equivalence_of_methods.py
+	tests/moe/test_methods_by_family.py tests/moe/test_identity.py tests/training/test_equivalence_of_methods.py tests/training/test_methods.py
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 .PHONY: setup demo test test-slow test-long test-all engines fuzz-runs kill-test gpu-check check catalog figures long-tail tree mutation recipes clean llama-check slurm-check serve-check vllm-check pages pruning real-chain fuzz
@@ -28,7 +28,7 @@ test-slow: $(READY)
 	$(PYTEST) -m slow $(LONG:%=--ignore=%)
 
 # What takes minutes by itself: plans against torch's memory tracker, and of every family; the GPU day on a CPU; other orders of imports, the other
-# families under every method.
+# families under every method, and without one, bit for bit.
 test-long: $(READY)
 	$(PYTEST) -m slow $(LONG)
 

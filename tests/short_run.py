@@ -51,11 +51,11 @@ def environments(processes):
     return [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
 
 
-def start(base, folder, processes=1, pace=0.0, nan_at=-1, output=None, **options):
-    """One process, or several without a launcher; each sleeps `pace` seconds in a step."""
+def start(base, folder, processes=1, pace=0.0, nan_at=-1, linger=0.0, output=None, **options):
+    """One process, or several without a launcher; each sleeps `pace` seconds a step, the second `linger` at its end."""
     found = []
     for rank, own in enumerate(environments(processes)):
-        environment = {**ENVIRONMENT, **own, "PACE": str(pace), "NAN_AT": str(nan_at)}
+        environment = {**ENVIRONMENT, **own, "PACE": str(pace), "NAN_AT": str(nan_at), "LINGER": str(linger)}
         with (output / f"{folder.name}-{rank}.txt" if output else Path(os.devnull)).open("w") as file:
             words = words_of(base, folder, processes, **options)
             command = [sys.executable, "-m", "tests.short_run", "train", *words]
@@ -102,7 +102,7 @@ def of_rank(words, environment, output):
     handle = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
-    os.environ.update({"PACE": "0", "NAN_AT": "-1", **environment})
+    os.environ.update({"PACE": "0", "NAN_AT": "-1", "LINGER": "0", **environment})
     torch.set_num_threads(1)
     _main(words)
 
@@ -112,9 +112,9 @@ def _main(words):
     from trl import SFTTrainer
 
     from expert_condenser.cli.main import main
-    from expert_condenser.training import phase
+    from expert_condenser.training import phase, run
 
-    make, loss_of = phase.make_trainer, SFTTrainer.compute_loss
+    make, loss_of, train = phase.make_trainer, SFTTrainer.compute_loss, run.train
 
     class Pace(TrainerCallback):
         def on_step_begin(self, args, state, control, **kwargs):
@@ -128,7 +128,14 @@ def _main(words):
         hit = self.state.global_step + 1 == int(os.environ["NAN_AT"]) and os.environ["RANK"] == "1"
         return loss * float("nan") if hit else loss
 
+    def lingering(*args, **kwargs):
+        result = train(*args, **kwargs)
+        time.sleep(float(os.environ["LINGER"]) if os.environ["RANK"] == "1" else 0)
+        return result
+
     phase.make_trainer = paced
+    if float(os.environ["LINGER"]):
+        run.train = lingering
     if int(os.environ["NAN_AT"]) > 0:
         SFTTrainer.compute_loss = broken
     raise SystemExit(main(words))

@@ -181,6 +181,19 @@ def test_a_process_that_dies_takes_the_others_along(base, undisturbed, tmp_path,
     assert_identical(resumed(base, folder, 2), undisturbed(2))
 
 
+def test_processes_end_together(base, undisturbed, tmp_path):
+    """One that went first, here by seconds, closed its sockets under a thread of another, which may abort."""
+    folder = tmp_path / "run"
+    running = start(base, folder, 2, linger=5)
+    while not ((folder / "run.json").exists() and json.loads((folder / "run.json").read_text())["finished"]):
+        assert running[0].poll() is None
+        time.sleep(0.05)
+    time.sleep(2)
+    assert [process.poll() for process in running] == [None, None]
+    assert wait(running) == [0, 0]
+    assert_identical(folder, undisturbed(2))
+
+
 @pytest.mark.slow
 def test_a_process_that_hangs_ends_the_others_after_a_while(base, tmp_path):
     folder = tmp_path / "run"

@@ -22,6 +22,7 @@ def run(words: list[str]) -> None:
     from expert_condenser.kernels.buffers import keep_freed_memory
     from expert_condenser.training.launch import end_with_launcher, launch_of, start
     from expert_condenser.training.lost_process import lost_process_named
+    from expert_condenser.training.main_process import end_together
     from expert_condenser.training.parse import parse_recipe, written_options
     from expert_condenser.training.run import train
 
@@ -41,6 +42,8 @@ def run(words: list[str]) -> None:
     result = train(recipe, callbacks=shown)
     if recipe.trainer.process_index == 0:
         say_result(result)
+    with lost_process_named(recipe.trainer.ddp_timeout):
+        end_together(recipe.trainer)
 
 
 def _say_plan(recipe: Any) -> None:
