@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,7 @@ from expert_condenser.files import (
     local_path,
     move_into,
     read_json,
+    read_text,
     replacing,
     write_json,
     write_manifest,
@@ -165,3 +167,15 @@ def test_a_path_may_begin_at_home_and_may_have_spaces(tmp_path, monkeypatch):
 )
 def test_what_names_a_file_within_a_folder(name, within):
     assert is_path_within(name) is within
+
+
+def test_a_named_pipe_is_no_text_file(tmp_path):
+    """Opening one waits for somebody who writes; those of a shell, in /dev, have somebody."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="named pipe"):
+        read_text(tmp_path / "pipe")
+    read, written = os.pipe()
+    os.write(written, b"{}")
+    os.close(written)
+    assert read_text(Path(f"/dev/fd/{read}")) == "{}", "control"
+    os.close(read)

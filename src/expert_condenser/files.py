@@ -149,6 +149,8 @@ def write_json(path: Path, content: Any, *, indent: int | None = 2) -> None:
 def read_text(path: Path) -> str:
     """The content of a text file; raises `DataError` with the path where it cannot be read."""
     try:
+        if path.is_fifo() and not path.is_relative_to("/dev"):  # a shell's `<(...)` is there, and somebody writes to it
+            raise DataError(f"{path} must be a readable file of UTF-8; it is a named pipe")
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} must be a readable file of UTF-8: {error}") from error

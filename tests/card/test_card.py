@@ -7,8 +7,9 @@ import yaml
 
 from expert_condenser import RoutingConfig, attach
 from expert_condenser.card.measured import measured_in, results_beside, wilson
-from expert_condenser.checkpoint.card import CARD, card_of, is_own, shown
+from expert_condenser.checkpoint.card import CARD, card_of, is_own
 from expert_condenser.checkpoint.describe import describe_model
+from expert_condenser.checkpoint.local_names import shown
 from expert_condenser.cli.main import main
 from expert_condenser.errors import CheckpointError, EvaluationError
 from expert_condenser.evaluation.identity import weights_of
@@ -142,6 +143,23 @@ def test_a_folder_without_a_model_has_no_card(tmp_path, capsys):
     assert "is no directory" in capsys.readouterr().err
 
 
+def test_a_path_that_looks_like_a_name_of_the_hub_is_none_wherever_the_card_is_written(saved, tmp_path, monkeypatch):
+    """`models/base` and `data/rows.jsonl` are found from where the run was; the card may be written elsewhere."""
+    config = {"model": "models/base", "data": "data/rows.jsonl"}
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "base").mkdir(parents=True)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "rows.jsonl").touch()
+    describe_model(saved, {**PROVENANCE, "config": config})
+    monkeypatch.chdir("/")
+    assert not {"base_model", "datasets"} & header(card_of(saved)).keys()
+    describe_model(saved, json.loads((saved / "provenance.json").read_text()))  # as a later step does, from there
+    assert not {"base_model", "datasets"} & header(card_of(saved)).keys()
+    describe_model(saved, {**PROVENANCE, "config": {"model": "owner/base", "data": "owner/rows"}})
+    assert header(card_of(saved))["base_model"] == "owner/base", "control"
+    assert header(card_of(saved))["datasets"] == ["owner/rows"]
+
+
 def test_paths_are_shown_by_their_last_part(tmp_path, monkeypatch):
     paths = ["/a/b", "~/b", "./a/b", "../b", "C:\\a\\b", "file:///a/b"]
     assert shown({"x": paths}) == {"x": ["b"] * 6}
@@ -151,6 +169,8 @@ def test_paths_are_shown_by_their_last_part(tmp_path, monkeypatch):
     assert shown(["customer/model", "other/model", "a/" * 3000]) == ["model", "other/model", "a/" * 3000]
     within = ["testbed:gcd,/home/me/x.jsonl:0.5", 'of ["/home/me/a", "~/b/c"]', "x=C:\\a\\b"]
     assert shown(within) == ["testbed:gcd,x.jsonl:0.5", 'of ["a", "c"]', "x=b"]
+    assert shown({"/home/me/secret.jsonl": "\\\\srv\\share\\me"}) == {"secret.jsonl": "me"}
+    assert shown("from https://me:token@x.org/y") == "from https://x.org/y"
     others = ["a/b", "testbed:gcd", 1, None, "a, /b", "https://x.org/y/z", "see https://x.org/y/z", "(b + beta) / 2"]
     assert shown(others) == others, "control"
 

@@ -83,6 +83,12 @@ def test_what_is_sent_is_the_model_with_its_checksums(saved):
     assert set(plan_upload(saved, "me/model").left) == {*STAYS, "checkpoint-1", "LICENSE"}
 
 
+def test_a_generation_config_tells_of_no_folder(saved):
+    (saved / "generation_config.json").write_text(json.dumps({"_from": "/home/alice/secret/models", "top_k": 5}))
+    sent = {each.name: each.source for each in plan_upload(saved, "me/it").sent}
+    assert json.loads(sent["generation_config.json"]) == {"_from": "models", "top_k": 5}
+
+
 def test_the_tokens_of_a_tokenizer_are_no_paths(saved):
     tokens = {"3": {"content": "/think"}, "4": {"content": "~/a/b"}}
     content = {"added_tokens_decoder": tokens, "eos_token": "/", "name_or_path": "/home/me/run"}

@@ -15,7 +15,7 @@ from expert_condenser.adapters.lora import add_adapter
 from expert_condenser.checkpoint.load import load_model
 from expert_condenser.errors import CheckpointError
 from expert_condenser.moe.own_types import condensers_of, selection_biases
-from expert_condenser.moe.state import check_saved_ids
+from expert_condenser.moe.state import check_saved_types
 from expert_condenser.testing import tiny_batch, tiny_model
 
 PAPER = ("olmoe", "qwen2_moe", "deepseek_v2", "gpt_oss")
@@ -118,11 +118,32 @@ def test_float_ids_in_the_older_kind_of_file_are_seen(saved_model, tmp_path):
     tensors = load_file(file)
     file.unlink()
     torch.save(tensors, tmp_path / "pytorch_model.bin")
-    check_saved_ids(tmp_path)
+    check_saved_types(tmp_path)
     key = max(key for key in tensors if key.endswith(IDS))
     torch.save(tensors | {key: tensors[key].float()}, tmp_path / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match=r"integer expert ids; got torch.float32"):
         load_model(tmp_path)
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_a_bias_of_integers_is_seen(saved_model, tmp_path, older):
+    """Loading makes it floats, of which a bias below 1 is 0."""
+    saved_model("olmoe", tmp_path)
+    file = tmp_path / "model.safetensors"
+    tensors = load_file(file)
+    for key in [key for key in tensors if key.endswith(BIAS)]:
+        for narrow in (torch.bfloat16, torch.float16, torch.float64):
+            save_file(tensors | {key: tensors[key].to(narrow)}, file, {"format": "pt"})
+            check_saved_types(tmp_path)
+        broken = tensors | {key: tensors[key].to(torch.int32)}
+        if older:
+            file.unlink(missing_ok=True)
+            torch.save(broken, tmp_path / "pytorch_model.bin")
+        else:
+            save_file(broken, file, {"format": "pt"})
+        with pytest.raises(CheckpointError, match=r"a selection bias is of floats; got (I32|torch.int32)"):
+            load_model(tmp_path)
+        (tmp_path / "pytorch_model.bin").unlink(missing_ok=True)
 
 
 @pytest.fixture
@@ -196,6 +217,7 @@ SECTIONS = {
     "none": (lambda section: None, "has a section `condenser`"),
     "without counts": (lambda s: {"routing": s["routing"]}, "with routing and condensers_per_layer"),
     "newer": (lambda s: {**s, "format_version": 2}, "format_version up to 1; got 2.*upgrade"),
+    "of a version that is none": (lambda s: {**s, "format_version": True}, "format_version up to 1; got True"),
     "of a version in words": (lambda s: {**s, "format_version": "1"}, "format_version up to 1; got '1'"),
     "with a switch that is not known": (
         lambda s: {**s, "routing": {**s["routing"], "temperature": 2.0}},

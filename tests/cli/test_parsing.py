@@ -5,6 +5,7 @@ import json
 import pytest
 
 from expert_condenser.cli.console import put_json, say_result
+from expert_condenser.cli.main import main
 from expert_condenser.cli.parsing import SHARED, Parser
 from expert_condenser.errors import UsageError
 from expert_condenser.names import ALIASES, HINTS, canonical, nearest, unknown
@@ -80,3 +81,19 @@ def test_names():
     assert nearest("zzz", ["learn", "model"]) is None
     assert unknown("word", "zzz", ["a", "b"]) == "'zzz' is no word; there are a, b"
     assert not set(SHARED) & (set(ALIASES) | set(HINTS))
+
+
+@pytest.mark.parametrize("command", ["upcycle", "simulate", "eval"])
+@pytest.mark.parametrize(
+    ("value", "rule"), [("9" * 23, "below 2**32"), ("-1", "at least 0"), ("0.5", "a whole number")]
+)
+def test_a_seed_is_one_that_torch_and_numpy_take(command, value, rule, capsys):
+    words = {
+        "upcycle": ["--model", "dense", "--output_dir", "out"],
+        "simulate": ["usage.json", "--ranks", "8"],
+        "eval": ["--model", "testbed", "--tasks", "testbed:gcd"],
+    }
+    assert main([command, *words[command], "--seed", value]) == 2
+    error = capsys.readouterr().err
+    assert rule in error
+    assert "--seed" in error

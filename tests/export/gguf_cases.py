@@ -19,6 +19,14 @@ YARN = {
     },
     "max_position_embeddings": 2560,
 }
+
+
+def yarn(**change: Any) -> dict[str, Any]:
+    """Options of a model like those of `YARN`, with others for its rotation; None takes one away."""
+    rope = {**YARN["rope_parameters"], **change}  # type: ignore[dict-item]
+    return {**YARN, "rope_parameters": {name: value for name, value in rope.items() if value is not None}}
+
+
 GROUPED_HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
 
 

@@ -8,18 +8,19 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from expert_condenser import RoutingConfig, attach, moe_layers, set_condensers
 from expert_condenser.checkpoint.load import load_model
 from expert_condenser.errors import ExportError
 from expert_condenser.export import gguf_file
 from expert_condenser.export.gguf_export import check_gguf, export_gguf
-from expert_condenser.export.gguf_layouts import LAYOUTS
+from expert_condenser.export.gguf_layouts import LAYOUTS, obstacle
 from expert_condenser.export.gguf_table import gguf_table
 from expert_condenser.export.tuned import read_tuned
 from expert_condenser.moe.families import FAMILIES
 from expert_condenser.testing import tiny_model
-from tests.export.gguf_cases import CASES, LITE, SCORE, VOCABULARY
+from tests.export.gguf_cases import CASES, LITE, SCORE, VOCABULARY, yarn
 from tests.export.test_native import IDS, tuned
 from tests.finetune import tokenizer
 
@@ -194,6 +195,15 @@ def test_the_numbers_of_a_file(tmp_path):
             {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}},
             "rope_type 'linear'",
         ),
+        *(
+            ("deepseek_v3", 0, {}, yarn(**change), reason)
+            for change, reason in (
+                ({"attention_factor": 3.0}, "attention_factor 3.0"),
+                ({"mscale": None, "mscale_all_dim": None}, "a mscale that is not mscale_all_dim, or none"),
+                ({"mscale": 1.0}, "a mscale that is not mscale_all_dim"),
+                ({"truncate": False}, "truncate off"),
+            )
+        ),
     ],
 )
 def test_what_is_not_exact_is_refused_and_nothing_is_written(tmp_path, family, count, policy, options, reason):
@@ -201,6 +211,16 @@ def test_what_is_not_exact_is_refused_and_nothing_is_written(tmp_path, family, c
     with pytest.raises(ExportError, match=reason):
         export_gguf(str(source), tmp_path / "gguf")
     assert {path.name for path in tmp_path.iterdir()} == {"tuned"}
+
+
+def test_of_yarn_only_what_rotates_without_scaling_is_written():
+    """transformers scales cosines by `attention_factor`; a file of llama.cpp's `deepseek2` says 1."""
+    base = yarn()["rope_parameters"]
+    for change in ({}, {"attention_factor": 1.0}, {"attention_factor": 1.0, "mscale": None}, {"attention_factor": 2.0}):
+        config = tiny_model("deepseek_v3", **yarn(**change), **VOCABULARY).config
+        _, factor = ROPE_INIT_FUNCTIONS["yarn"](config, torch.device("cpu"))
+        assert (obstacle("deepseek_v3", config) is None) == (factor == 1), change
+    assert "attention_factor" not in base
 
 
 def test_layers_of_unlike_slots_are_refused(tmp_path):

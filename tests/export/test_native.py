@@ -137,6 +137,31 @@ def test_what_is_not_exact_is_refused_and_nothing_is_written(tmp_path, family, c
     assert {path.name for path in tmp_path.iterdir()} == {"tuned"}
 
 
+def test_a_folder_beside_the_export_is_left_alone(tmp_path):
+    """What is written before it is checked has a name that nobody else has."""
+    source = tuned(tmp_path / "tuned", "minimax_m2", 1)
+    theirs = [tmp_path / name / "thesis.txt" for name in (".native.unchecked", ".native.0", ".native")]
+    for file in theirs:
+        file.parent.mkdir()
+        file.write_text("precious")
+    export_native(str(source), tmp_path / "native")
+    assert [file.read_text() for file in theirs] == ["precious"] * 3
+    assert len(list(tmp_path.iterdir())) == 5
+
+
+def test_a_stock_class_that_does_not_run_in_a_dtype_is_named(tmp_path, monkeypatch):
+    source = tuned(tmp_path / "tuned", "deepseek_v3", 0)
+    kind = type(tiny_model("deepseek_v3"))
+
+    def broken(*args, **kwargs):
+        raise RuntimeError("expected m1 and m2 to have the same dtype")
+
+    monkeypatch.setattr(kind, "forward", broken)
+    with pytest.raises(ExportError, match=r"gives none in float16: expected m1 .* another --dtype"):
+        export_native(str(source), tmp_path / "native", "float16")
+    assert {path.name for path in tmp_path.iterdir()} == {"tuned"}
+
+
 def test_a_rank_that_comes_near_a_condenser_s_is_refused(tmp_path):
     model = attach(tiny_model("minimax_m2"), RoutingConfig())
     for layer in moe_layers(model):

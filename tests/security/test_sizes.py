@@ -1,13 +1,19 @@
 """A config that asks for more than its files hold is refused before memory is taken, in a process that has little."""
 
 import json
+import os
 import subprocess
 import sys
+import time
 
 import pytest
+import torch
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from expert_condenser import RoutingConfig, attach, set_condensers
+from expert_condenser.checkpoint.config import _check_counts, check_room, read_config
 from expert_condenser.cli.main import main
+from expert_condenser.errors import CheckpointError
 from expert_condenser.testing import tiny_model
 from tests.runs import make_base
 from tests.security.hostile import edit_json
@@ -69,6 +75,79 @@ def test_huge_numbers_take_no_memory(own_type, tmp_path):
     assert failed == []
     loaded = [cases[at // 2 - 1] for at, row in enumerate(found[2:], start=2) if row[:2] == ["load_model", "read"]]
     assert [case for case in loaded if not {*case.values()} <= {None, True}] == []
+
+
+SLOW_TO_MAKE = [
+    ("jamba", {"num_hidden_layers": 500}),
+    ("dbrx", {"n_layers": 500}),
+    ("muse_spark", {"audio_config": {"depths": [20_000, 1, 1, 1]}}),
+    ("muse_spark", {"audio_config": {"depths": [500, 1, 1, 1]}}),
+    ("qwen3_omni_moe_thinker", {"audio_config": {"encoder_layers": 20_000}}),
+    ("qwen3_omni_moe_thinker", {"audio_config": {"encoder_layers": 500}}),
+    ("qwen3_omni_moe_thinker", {"vision_config": {"deepstack_visual_indexes": [0] * 20_000}}),
+    ("nemotron_h", {"layers_block_type": ["moe", "full_attention"] * 5_000}),
+    ("minimax", {"block_size": 20_000}),
+]
+
+
+@pytest.mark.parametrize(("family", "change"), SLOW_TO_MAKE, ids=lambda value: str(value)[:60])
+def test_what_takes_long_to_make_is_not_made(family, change, tmp_path):
+    """Thousands of layers take seconds also without memory, and a table that is computed is in no file."""
+    tiny_model(family).save_pretrained(tmp_path)
+    check_room(tmp_path, read_config(tmp_path))
+
+    def merged(content, more):
+        for key, value in more.items():
+            content[key] = merged(content.get(key) or {}, value) if isinstance(value, dict) else value
+        return content
+
+    edit_json(tmp_path / "config.json", lambda content: merged(content, change))
+    begin = time.process_time()
+    with pytest.raises(CheckpointError):
+        check_room(tmp_path, read_config(tmp_path))
+    assert time.process_time() - begin < 1
+
+
+def test_the_configs_of_families_are_no_hostile_ones():
+    """The bounds are above what every family of transformers has by itself."""
+    checked = 0
+    for name, kind in CONFIG_MAPPING.items():
+        try:
+            content = kind().to_dict()
+        except Exception:  # some have no defaults, and some need another package
+            continue
+        _check_counts(name, content)
+        checked += 1
+    assert checked > 300
+
+
+def test_an_older_kind_of_file_is_counted_as_well(tmp_path):
+    model = tiny_model("olmoe")
+    model.config.save_pretrained(tmp_path)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    check_room(tmp_path, read_config(tmp_path))
+    edit_json(tmp_path / "config.json", lambda content: content.update(intermediate_size=1_000_000))
+    with pytest.raises(CheckpointError, match="must hold every weight"):
+        check_room(tmp_path, read_config(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_named_pipe_is_no_file(name, tmp_path):
+    """Opening one waits for somebody who writes."""
+    base = make_base(tmp_path)
+    (base / "model" / name).unlink()
+    os.mkfifo(base / "model" / name)
+    for words in (
+        ["export", "--model", str(base / "model"), "--to", "native", "--output_dir", str(tmp_path / "out")],
+        ["card", str(base / "model"), "--print"],
+    ):
+        command = [sys.executable, "-m", "expert_condenser", *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        if words[0] == "card" and name != "config.json":
+            assert done.returncode == 0, "of these a card reads nothing"
+        else:
+            assert done.returncode == 2, done.stderr
+            assert "Traceback" not in done.stderr
 
 
 NO_MODEL = {

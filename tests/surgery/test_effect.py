@@ -4,11 +4,14 @@ import pytest
 import torch
 from torch import nn
 
+from expert_condenser import RoutingConfig, attach, moe_layers
 from expert_condenser.functional.scoring import Scoring
 from expert_condenser.moe.experts_calls import ExpertsCall
 from expert_condenser.moe.layers import MoELayer
 from expert_condenser.moe.rule import Rule
-from expert_condenser.surgery.effect import effects_of, is_rescaled
+from expert_condenser.surgery.cut import cut_experts
+from expert_condenser.surgery.effect import effects_of, is_rescaled, is_shifted
+from expert_condenser.testing import tiny_batch, tiny_model
 
 
 def call_of(probabilities):
@@ -33,6 +36,38 @@ def test_by_hand(normalize):
     assert found.rescaled is not normalize
     wanted = (1.0, 1.0) if normalize else (1.25, 2.0)
     assert (found.factor_median, found.factor_largest) == pytest.approx(wanted), "torch's median is the lower one"
+
+
+def test_who_is_shifted():
+    """A bias beside scores that rise when others are gone; logits and sigmoids stay."""
+    for family, policy, shifted in (
+        ("mixtral", {"bias_space": "score"}, True),
+        ("mixtral", {"bias_space": "logit"}, False),
+        ("olmoe", {"bias_space": "score"}, True),
+        ("minimax_m2", {}, False),
+    ):
+        model = attach(tiny_model(family), RoutingConfig(**policy))
+        assert {is_shifted(layer) for layer in moe_layers(model)} == {shifted}, family
+    assert all(map(is_shifted, moe_layers(tiny_model("ernie4_5_moe")))), "a correction bias of its own, on a softmax"
+    assert not any(map(is_shifted, moe_layers(tiny_model("mixtral"))))
+
+
+@pytest.mark.parametrize(
+    ("family", "policy", "moves"),
+    [("mixtral", "score", True), ("mixtral", "logit", False), ("qwen3_moe", "score", True)],
+)
+def test_a_shift_is_one(family, policy, moves):
+    """The cut model beside the one in which nobody may choose the removed."""
+    model = attach(tiny_model(family), RoutingConfig(bias_space=policy)).eval()
+    for index, layer in enumerate(moe_layers(model)):
+        layer.router.selection_bias.copy_(torch.linspace(-0.1, 0.1, layer.num_experts).roll(index))
+    cut = cut_experts(model, {index: [0, 4] for index in range(len(moe_layers(model)))}).eval()
+    for layer in moe_layers(model):
+        layer.router.selection_bias[[0, 4]] = -3e4
+    with torch.no_grad():
+        ids = tiny_batch(3, 20)
+        whole, left = (each(input_ids=ids, use_cache=False).logits for each in (model, cut))
+    assert ((whole - left).abs().max() / whole.abs().max() > 1e-3) == moves
 
 
 def test_who_is_rescaled():

@@ -1,6 +1,7 @@
 """A MoE model from a dense one: the same logits in float32 and float64, whatever the rows of the router are."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -117,6 +118,11 @@ def test_an_idle_shared_expert_stays_idle():
         (Shape(4, 2, top_k=12), "got 12"),
         (Shape(1, 1), "2 experts or more"),
         (Shape(4, 2, router_std=0.0), "equal rows tie"),
+        *(
+            (Shape(4, 2, router_noise=noise), f"0 or more; got 0.02 and {noise}")
+            for noise in (-1.0, math.nan, math.inf)
+        ),
+        *((Shape(4, 2, router_std=std), f"got {std} and 0.0") for std in (math.nan, math.inf)),
     ],
 )
 def test_shapes_that_do_not_fit_are_refused(shape, message):

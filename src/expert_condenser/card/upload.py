@@ -13,8 +13,9 @@ from typing import Any
 
 from huggingface_hub import CommitOperationAdd, HfApi
 
-from expert_condenser.checkpoint.card import CARD, PROVENANCE, is_hub_name, is_own, shown
+from expert_condenser.checkpoint.card import CARD, PROVENANCE, is_own
 from expert_condenser.checkpoint.guard import check_readable
+from expert_condenser.checkpoint.local_names import is_hub_name, shown
 from expert_condenser.errors import CheckpointError, DataError, ExportError
 from expert_condenser.files import read_object
 
@@ -28,7 +29,7 @@ _SENT = re.compile(
     r"|LICENSE(\.(txt|md))?|NOTICE(\.(txt|md))?"
 )
 """The files of a model. Everything else stays here: states of a training, logs, data."""
-_REWRITTEN = (PROVENANCE, "config.json", "adapter_config.json", "tokenizer_config.json")
+_REWRITTEN = (PROVENANCE, "config.json", "adapter_config.json", "generation_config.json", "tokenizer_config.json")
 """Files that may name folders of this machine."""
 _TOKENS = re.compile(r"\w+_tokens?|added_tokens_decoder|chat_template|model_specific_special_tokens")
 """What of a tokenizer's config is text that a model reads: `/think` is a token there, and no folder."""
@@ -89,7 +90,7 @@ def _content(folder: Path, name: str) -> Path | bytes:
             content = read_object(path)
         except DataError as error:
             raise CheckpointError(str(error)) from error
-        _check_base(path, content)
+        _check_base(folder, path, content)
         own = {key: part if _TOKENS.fullmatch(key) else shown(part) for key, part in content.items()}
         return (json.dumps(own, indent=2, sort_keys=True) + "\n").encode()
     if name == CARD:
@@ -103,10 +104,10 @@ def _content(folder: Path, name: str) -> Path | bytes:
     return path
 
 
-def _check_base(path: Path, content: dict[str, Any]) -> None:
+def _check_base(folder: Path, path: Path, content: dict[str, Any]) -> None:
     """An adapter is of no use to whoever cannot find its base."""
     base = content.get("base_model_name_or_path")
-    if path.name == "adapter_config.json" and not is_hub_name(str(base)):
+    if path.name == "adapter_config.json" and not is_hub_name(str(base), read_object(folder / PROVENANCE)):
         raise ExportError(
             f"the base of a pushed adapter is a model of the hub, and {path} names {base!r}; push the merged model "
             "(RUN/model), or name the base on the hub in that file"

@@ -8,12 +8,13 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from expert_condenser.checkpoint.local_names import is_hub_name, shown
 from expert_condenser.errors import CheckpointError, DataError
 from expert_condenser.files import read_object, write_text
 from expert_condenser.moe.layers import MODEL_TYPE_PREFIX
@@ -22,13 +23,6 @@ from expert_condenser.moe.own_types import auto_class
 CARD = "README.md"
 PROVENANCE = "provenance.json"
 EMBEDDED_LICENSE = "apache-2.0"
-_PATH = re.compile(r"/|~|\.{1,2}/|file:|[A-Za-z]:[\\/]")
-_RELATIVE = re.compile(r"[^\s/:]+(/[^\s/]+){2,}")
-"""A path of three parts or more, which no name on the hub has."""
-_WITHIN = re.compile(
-    r"(?:(?<=[\s,;=:'\"(\[]))(?:file:/+|~?/(?!/)|[A-Za-z]:[\\/](?!/))[^\s,;'\")\]/\\]+[/\\][^\s,;'\")\]]*"
-)
-"""A path of two parts or more within a text: a mixture of data names several."""
 _MARK = "<!-- condenser card {} -->"
 _OLDER = re.compile(r"# .*\n\n(Fine-tuned with expert-condenser\.|A LoRA adapter, fine-tuned with expert-condenser;)")
 _RECIPE = (
@@ -99,8 +93,8 @@ def card_of(folder: Path, measured: Sequence[Measured] = (), license: str | None
     recipe = _section(provenance, "config")
     base = base_of(provenance, config, adapter=adapter)
     data = ModelCardData(
-        base_model=base if base and is_hub_name(base) else None,
-        datasets=[source] if is_hub_name(source := str(recipe.get("data", ""))) else None,
+        base_model=base if base and is_hub_name(base, provenance) else None,
+        datasets=[source] if is_hub_name(source := str(recipe.get("data", "")), provenance) else None,
         license=license or license_of(base),
         library_name="peft" if adapter else "transformers" if config else None,
         pipeline_tag="text-generation",
@@ -149,34 +143,6 @@ def base_of(provenance: Mapping[str, Any], config: Mapping[str, Any], *, adapter
         if isinstance(found, str):
             return found
     return None
-
-
-def is_hub_name(name: str) -> bool:
-    """Whether a name is one of the hub, `owner/name`, and no path that is there or looks like one."""
-    return bool(re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(:[\w.-]+)?", name)) and not Path(name).exists()
-
-
-def shown(value: Any) -> Any:
-    """A value as others may see it: of a path of this machine, also one within a text, its last part."""
-    if isinstance(value, Mapping):
-        return {key: shown(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [shown(part) for part in value]
-    if not isinstance(value, str):
-        return value
-    is_path = _PATH.match(value) or _RELATIVE.fullmatch(value) or ("/" in value and _is_there(value))
-    return _last_part(value) if is_path else _WITHIN.sub(lambda found: _last_part(found.group()), value)
-
-
-def _is_there(path: str) -> bool:
-    try:
-        return Path(path).exists()
-    except (OSError, ValueError):  # a text that is longer than a path can be
-        return False
-
-
-def _last_part(path: str) -> str:
-    return PurePath(path.replace("\\", "/")).name
 
 
 def license_of(base: str | None) -> str | None:

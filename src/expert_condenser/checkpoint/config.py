@@ -16,17 +16,23 @@ from expert_condenser.files import is_file_name
 from expert_condenser.moe.layers import moe_layers
 from expert_condenser.moe.own_types import auto_class
 
+_LAYERS = re.compile(r"(^|_)n(um)?_(\w+_)?(layers?|blocks)$|coder_layers$|(^|_)depths?$")
+"""How many layers there are, of any part of a model."""
 _MOST = (
-    (re.compile(r"(^|_)n(um)?_(\w+_)?(layers?|blocks)$|(^|_)depth$"), 1_000),
+    (_LAYERS, 512),
     (re.compile(r"(^|_)n(um)?_(\w+_)?experts$"), 65_536),
     (re.compile(r"vocab_size$"), 4_194_304),
 )
 """Modules, lists and loops are made by these numbers, which no published model comes near."""
+_LONGEST = 1_024
+"""Entries of a list in a config: modules are made by lists too."""
 _SIZES = ("r", "num_virtual_tokens", "encoder_hidden_size")
 """What the config of an adapter gives its tensors."""
 _INDEX = "*.index.json"
 _ROOM = 2
 """Times the numbers in its files that a model may have: what a family computes is in none."""
+_COMPUTED = 2**26
+"""Numbers that it may compute besides, as tables of positions are."""
 
 
 def read_config(path: str | Path, **options: Any) -> Any:
@@ -51,6 +57,11 @@ def _said(error: Exception) -> str:
 
 
 def _check_counts(path: str | Path, content: Any) -> None:
+    for key, length in _lengths(content):
+        if length > _LONGEST:
+            raise CheckpointError(
+                f"{path}: {key} is a list of up to {_LONGEST:,} entries; got {length:,}. It is no config of a model."
+            )
     for key, value in _numbers(content):
         most = next((most for pattern, most in _MOST if pattern.search(key)), None)
         if most is not None and not 0 <= value <= most:
@@ -60,11 +71,23 @@ def _check_counts(path: str | Path, content: Any) -> None:
 
 
 def _numbers(content: Any) -> Iterator[tuple[str, int | float]]:
-    """Every number in a config, with its key."""
+    """Every number in a config, also in its lists, with its key."""
     for key, value in content.items() if isinstance(content, dict) else ():
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            yield str(key), value
-        yield from _numbers(value)
+        for one in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(one, int | float) and not isinstance(one, bool):
+                yield str(key), one
+            yield from _numbers(one)
+
+
+def _lengths(content: Any) -> Iterator[tuple[str, int]]:
+    """Of every list in a config, but for those of what is quantised, which name weights."""
+    for key, value in content.items() if isinstance(content, dict) else ():
+        if key == "quantization_config":
+            continue
+        if isinstance(value, list | tuple):
+            yield str(key), len(value)
+        for one in value if isinstance(value, list | tuple) else (value,):
+            yield from _lengths(one)
 
 
 def check_room(path: Path, config: Any) -> None:
@@ -72,14 +95,28 @@ def check_room(path: Path, config: Any) -> None:
 
     `from_pretrained` would take the memory for all that it does not find. Quantised weights are left to it.
     """
-    held = numbers_in(path)
-    if not held or getattr(config, "quantization_config", None) is not None:
+    sizes = sizes_in(path)
+    held = sum(sizes)
+    if not sizes or getattr(config, "quantization_config", None) is not None:
         return
-    wanted = sum(parameter.numel() for parameter in without_memory(config).parameters())
+    # A layer has a tensor at least, and to make thousands of layers takes seconds even without memory.
+    layers = max((value for key, value in _numbers(config.to_dict()) if _LAYERS.search(key)), default=0)
+    if layers > len(sizes):
+        raise CheckpointError(
+            f"{path} must hold every layer of the model that its config describes, {layers:,} of one kind; its files "
+            f"have {len(sizes):,} tensors. Restore config.json, or take another checkpoint."
+        )
+    model = without_memory(config)
+    wanted, computed = (sum(each.numel() for each in them) for them in (model.parameters(), model.buffers()))
     if wanted > _ROOM * held:
         raise CheckpointError(
             f"{path} must hold every weight of the model that its config describes, {wanted:,} numbers; its files have "
             f"{held:,}. Restore config.json, or take another checkpoint."
+        )
+    if computed > _ROOM * held + _COMPUTED:
+        raise CheckpointError(
+            f"{path}: a model keeps few numbers beside its weights; that of its config has {computed:,}, and the files "
+            f"have {held:,} in all. Restore config.json, or take another checkpoint."
         )
 
 
@@ -108,13 +145,15 @@ def _check_choices(model: Any) -> None:
             raise CheckpointError(f"{layer.name} chooses from {layer.num_experts} experts; got {layer.top_k} to choose")
 
 
-def numbers_in(folder: Path) -> int:
-    """How many numbers the safetensors files of a directory have, by their headers; 0 where there is no such file."""
-    found = 0
+def sizes_in(folder: Path) -> list[int]:
+    """How many numbers each tensor in the files of a directory has, without reading any; nothing of a hub's model."""
+    found = []
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as tensors:
             for key in tensors.keys():  # noqa: SIM118 - it is no dict
-                found += torch.Size(tensors.get_slice(key).get_shape()).numel()
+                found.append(torch.Size(tensors.get_slice(key).get_shape()).numel())
+    for file in [] if found else sorted(folder.glob("pytorch_model*.bin")):
+        found += [tensor.numel() for tensor in torch.load(file, map_location="meta", weights_only=True).values()]
     return found
 
 

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from expert_condenser.checkpoint.card import PROVENANCE, write_card
 from expert_condenser.checkpoint.cast import save_in
 from expert_condenser.checkpoint.generation import make_savable
+from expert_condenser.checkpoint.local_names import with_local_names
 from expert_condenser.files import MANIFEST, read_object, write_json
 from expert_condenser.moe.layers import MODEL_TYPE_PREFIX
 from expert_condenser.moe.own_types import auto_class, own_config_class, own_trunk_class
@@ -50,7 +51,7 @@ def save_stock(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, pro
     make_savable(model)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    write_json(folder / PROVENANCE, provenance)
+    write_json(folder / PROVENANCE, with_local_names(provenance))
     write_card(folder)
 
 
@@ -79,7 +80,7 @@ def describe_model(folder: Path, provenance: dict[str, Any]) -> None:
     `trust_remote_code=True` runs that file, which only imports `expert_condenser`, and shows the class to
     `transformers serve` where that is what runs.
     """
-    write_json(folder / PROVENANCE, provenance)
+    write_json(folder / PROVENANCE, with_local_names(provenance))
     if (folder / "config.json").exists():
         _add_code(folder)
     write_card(folder)

@@ -22,6 +22,8 @@ UNFINISHED = "unfinished-"
 def check_readable(folder: Path) -> None:
     """Raise `CheckpointError` if a safetensors file of a local directory is truncated or damaged."""
     for file in sorted(folder.glob("*.safetensors")) if folder.is_dir() else []:
+        if not file.is_file():
+            raise CheckpointError(f"{file} must be a file with weights, and is none; take another checkpoint")
         try:
             with safe_open(file, framework="pt"):
                 pass

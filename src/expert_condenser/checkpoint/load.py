@@ -15,6 +15,7 @@ from expert_condenser.files import read_object
 from expert_condenser.moe.experts import default_implementation, register_for_quantised
 from expert_condenser.moe.own_types import auto_class
 from expert_condenser.moe.sparse_block import run_sparsely
+from expert_condenser.moe.state import check_saved_types
 
 ADAPTER_CONFIG = "adapter_config.json"
 
@@ -93,6 +94,7 @@ def _load_whole(path: str | Path, dtype: str | torch.dtype, options: dict[str, A
 def _load_adapter(path: Path, dtype: str | torch.dtype, train: bool, options: dict[str, Any]) -> Any:
     content = read_object(path / ADAPTER_CONFIG)
     check_adapter(path, content)
+    check_saved_types(path)
     base = content["base_model_name_or_path"]
     if (Path(base) / ADAPTER_CONFIG).exists():
         raise CheckpointError(f"the base of an adapter is a whole model; {path} names {base}, which is an adapter")

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from expert_condenser.cli.parsing import Parser, at_least, positive
+from expert_condenser.cli.parsing import Parser, at_least, positive, seed
 from expert_condenser.errors import UsageError
 from expert_condenser.names import unknown
 
@@ -109,7 +109,7 @@ _OWN: Mapping[str, Mapping[str, dict[str, Any]]] = {
         "scopes": {"type": _words, "default": ["layer", "global"], "help": "layer, global"},
         "ways": {"type": _words, "default": ["as_is", "rescaled"], "help": "as_is, rescaled: weights of a cut model"},
         "draws": {"type": partial(at_least, 0), "default": 5, "help": "random controls"},
-        "seed": {"type": int, "default": 0, "help": "of the random controls"},
+        "seed": {"type": seed, "default": 0, "help": "of the random controls"},
         "score_split": {"default": "train", "help": "the split of the rows that experts are scored on"},
         "score_tokens": {"type": positive, "default": 2048, "help": "tokens that experts are scored on"},
         "experts": {"type": Path, "metavar": "FILE", "help": "a list of scored experts, in place of --criteria"},

@@ -11,19 +11,6 @@ from expert_condenser.errors import UsageError
 from expert_condenser.files import local_path
 from expert_condenser.names import HINTS, canonical, unknown
 
-SHARED: dict[str, dict[str, Any]] = {
-    "model": {"help": "a directory, a hub name, or 'testbed', the embedded model"},
-    "data": {"help": "a hub name, a file, a directory, or testbed:FAMILY[:COUNT]"},
-    "split": {"help": "split of a hub data set or directory"},
-    "output_dir": {"type": Path, "metavar": "DIR", "help": "the folder that results go to"},
-    "out": {"type": Path, "metavar": "FILE", "help": "the file that the result goes to"},
-    "limit": {"type": int, "metavar": "N", "help": "the first N only"},
-    "seed": {"type": int, "metavar": "N", "help": "of all that is random"},
-    "json": {"nargs": "?", "const": "-", "metavar": "FILE", "help": "JSON, to a file or else to stdout"},
-    "device": {"help": "cpu, cuda, ...; default: the accelerator where there is one"},
-}
-"""What several commands take: the same name and meaning everywhere."""
-
 
 def at_least(least: int, text: str) -> int:
     """A whole number from `least` on, `1e9` too; of a partial of it, argparse says what was wrong with which flag."""
@@ -44,6 +31,28 @@ def _float(text: str) -> float:
         return float(text)
     except ValueError:
         return float("nan")
+
+
+def seed(text: str) -> int:
+    """A whole number that torch, numpy and Python take as a seed."""
+    value = at_least(0, text)
+    if value >= 2**32:
+        raise argparse.ArgumentTypeError(f"below 2**32, as numpy's seeds; got {value}")
+    return value
+
+
+SHARED: dict[str, dict[str, Any]] = {
+    "model": {"help": "a directory, a hub name, or 'testbed', the embedded model"},
+    "data": {"help": "a hub name, a file, a directory, or testbed:FAMILY[:COUNT]"},
+    "split": {"help": "split of a hub data set or directory"},
+    "output_dir": {"type": Path, "metavar": "DIR", "help": "the folder that results go to"},
+    "out": {"type": Path, "metavar": "FILE", "help": "the file that the result goes to"},
+    "limit": {"type": int, "metavar": "N", "help": "the first N only"},
+    "seed": {"type": seed, "metavar": "N", "help": "of all that is random"},
+    "json": {"nargs": "?", "const": "-", "metavar": "FILE", "help": "JSON, to a file or else to stdout"},
+    "device": {"help": "cpu, cuda, ...; default: the accelerator where there is one"},
+}
+"""What several commands take: the same name and meaning everywhere."""
 
 
 def _at_home(value: Any) -> Any:

@@ -107,6 +107,11 @@ def _remarks(content: Mapping[str, Any]) -> list[str]:
             f"{median:.2f} times for the median token in the layer where most, {largest:.4g} times at most; "
             "--heal tunes that away"
         )
+    if any(layer["shifted"] for layer in layers):
+        lines.append(
+            "a bias is added to the scores of a softmax, which rise without the removed experts: tokens near a tie "
+            "choose otherwise, also among those that are left; --heal tunes that away"
+        )
     return lines
 
 

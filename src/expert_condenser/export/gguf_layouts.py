@@ -86,8 +86,8 @@ def obstacle(family: str, config: Any) -> str | None:
     kinds = ("default", "yarn") if latent else ("default",)
     if rope["rope_type"] not in kinds:
         return f"rope_type {rope['rope_type']!r}"
-    if rope["rope_type"] == "yarn" and rope.get("mscale") != rope.get("mscale_all_dim"):
-        return "a mscale that is not mscale_all_dim"
+    if rope["rope_type"] == "yarn" and (strange := _yarn_obstacle(rope)):
+        return strange
     if latent and not config.q_lora_rank and config.num_hidden_layers not in LITE_LAYERS:
         return f"no q_lora_rank, which llama.cpp knows of models with {LITE_LAYERS[0]} or {LITE_LAYERS[1]} layers only"
     if latent and (config.rms_norm_eps != 1e-6 or not getattr(config, "rope_interleave", True)):
@@ -102,6 +102,16 @@ def obstacle(family: str, config: Any) -> str | None:
     if getattr(config, "mlp_only_layers", None) or getattr(config, "decoder_sparse_step", 1) != 1:
         return "layers without experts among those with"
     return None if config.hidden_act == "silu" else f"hidden_act {config.hidden_act!r}"
+
+
+def _yarn_obstacle(rope: Any) -> str | None:
+    """What of YaRN a file does not say: in llama.cpp a `deepseek2` rotates without scaling."""
+    given, mscale = rope.get("attention_factor"), rope.get("mscale")
+    if given is not None and given != 1:
+        return f"attention_factor {given}"
+    if given is None and (not mscale or mscale != rope.get("mscale_all_dim")):
+        return "a mscale that is not mscale_all_dim, or none, with which the rotation is scaled"
+    return None if rope.get("truncate", True) else "truncate off"
 
 
 def hyperparameters(

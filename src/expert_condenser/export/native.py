@@ -92,5 +92,13 @@ def _note_highest(
 
 @torch.no_grad()
 def _logits(model: Any, ids: Tensor) -> Tensor:
-    logits: Tensor = model(input_ids=ids, use_cache=False).logits
+    try:
+        logits: Tensor = model(input_ids=ids, use_cache=False).logits
+    except RuntimeError as error:  # of torch, where a family mixes dtypes or a kernel takes no such sizes
+        reason = " ".join(str(error).split())[:200]
+        dtype = str(model.dtype).removeprefix("torch.")
+        raise ExportError(
+            f"an export is checked by its logits, and {type(model).__name__} gives none in {dtype}: {reason}. Take "
+            "another --dtype."
+        ) from error
     return logits

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import torch
 from peft import PeftModel
@@ -58,8 +59,7 @@ def unchecked(output_dir: Path) -> Iterator[Path]:
     above = next(folder for folder in output_dir.absolute().parents if folder.exists())
     if not above.is_dir():
         raise ExportError(f"an export writes to a folder; {output_dir} would be inside {above}, which is none")
-    folder = output_dir.parent / f".{output_dir.name}.unchecked"
-    shutil.rmtree(folder, ignore_errors=True)
+    folder = output_dir.with_name(f".{output_dir.name}.{uuid4().hex[:8]}")  # nobody else's
     try:
         yield folder
         folder.rename(output_dir)

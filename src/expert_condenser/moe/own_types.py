@@ -25,7 +25,7 @@ from expert_condenser.moe.layers import MODEL_TYPE_PREFIX, decoder_of, family_na
 from expert_condenser.moe.made_types import own_type
 from expert_condenser.moe.recycled import install_recycling, make_gates
 from expert_condenser.moe.router import set_policy
-from expert_condenser.moe.state import check_layers, check_saved_ids, make_section, read_section
+from expert_condenser.moe.state import check_layers, check_saved_types, make_section, read_section
 
 
 class CondenserModel:  # in front of a PreTrainedModel
@@ -60,7 +60,7 @@ class CondenserModel:  # in front of a PreTrainedModel
                 f"{path} is not a whole checkpoint of {cls.__name__}: {found}. Nothing is filled in: save it again, "
                 "or start from the base model."
             )
-        check_saved_ids(path)
+        check_saved_types(path)
         check_layers(moe_layers(model))
         return (model, info) if with_info else model
 

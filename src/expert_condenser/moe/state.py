@@ -83,7 +83,7 @@ def read_section(section: Any, layers: Sequence[MoELayer]) -> tuple[RoutingConfi
             f"{section!r}. Save the model again, or start from the base model."
         )
     version = section.get("format_version", 1)
-    if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
+    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
         raise CheckpointError(
             f"the section `condenser` has a format_version up to {FORMAT_VERSION}; got {version!r}. A newer release "
             "wrote it: upgrade expert-condenser."
@@ -105,20 +105,31 @@ def read_section(section: Any, layers: Sequence[MoELayer]) -> tuple[RoutingConfi
     return policy, list(counts)
 
 
-def check_saved_ids(path: str | Path) -> None:
-    """Raise `CheckpointError` where condensers in a directory's files are no integers: loading makes them some.
+def check_saved_types(path: str | Path) -> None:
+    """Raise `CheckpointError` where a bias in a directory's files is no float, or a condenser no integer.
 
-    Of a model on the hub no files are looked at.
+    Loading makes them what they should be, other numbers among them. Of a model on the hub no files are looked at.
     """
     for file in sorted(Path(path).glob("*.safetensors")):
         with safe_open(file, framework="pt") as tensors:
             for key in tensors.keys():  # noqa: SIM118 - it is no dict
-                if key.endswith(f".{IDS}") and (dtype := tensors.get_slice(key).get_dtype()) not in ("I64", "I32"):
-                    raise _fault(key.removesuffix(f".{IDS}"), "condensers are integer expert ids", dtype)
+                _check_type(key, tensors.get_slice(key).get_dtype())
     for file in sorted(Path(path).glob("pytorch_model*.bin")):
         for key, tensor in torch.load(file, map_location="meta", weights_only=True).items():
-            if key.endswith(f".{IDS}") and tensor.dtype not in (torch.int64, torch.int32):
-                raise _fault(key.removesuffix(f".{IDS}"), "condensers are integer expert ids", str(tensor.dtype))
+            _check_type(key, str(tensor.dtype))
+
+
+def _check_type(key: str, dtype: str) -> None:
+    """`dtype` as safetensors or torch writes it."""
+    name, _, tensor = key.rpartition(".")
+    if tensor == IDS and dtype not in ("I64", "I32", "torch.int64", "torch.int32"):
+        raise _fault(name, "condensers are integer expert ids", dtype)
+    if (
+        tensor == BIAS
+        and dtype not in ("F64", "F32", "F16", "BF16")
+        and not dtype.startswith(("torch.float", "torch.bf"))
+    ):
+        raise _fault(name, "a selection bias is of floats", dtype)
 
 
 def check_complete(keys: Iterable[str], layers: Sequence[MoELayer]) -> None:

@@ -49,9 +49,10 @@ def check_count(layers: Sequence[MoELayer], count: int, condensers: Removed) -> 
         most, groups = most_removable(layer, condensers.get(at, ())), layer.scoring.num_groups
         if not 1 <= count <= most or count % groups:
             of_groups = f", a multiple of its {groups} groups," if groups > 1 else ""
+            some = f"1 to {most} of them{of_groups}" if most else "none of them"
             raise SurgeryError(
                 f"layer {at} ({layer.name}) has {layer.num_experts} experts, {layer.top_k} of them for every token and "
-                f"{len(condensers.get(at, ()))} condensers: 1 to {most} of them{of_groups} can be removed; got {count}"
+                f"{len(condensers.get(at, ()))} condensers: {some} can be removed; got {count}"
             )
 
 

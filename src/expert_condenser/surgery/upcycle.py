@@ -11,6 +11,7 @@ whatever the rows are. Rows of copies differ by chance, since equal ones would t
 """
 
 import copy
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -66,7 +67,7 @@ class Shape:
                 f"a token gets whole copies, so top_k is a multiple of {self.shards} shards up to {self.num_experts}; "
                 f"got {self.chosen}"
             )
-        if not self.router_std > 0 or self.router_noise < 0:
+        if not 0 < self.router_std < math.inf or not 0 <= self.router_noise < math.inf:
             raise SurgeryError(
                 f"router_std is above 0, since equal rows tie, and router_noise 0 or more; got {self.router_std} and "
                 f"{self.router_noise}"
@@ -145,9 +146,13 @@ def upcycle(source: str, shape: Shape, folder: Path) -> float:
     model = upcycled(dense, shape)
     apart = difference(dense, model)
     if shape.router_noise == 0 and not apart <= TOLERANCE:
+        why = "this model has something that its MoE type computes otherwise"
+        if model.dtype != torch.float32 and shape.shards & (shape.shards - 1):
+            name = str(model.dtype).removeprefix("torch.")
+            why = f"weights times {shape.shards} round in {name}; take a power of two, or a dense model in float32"
         raise SurgeryError(
             f"an upcycled model gives the logits of the dense one; those of {source} differ by {apart:.1e} of the "
-            f"largest, and {TOLERANCE:g} is rounding: this model has something that its MoE type computes otherwise"
+            f"largest, and {TOLERANCE:g} is rounding: {why}"
         )
     made = {"model": source, **asdict(shape), "difference": apart}
     save_stock(model, load_tokenizer(source), folder, {"upcycled": made})
