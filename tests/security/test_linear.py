@@ -8,8 +8,12 @@ import re
 import time
 
 import pytest
+import torch
+from safetensors.torch import save
 
+from expert_condenser.checkpoint.config import check_adapter
 from expert_condenser.data.formats import CHOICE, MATH_ANSWER, without_calculator
+from expert_condenser.errors import CheckpointError
 from expert_condenser.evaluation.answers import ANSWER, LATEX, LETTER, NUMBER, TRUTH, VERBATIM, algebra
 from tests.security.adversarial import SAMPLE, UNITS, seconds, text_of
 
@@ -49,3 +53,20 @@ def test_a_long_expression_is_not_asked_of_algebra():
     start = time.process_time()
     assert not algebra.equal("(" * 100_000, "1")
     assert time.process_time() - start < 1
+
+
+@pytest.mark.parametrize("field", ["target_modules", "exclude_modules", "rank_pattern"])
+def test_an_adapter_s_patterns_are_bounded(tmp_path, field):
+    """PEFT matches them with the names of all modules, in a way that takes exponential time where a group repeats."""
+    (tmp_path / "adapter_model.safetensors").write_bytes(save({"a": torch.zeros(8, 4)}))
+    base = {"base_model_name_or_path": "base", "r": 4}
+    for pattern in (
+        r".*\.(q_proj|v_proj)",
+        r"model\.layers\.\d+\.mlp\.experts\.\d+\..*_proj",
+        "q_proj",
+        r"(.*\.)?q_proj",
+    ):
+        check_adapter(tmp_path, {**base, field: {pattern: 4} if field == "rank_pattern" else pattern})
+    for pattern in (r"(\w+\.?)+X", r"(a|a)*b", r"(a{1,9}){1,9}b", ".*.*.*.*.*.*x"):
+        with pytest.raises(CheckpointError, match=f"{field} names modules, with up to 5 repetitions"):
+            check_adapter(tmp_path, {**base, field: {pattern: 4} if field == "rank_pattern" else pattern})

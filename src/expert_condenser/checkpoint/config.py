@@ -28,6 +28,17 @@ _LONGEST = 1_024
 """Entries of a list in a config: modules are made by lists too."""
 _SIZES = ("r", "num_virtual_tokens", "encoder_hidden_size")
 """What the config of an adapter gives its tensors."""
+_NAMED_BY = (
+    "target_modules",
+    "exclude_modules",
+    "rank_pattern",
+    "alpha_pattern",
+    "layers_pattern",
+    "target_parameters",
+)
+"""Where the config of an adapter has regular expressions that PEFT matches with the names of a model's modules."""
+_REPEATED_GROUP = re.compile(r"\)\s*[*+{]")
+_MOST_REPETITIONS = 5
 _INDEX = "*.index.json"
 _ROOM = 2
 """Times the numbers in its files that a model may have: what a family computes is in none."""
@@ -180,6 +191,7 @@ def check_adapter(folder: Path, content: dict[str, Any]) -> None:
         raise CheckpointError(f"an adapter is saved as safetensors; {file} is missing: save it again")
     with safe_open(file, framework="pt") as tensors:
         largest = max((max(tensors.get_slice(key).get_shape(), default=0) for key in tensors.keys()), default=0)  # noqa: SIM118 - it is no dict
+    _check_patterns(folder, content)
     pattern = content.get("rank_pattern")
     sizes = {name: content[name] for name in _SIZES if content.get(name) is not None}
     sizes |= pattern if isinstance(pattern, dict) else {}
@@ -188,3 +200,16 @@ def check_adapter(folder: Path, content: dict[str, Any]) -> None:
             raise CheckpointError(
                 f"{folder}: {name} is a size of tensors in {file.name}, up to {largest}; got {size!r:.60}"
             )
+
+
+def _check_patterns(folder: Path, content: dict[str, Any]) -> None:
+    """Python's matching takes exponential time where a group is repeated, and a power of the length otherwise."""
+    for field in _NAMED_BY:
+        value = content.get(field)
+        for pattern in [value] if isinstance(value, str) else list(value) if isinstance(value, list | dict) else []:
+            repetitions = len(re.findall(r"[*+{]", str(pattern)))
+            if _REPEATED_GROUP.search(str(pattern)) or repetitions > _MOST_REPETITIONS:
+                raise CheckpointError(
+                    f"{folder}: {field} names modules, with up to {_MOST_REPETITIONS} repetitions and none of a group; "
+                    f"got {pattern!r:.80}. Name the modules in a list."
+                )
