@@ -13,7 +13,7 @@ PACKAGE = "expert_condenser"
 SOURCE = Path(expert_condenser.__file__).parent
 FILES = {str(path.relative_to(SOURCE)): path.read_text() for path in sorted(SOURCE.rglob("*.py"))}
 ROOMS = (
-    *("errors", "names", "files", "yaml_file", "ownership", "clearing", "workfolder"),
+    *("errors", "names", "files", "yaml_file", "ownership", "clearing", "workfolder", "appearing"),
     *("functional", "kernels"),
     *("moe", "adapters", "checkpoint", "testing"),
     "methods",

@@ -75,7 +75,6 @@ def test_there_is_a_file_for_every_command_and_a_command_for_every_file():
         "catalog",
         "progress",
         "keys",
-        "appearing",
         "outputs",
     }
     assert {path.stem for path in FOLDER.glob("*.py")} - others == {name.replace("-", "_") for name in COMMANDS}

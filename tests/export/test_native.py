@@ -149,6 +149,16 @@ def test_a_folder_beside_the_export_is_left_alone(tmp_path):
     assert len(list(tmp_path.iterdir())) == 5
 
 
+def test_folders_on_the_way_to_an_export_that_is_refused_are_not_made(tmp_path):
+    source = tuned(tmp_path / "tuned", "olmoe", 1)
+    with pytest.raises(ExportError):
+        export_native(str(source), tmp_path / "a" / "b" / "native")
+    assert {path.name for path in tmp_path.iterdir()} == {"tuned"}
+    source = tuned(tmp_path / "exact", "minimax_m2", 1)
+    export_native(str(source), tmp_path / "a" / "b" / "native")
+    assert {path.name for path in (tmp_path / "a" / "b").iterdir()} == {"native"}
+
+
 def test_a_stock_class_that_does_not_run_in_a_dtype_is_named(tmp_path, monkeypatch):
     source = tuned(tmp_path / "tuned", "deepseek_v3", 0)
     kind = type(tiny_model("deepseek_v3"))

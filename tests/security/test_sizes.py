@@ -8,6 +8,7 @@ import time
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from expert_condenser import RoutingConfig, attach, set_condensers
@@ -21,6 +22,7 @@ from tests.security.hostile import edit_json
 LIMITED = """
 import json, resource, sys
 import torch
+from safetensors.torch import save_file
 from expert_condenser.checkpoint.load import load_model
 from expert_condenser.analysis.subjects import shape_of
 from expert_condenser.errors import ExpertCondenserError
@@ -127,6 +129,7 @@ def test_an_older_kind_of_file_is_counted_as_well(tmp_path):
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
     check_room(tmp_path, read_config(tmp_path))
     edit_json(tmp_path / "config.json", lambda content: content.update(intermediate_size=1_000_000))
+    save_file({"counts": torch.zeros(2)}, tmp_path / "usage.safetensors")  # no weights, and no reason to look away
     with pytest.raises(CheckpointError, match="must hold every weight"):
         check_room(tmp_path, read_config(tmp_path))
 

@@ -90,7 +90,7 @@ def _content(folder: Path, name: str) -> Path | bytes:
             content = read_object(path)
         except DataError as error:
             raise CheckpointError(str(error)) from error
-        _check_base(folder, path, content)
+        _check_base(path, content)
         own = {key: part if _TOKENS.fullmatch(key) else shown(part) for key, part in content.items()}
         return (json.dumps(own, indent=2, sort_keys=True) + "\n").encode()
     if name == CARD:
@@ -104,10 +104,10 @@ def _content(folder: Path, name: str) -> Path | bytes:
     return path
 
 
-def _check_base(folder: Path, path: Path, content: dict[str, Any]) -> None:
+def _check_base(path: Path, content: dict[str, Any]) -> None:
     """An adapter is of no use to whoever cannot find its base."""
     base = content.get("base_model_name_or_path")
-    if path.name == "adapter_config.json" and not is_hub_name(str(base), read_object(folder / PROVENANCE)):
+    if path.name == "adapter_config.json" and not is_hub_name(str(base), read_object(path.parent / PROVENANCE)):
         raise ExportError(
             f"the base of a pushed adapter is a model of the hub, and {path} names {base!r}; push the merged model "
             "(RUN/model), or name the base on the hub in that file"

@@ -15,6 +15,7 @@ from expert_condenser.errors import CheckpointError, UnsupportedModelError
 from expert_condenser.files import is_file_name
 from expert_condenser.moe.layers import moe_layers
 from expert_condenser.moe.own_types import auto_class
+from expert_condenser.moe.saved_tensors import saved_tensors
 
 _LAYERS = re.compile(r"(^|_)n(um)?_(\w+_)?(layers?|blocks)$|coder_layers$|(^|_)depths?$")
 """How many layers there are, of any part of a model."""
@@ -106,7 +107,7 @@ def check_room(path: Path, config: Any) -> None:
 
     `from_pretrained` would take the memory for all that it does not find. Quantised weights are left to it.
     """
-    sizes = sizes_in(path)
+    sizes = [tensor.numel for tensor in saved_tensors(path)]
     held = sum(sizes)
     if not sizes or getattr(config, "quantization_config", None) is not None:
         return
@@ -154,18 +155,6 @@ def _check_choices(model: Any) -> None:
     for layer in layers:
         if not 1 <= layer.top_k <= layer.num_experts:
             raise CheckpointError(f"{layer.name} chooses from {layer.num_experts} experts; got {layer.top_k} to choose")
-
-
-def sizes_in(folder: Path) -> list[int]:
-    """How many numbers each tensor in the files of a directory has, without reading any; nothing of a hub's model."""
-    found = []
-    for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as tensors:
-            for key in tensors.keys():  # noqa: SIM118 - it is no dict
-                found.append(torch.Size(tensors.get_slice(key).get_shape()).numel())
-    for file in [] if found else sorted(folder.glob("pytorch_model*.bin")):
-        found += [tensor.numel() for tensor in torch.load(file, map_location="meta", weights_only=True).values()]
-    return found
 
 
 def check_index(folder: Path) -> None:

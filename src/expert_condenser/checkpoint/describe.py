@@ -51,6 +51,11 @@ def save_stock(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, pro
     make_savable(model)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    write_papers(folder, provenance)
+
+
+def write_papers(folder: Path, provenance: dict[str, Any]) -> None:
+    """`provenance.json` and a card beside the weights, from where the paths in it are found."""
     write_json(folder / PROVENANCE, with_local_names(provenance))
     write_card(folder)
 
@@ -80,10 +85,9 @@ def describe_model(folder: Path, provenance: dict[str, Any]) -> None:
     `trust_remote_code=True` runs that file, which only imports `expert_condenser`, and shows the class to
     `transformers serve` where that is what runs.
     """
-    write_json(folder / PROVENANCE, with_local_names(provenance))
     if (folder / "config.json").exists():
         _add_code(folder)
-    write_card(folder)
+    write_papers(folder, provenance)
 
 
 def _add_code(folder: Path) -> None:

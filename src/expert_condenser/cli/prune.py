@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from expert_condenser.cli.appearing import appearing, check_free
+from expert_condenser.appearing import appearing, check_free
 from expert_condenser.cli.console import progress, quiet_libraries, say_result
 from expert_condenser.cli.parsing import Parser, positive
 from expert_condenser.errors import UsageError

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from expert_condenser.cli.appearing import appearing, check_free
+from expert_condenser.appearing import appearing, check_free
 from expert_condenser.cli.console import quiet_libraries, say_result
 from expert_condenser.cli.parsing import Parser, positive
 

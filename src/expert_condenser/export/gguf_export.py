@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from expert_condenser.checkpoint.card import PROVENANCE, write_card
-from expert_condenser.checkpoint.describe import provenance_of
+from expert_condenser.checkpoint.describe import provenance_of, write_papers
 from expert_condenser.checkpoint.load import load_tokenizer
 from expert_condenser.errors import ExportError
 from expert_condenser.export.exportability import ranks_logits
@@ -23,7 +22,6 @@ from expert_condenser.export.gguf_tensors import block_of, gguf_tensors
 from expert_condenser.export.gguf_tokenizer import tokenizer_fields
 from expert_condenser.export.llama_cpp_rule import LlamaCppRouting
 from expert_condenser.export.tuned import Tuned, check_outweighed, probe, read_tuned, unchecked
-from expert_condenser.files import write_json
 from expert_condenser.functional.routing import route
 from expert_condenser.functional.scoring import routed_logits
 from expert_condenser.moe.layers import MoELayer, family_name
@@ -47,13 +45,11 @@ def export_gguf(source: str, output_dir: Path, dtype: str = "float32", pre: str 
         layout, by_logits = LAYOUTS[family], ranks_logits(family, tuned.policy)
         fields = tokenizer_fields(load_tokenizer(source), tuned.model.config.vocab_size, pre)
         numbers = _numbers(tuned, by_logits)
-        folder.mkdir(parents=True)
         tensors = partial(gguf_tensors, tuned.model, tuned.layers, layout, by_logits)
         write_gguf(folder / FILE, layout.architecture, numbers, fields, tensors)
         check_gguf(folder / FILE, tuned, by_logits)
         provenance = {**provenance_of(source), "exported": {"from": source, "to": "gguf", "how": tuned.how}}
-        write_json(folder / PROVENANCE, provenance, indent=2)
-        write_card(folder)
+        write_papers(folder, provenance)
     return tuned.how
 
 

@@ -1,18 +1,17 @@
 """The tuned model that is exported, with what every export asks of it before anything is written."""
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
-from uuid import uuid4
 
 import torch
 from peft import PeftModel
 from torch import Tensor
 
+from expert_condenser.appearing import appearing, check_free
 from expert_condenser.checkpoint.load import load_model
-from expert_condenser.errors import ExportError
+from expert_condenser.errors import ExportError, UsageError
 from expert_condenser.export.exportability import Layers, Refused, Target, exportability
 from expert_condenser.functional.routing import RoutingConfig
 from expert_condenser.moe.attachment import find_attachment
@@ -53,18 +52,13 @@ def read_tuned(source: str, target: Target, dtype: str) -> Tuned:
 
 @contextmanager
 def unchecked(output_dir: Path) -> Iterator[Path]:
-    """A folder beside `output_dir` to write to, which becomes it at the end; nothing is left after an error."""
-    if output_dir.exists():
-        raise ExportError(f"an export writes to a folder that is not there yet; {output_dir} is")
-    above = next(folder for folder in output_dir.absolute().parents if folder.exists())
-    if not above.is_dir():
-        raise ExportError(f"an export writes to a folder; {output_dir} would be inside {above}, which is none")
-    folder = output_dir.with_name(f".{output_dir.name}.{uuid4().hex[:8]}")  # nobody else's
+    """A folder to write to, which becomes `output_dir` at the end; nothing is left after an error."""
     try:
+        check_free(output_dir)
+    except UsageError as error:
+        raise ExportError(f"an export writes to a folder that is not there yet: {error}") from error
+    with appearing(output_dir) as folder:
         yield folder
-        folder.rename(output_dir)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def probe(model: Any) -> Tensor:

@@ -6,8 +6,9 @@ On a CPU it runs `kernels.sorted_experts`; elsewhere, where it cannot be exact, 
 step, stock `grouped_mm`. `sorted_mm_recompute` is the same with less memory and more time.
 
 On a GPU stock code has two faults that this mends. The gradient of `bias[ids]` adds up in the precision of the weights,
-one row after the other: with a condenser that every token chooses, twice the time of the layer, and errors of
-5 % in bfloat16. And a grouped product refuses rows that are no whole 16 bytes: these run `kernels.sorted_experts`.
+one row after the other: with a condenser that every token chooses, twice the time of the layer, and in bfloat16 a
+gradient that is 95 % off (docs/performance.md). And a grouped product refuses rows that are no whole 16 bytes: these
+run `kernels.sorted_experts`.
 """
 
 from collections.abc import Sequence

@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 from jaxtyping import Shaped
-from safetensors import safe_open
 from torch import Tensor
 
 from expert_condenser.errors import CheckpointError, RoutingError
 from expert_condenser.functional.routing import RoutingConfig, check_condensers
 from expert_condenser.functional.scoring import SOFTMAX, Scoring
 from expert_condenser.moe.layers import MoELayer, outermost
+from expert_condenser.moe.saved_tensors import saved_tensors
 
 BIAS, IDS = STATE = ("selection_bias", "condenser_ids")
 """The registered tensors of a router with a policy."""
@@ -110,17 +110,11 @@ def check_saved_types(path: str | Path) -> None:
 
     Loading makes them what they should be, other numbers among them. Of a model on the hub no files are looked at.
     """
-    for file in sorted(Path(path).glob("*.safetensors")):
-        with safe_open(file, framework="pt") as tensors:
-            for key in tensors.keys():  # noqa: SIM118 - it is no dict
-                _check_type(key, tensors.get_slice(key).get_dtype())
-    for file in sorted(Path(path).glob("pytorch_model*.bin")):
-        for key, tensor in torch.load(file, map_location="meta", weights_only=True).items():
-            _check_type(key, str(tensor.dtype))
+    for tensor in saved_tensors(Path(path)):
+        _check_type(tensor.name, tensor.dtype)
 
 
 def _check_type(key: str, dtype: str) -> None:
-    """`dtype` as safetensors or torch writes it."""
     name, _, tensor = key.rpartition(".")
     if tensor == IDS and dtype not in ("I64", "I32", "torch.int64", "torch.int32"):
         raise _fault(name, "condensers are integer expert ids", dtype)
